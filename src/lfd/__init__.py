@@ -1,0 +1,1 @@
+"""Learning from demonstrations: one declarative configuration, one experiment."""

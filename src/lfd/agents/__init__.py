@@ -1,0 +1,199 @@
+"""Agents: named modules, `act`, and the observation statistics that belong to them."""
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lfd.agents.distributions import Distribution
+from lfd.batch import Batch, Observation
+from lfd.envs.spaces import Spaces
+from lfd.errors import Refused
+from lfd.noise import Noise
+
+
+class Normaliser(nn.Module):
+    """Running mean and variance of a vector observation; the identity until `update` was called.
+
+    Statistics are buffers of the agent: saved, exported and applied with it.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
+        self.register_buffer("count", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Merge a batch [N, ...] into the statistics (Chan et al. 1979)."""
+        flat = x.reshape(-1, *self.mean.shape).float()
+        count, mean, variance = len(flat), flat.mean(0), flat.var(0, unbiased=False)
+        total = self.count + count
+        delta = mean - self.mean
+        moments = self.variance * self.count + variance * count + delta.square() * self.count * count / total
+        self.mean += delta * count / total
+        self.variance.copy_(moments / total)
+        self.count.copy_(total)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / (self.variance.sqrt() + 1e-3)
+
+
+class Agent(nn.Module, ABC):
+    """Named modules by group, their slow copies, and how they act.
+
+    Losses see network units: `prepare` normalises observations and maps continuous actions to [-1, 1]; `act` takes raw
+    observations and answers in units of the action space. A gradient goes to a *group*: by default each module is a
+    group of its own name; a module in `shared` is trained by the sum of the terms of the groups listed there.
+    """
+
+    shared: dict[str, tuple[str, ...]]
+
+    def __init__(self, spaces: Spaces, nets: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.spaces = spaces
+        self.nets = nn.ModuleDict(nets)
+        self.targets = nn.ModuleDict()
+        self.normalisers = nn.ModuleDict()
+        self.shared = {}
+        self.frozen: dict[str, Agent] = {}
+        self.noise: Noise | None = None
+        self._memo: dict[tuple[Any, ...], tuple[Any, Any]] | None = None
+        if isinstance(spaces.action, gym.spaces.Box):
+            low, high = spaces.action.low, spaces.action.high
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                raise Refused(f"the action space {spaces.action} has no bounds; a Box with finite low and high is expected")
+            self.register_buffer("centre", torch.as_tensor((high + low) / 2, dtype=torch.float32))
+            self.register_buffer("reach", torch.as_tensor((high - low) / 2, dtype=torch.float32))
+
+    @abstractmethod
+    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
+        """Actions for raw observations [N, ...]: the greedy ones, or drawn with the noise where the policy is stochastic.
+
+        Returns the actions, [N, A] in units of the space or int64 [N], and the next recurrent state.
+        """
+
+    def initial_state(self, number: int) -> Any:
+        """The recurrent state at the start of `number` episodes; empty for agents without memory."""
+        return ()
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(self, *args)`: the way through `torch.func.functional_call`."""
+        return function(self, *args)
+
+    def net(self, name: str, *inputs: Any, target: bool = False) -> Any:
+        """The output of a module (or of its slow copy), computed once in a gradient step for the same inputs."""
+        module = (self.targets if target else self.nets)[name]
+        if self._memo is None:
+            return module(*inputs)
+        key = (name, target, torch.is_grad_enabled(), *map(id, inputs))
+        if key not in self._memo:
+            # The inputs are kept with the output: an id is only unique while its object lives.
+            self._memo[key] = (module(*inputs), inputs)
+        return self._memo[key][0]
+
+    def begin_step(self, noise: Noise) -> None:
+        self.noise, self._memo = noise, {}
+
+    def end_step(self) -> None:
+        self.noise, self._memo = None, None
+
+    @property
+    def draws(self) -> Noise:
+        """The noise of the running gradient step."""
+        assert self.noise is not None, "only inside a gradient step"
+        return self.noise
+
+    def add(self, modules: dict[str, nn.Module]) -> None:
+        """Take in modules that a loss brings: multipliers, discriminators."""
+        for name, module in modules.items():
+            if name not in self.nets:
+                self.nets[name] = module
+
+    def keep_targets(self, names: list[str]) -> None:
+        """Make slow copies of these modules, beginning equal to them."""
+        for name in names:
+            self.targets[name] = copy.deepcopy(self.nets[name]).requires_grad_(False)
+
+    def normalise_observations(self) -> None:
+        """Normalise vector observations from now on; the identity until the statistics are updated."""
+        space = self.spaces.observation
+        parts = space.items() if isinstance(space, gym.spaces.Dict) else [("obs", space)]
+        for name, part in parts:
+            if isinstance(part, gym.spaces.Box) and np.issubdtype(part.dtype, np.floating):
+                self.normalisers[name] = Normaliser(part.shape)
+
+    def update_normalisers(self, obs: Observation) -> None:
+        for name, normaliser in self.normalisers.items():
+            assert isinstance(normaliser, Normaliser)
+            normaliser.update(obs[name] if isinstance(obs, dict) else obs)
+
+    def observe(self, obs: Observation) -> Observation:
+        """Raw observations in network units."""
+        if not self.normalisers:
+            return obs
+        if isinstance(obs, dict):
+            return {name: self.normalisers[name](x) if name in self.normalisers else x for name, x in obs.items()}
+        normalised: Tensor = self.normalisers["obs"](obs)
+        return normalised
+
+    def prepare(self, batch: Batch) -> Batch:
+        """A source's batch in network units."""
+        changed: dict[str, Any] = {}
+        for name in ("obs", "next_obs"):
+            if self.normalisers and name in batch.__dict__:
+                changed[name] = self.observe(getattr(batch, name))
+        for name in ("action", "next_action"):
+            if self.continuous and name in batch.__dict__:
+                changed[name] = (getattr(batch, name) - self.centre) / self.reach
+        return batch.having(**changed) if changed else batch
+
+    def to_space(self, action: Tensor) -> Tensor:
+        """Actions of networks in units of the space."""
+        return action * self.reach + self.centre if self.continuous else action
+
+    @property
+    def continuous(self) -> bool:
+        return self.spaces.actions == "continuous"
+
+    @property
+    def action_size(self) -> int:
+        """Number of actions, or of their dimensions."""
+        space = self.spaces.action
+        return int(space.n) if isinstance(space, gym.spaces.Discrete) else math.prod(space.shape or ())
+
+
+class PolicyAgent(Agent):
+    """An agent with a policy that is a distribution over actions: group "policy"."""
+
+    @abstractmethod
+    def distribution(self, obs: Observation) -> Distribution:
+        """The policy at observations in network units."""
+
+    @torch.no_grad()
+    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
+        policy = self.distribution(self.observe(obs))
+        return self.to_space(policy.mode() if noise is None else policy.sample(noise)), state
+
+
+@dataclass
+class AgentSpec(ABC):
+    """How an agent is built: the `agent` group."""
+
+    actions: ClassVar[tuple[str, ...]] = ("discrete", "continuous")  # where it can act
+
+    @abstractmethod
+    def build(self, spaces: Spaces) -> Agent:
+        """A new agent, its weights drawn from torch's global generator."""

@@ -1,0 +1,159 @@
+"""Agents with a policy: alone, with a state value, or with twin action values."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lfd.agents import AgentSpec, PolicyAgent
+from lfd.agents.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
+from lfd.batch import Observation
+from lfd.envs.spaces import Spaces
+from lfd.nets import Activation, Net, encoder, features_of, has_frames, orthogonal
+
+
+class Head(Enum):
+    gaussian = "gaussian"
+    squashed = "squashed"
+
+
+class PolicyNet(nn.Module):
+    """Logits of discrete actions, or mean and log standard deviation of continuous ones."""
+
+    def __init__(self, net: Net, actions: int, head: Head | None, state_dependent: bool) -> None:
+        super().__init__()
+        self.net = net
+        self.actions = actions
+        self.head = head
+        self.log_std = nn.Parameter(torch.zeros(actions)) if head and not state_dependent else None
+
+    def forward(self, obs: Observation) -> Distribution:
+        outputs = self.net(obs)
+        if self.head is None:
+            return Categorical(outputs)
+        if self.log_std is not None:
+            mean, log_std = outputs, self.log_std
+        else:
+            mean, log_std = outputs.chunk(2, dim=-1)
+        # Clamped: a Gaussian likelihood would otherwise collapse on a deterministic expert.
+        log_std = log_std.clamp(-5, 2)
+        return Gaussian(mean, log_std) if self.head is Head.gaussian else SquashedGaussian(mean, log_std)
+
+
+class Actor(PolicyAgent):
+    """A policy and nothing else."""
+
+    def __init__(self, spaces: Spaces, spec: "Policy") -> None:
+        super().__init__(spaces, {})
+        head = spec.head if self.continuous else None
+        outputs = self.action_size * (2 if head else 1)
+        net = Net(spaces.observation, spec.hidden, outputs, spec.activation)
+        self.nets["policy"] = PolicyNet(net, self.action_size, head, state_dependent=True)
+
+    def distribution(self, obs: Observation) -> Distribution:
+        policy: Distribution = self.net("policy", obs)
+        return policy
+
+
+@dataclass
+class Policy(AgentSpec):
+    hidden: list[int] = field(default_factory=lambda: [128, 128])  # units of each hidden layer
+    activation: Activation = Activation.relu
+    head: Head = Head.squashed  # of continuous actions: tanh of a Gaussian, or a Gaussian that the environment clips
+
+    def build(self, spaces: Spaces) -> Actor:
+        return Actor(spaces, self)
+
+
+class ActorCritic(PolicyAgent):
+    """A policy and a state value: groups "policy" and "value"; frames are encoded once for both."""
+
+    def __init__(self, spaces: Spaces, spec: "PolicyValue") -> None:
+        super().__init__(spaces, {})
+        self._shares = has_frames(spaces.observation)
+        inputs = spaces.observation
+        if self._shares:
+            trunk = encoder(spaces.observation)
+            orthogonal(trunk, 2**0.5)
+            self.nets["encoder"] = trunk
+            self.shared = {"encoder": ("policy", "value")}
+            inputs = features_of(trunk)
+        hidden = [] if self._shares else spec.hidden
+        policy = Net(inputs, hidden, self.action_size, spec.activation)
+        value = Net(inputs, hidden, 1, spec.activation)
+        orthogonal(policy, 0.01)
+        orthogonal(value, 1.0)
+        self.nets["policy"] = PolicyNet(policy, self.action_size, Head.gaussian if self.continuous else None, False)
+        self.nets["value"] = value
+
+    def _encode(self, obs: Observation) -> Observation:
+        encoded: Observation = self.net("encoder", obs) if self._shares else obs
+        return encoded
+
+    def distribution(self, obs: Observation) -> Distribution:
+        policy: Distribution = self.net("policy", self._encode(obs))
+        return policy
+
+    def value(self, obs: Observation) -> Tensor:
+        """[B]"""
+        values: Tensor = self.net("value", self._encode(obs))
+        return values.squeeze(-1)
+
+
+@dataclass
+class PolicyValue(AgentSpec):
+    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units of each hidden layer; none behind the Nature CNN
+    activation: Activation = Activation.tanh
+
+    def build(self, spaces: Spaces) -> ActorCritic:
+        return ActorCritic(spaces, self)
+
+
+class Critics(nn.Module):
+    """Independent action values of continuous actions: [B, number] from observations and actions [B, A]."""
+
+    def __init__(self, nets: list[Net]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, obs: Observation, action: Tensor) -> Tensor:
+        return torch.cat([net(obs, action) for net in self.nets], dim=-1)
+
+
+class SoftActorCritic(PolicyAgent):
+    """A squashed policy and twin action values: groups "policy" and "critic"."""
+
+    def __init__(self, spaces: Spaces, spec: "SoftPolicyCritic") -> None:
+        super().__init__(spaces, {})
+        size = self.action_size
+        policy = Net(spaces.observation, spec.hidden, 2 * size, spec.activation)
+        critics = [Net(spaces.observation, spec.hidden, 1, spec.activation, extra=size) for _ in range(spec.critics)]
+        self.nets["policy"] = PolicyNet(policy, size, Head.squashed, state_dependent=True)
+        self.nets["critic"] = Critics(critics)
+
+    def distribution(self, obs: Observation) -> SquashedGaussian:
+        policy: SquashedGaussian = self.net("policy", obs)
+        return policy
+
+    def q(self, obs: Observation, action: Tensor) -> Tensor:
+        """[B, critics]"""
+        values: Tensor = self.net("critic", obs, action)
+        return values
+
+    def target_q(self, obs: Observation, action: Tensor) -> Tensor:
+        """[B, critics] of the slow copies."""
+        values: Tensor = self.net("critic", obs, action, target=True)
+        return values
+
+
+@dataclass
+class SoftPolicyCritic(AgentSpec):
+    actions: ClassVar[tuple[str, ...]] = ("continuous",)
+    hidden: list[int] = field(default_factory=lambda: [256, 256])  # units of each hidden layer, in policy and critics
+    activation: Activation = Activation.relu
+    critics: int = 2
+
+    def build(self, spaces: Spaces) -> SoftActorCritic:
+        return SoftActorCritic(spaces, self)

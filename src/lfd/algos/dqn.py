@@ -1,0 +1,33 @@
+"""Deep Q-learning (Mnih et al. 2015) with double estimation (van Hasselt et al. 2016)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch.nn import functional as F
+
+from lfd.agents.q import QAgent
+from lfd.algos import Loss, Out
+from lfd.batch import Batch
+from lfd.maths import taken, td_target
+
+
+@dataclass
+class DQN(Loss):
+    """huber(Q(s, a) - [r + discount * Qbar(s', a')]); n-step returns and gamma come from the source."""
+
+    double: bool = True  # a' by the learning net, its value by the slow copy; else both by the slow copy
+
+    needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
+    agents: ClassVar = QAgent
+    trains: ClassVar = ("q",)
+    targets: ClassVar = ("q",)
+
+    def __call__(self, agent: QAgent, batch: Batch) -> Out:
+        next_values = agent.target_q(batch.next_obs)
+        chooser = agent.q(batch.next_obs).detach() if self.double else next_values
+        target = td_target(batch.reward, batch.discount, taken(next_values, chooser.argmax(-1)))
+        value = taken(agent.q(batch.obs), batch.action)
+        error = F.smooth_l1_loss(value, target, reduction="none")
+        weighted = error * batch.weight if "weight" in batch.__dict__ else error
+        metrics = {"loss": error.mean().detach(), "q": value.mean().detach()}
+        return Out({"q": weighted.mean()}, metrics, {"priority": (value - target).abs().detach()})

@@ -1,0 +1,119 @@
+"""From a composed configuration to working objects: with cli.py the only room that knows Hydra."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf, StringNode
+from omegaconf.nodes import IntegerNode
+
+from lfd.envs import Atari, Env, Gym, MiniGrid
+from lfd.errors import Refused
+from lfd.hardware import Hardware
+from lfd.learner import Algo
+from lfd.log import Logger, NoLogger, Tensorboard, Wandb
+from lfd.registry import AGENTS, LOSSES, SOURCES, with_plugins
+from lfd.stages import Stage
+from lfd.stages.collect import Collect
+from lfd.stages.evaluate import Evaluate
+from lfd.stages.fit import Fit
+from lfd.stages.load import Load
+
+STAGES: dict[str, type[Stage]] = {"fit": Fit, "collect": Collect, "load": Load, "evaluate": Evaluate}
+ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
+LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
+
+
+@dataclass
+class Experiment:
+    """One experiment, its parts built and their ranges checked."""
+
+    stages: dict[str, Stage]
+    targets: list[str]
+    env: Env | None
+    hardware: Hardware
+    logger: Logger
+    seed: int
+    outputs: Path
+    dry_run: bool
+    names: dict[str, str]  # what was chosen: {"algo": "cql", "env": "cartpole"}
+    config: str  # the resolved configuration, as YAML
+    overrides: list[str]
+
+
+def register() -> None:
+    """Put every class into Hydra's ConfigStore under its name."""
+    store = ConfigStore.instance()
+    root = {
+        "seed": IntegerNode(0),
+        "env": Env,
+        "algo": Algo,
+        "expert_algo": Algo,
+        "hardware": Hardware,
+        "logger": Logger,
+        "targets": ListConfig([], element_type=str),
+        "outputs": StringNode("outputs"),
+        "dry_run": BooleanNode(False),
+    }
+    store.store(name="experiment", node=root)
+    store.store(group="algo", name="schema", node=Algo)
+    store.store(group="hardware", name="hardware_schema", node=Hardware)
+    tables = {
+        "stage": STAGES, "env": ENVS, "logger": LOGGERS, "loss": LOSSES, "source": SOURCES, "agent": AGENTS,
+    }  # fmt: skip
+    for group, table in tables.items():
+        for name, kind in with_plugins(group, table).items():  # type: ignore[arg-type]
+            store.store(group=group, name=name, node=kind)
+
+
+def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> Experiment:
+    """The objects of a composed configuration. Raises Refused, or omegaconf's errors for missing values."""
+    _refuse_aliases(cfg, overrides)
+    content: Any = OmegaConf.to_object(cfg)
+    names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
+    env = content["env"]
+    _check_actions(env, cfg, choices)
+    return Experiment(
+        stages={name: node for name, node in content.items() if isinstance(node, Stage)},
+        targets=content["targets"],
+        env=env,
+        hardware=content["hardware"],
+        logger=content["logger"],
+        seed=content["seed"],
+        outputs=Path(content["outputs"]),
+        dry_run=content["dry_run"],
+        names=names,
+        config=OmegaConf.to_yaml(cfg, resolve=True),
+        overrides=overrides,
+    )
+
+
+def _refuse_aliases(cfg: DictConfig, overrides: list[str]) -> None:
+    """`learn.algo.lr` would write through the alias `learn.algo` into `algo.lr`, for all who share it."""
+    for override in overrides:
+        key = override.partition("=")[0].lstrip("+~")
+        if "@" in key or "/" in key:
+            continue
+        parts = key.split(".")
+        node: Any = cfg
+        for depth, part in enumerate(parts[:-1]):
+            raw = node._get_node(part) if OmegaConf.is_dict(node) and part in node else None
+            if raw is None:
+                break
+            if raw._is_interpolation():
+                target = str(raw._value()).removeprefix("${").removesuffix("}")
+                rest = ".".join(parts[depth + 1 :])
+                raise Refused(f"{key}: {'.'.join(parts[: depth + 1])} is another name of {target}; set {target}.{rest}")
+            node = raw
+
+
+def _check_actions(env: Env | None, cfg: DictConfig, choices: Mapping[str, Any]) -> None:
+    """The losses were chosen for `actions` before any environment was made: they must agree."""
+    if env is None:
+        return
+    chosen, real = choices.get("actions"), env.spaces().actions
+    if chosen != real:
+        raise Refused(f"env.id={env.id} has {real} actions, the configuration was composed for {chosen}; add actions={real}")
+

@@ -1,0 +1,161 @@
+"""Files that survive a crash: written beside, synced, then renamed. Tensors are safetensors, all else is JSON."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from lfd.errors import Refused
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextmanager
+def full_disk_refused(path: Path) -> Iterator[None]:
+    """Tells a full disk or an exhausted quota met in the body as one line about `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Refused(
+            f"the disk is full ({path} could not be written): free some space and repeat the command; "
+            "finished work is kept"
+        ) from error
+
+
+def sync(path: Path) -> None:
+    """Forces a file's content, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, content: bytes) -> None:
+    """`path` holds the whole content or what it held before, also after a power cut."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with full_disk_refused(path):
+        try:
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        sync(path.parent)
+
+
+def save_json(path: Path, content: Any) -> None:
+    """Writes JSON atomically. Floats come back bit for bit; tuples come back as lists, keys as strings."""
+    write(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def load_json(path: Path) -> Any:
+    """What `save_json` wrote; Refused if the file is missing or broken."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror}): expected a JSON file there") from error
+    except ValueError as error:
+        raise Refused(f"{path} is not whole JSON ({error}): remove it and repeat the command") from error
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes named tensors of any device, shape and dtype as safetensors, atomically."""
+    # torch takes seconds to import, and reading JSON must not wait for it
+    import torch
+    from safetensors.torch import save
+
+    # safetensors refuses tied weights and strided views, so each tensor gets its own memory
+    own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    write(path, save(own))
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """What `save_tensors` wrote, on the CPU; Refused if the file is missing or broken."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise Refused(f"{path} is not a whole safetensors file ({error}): remove it and repeat the command") from error
+
+
+def file_sha256(path: Path, memo: Path) -> str:
+    """The sha256 of a file's content, in hex, remembered in the folder `memo` by inode, size and time of change.
+
+    Refused if there is no such file, or if it changes while it is read.
+    """
+    try:
+        before = path.stat()
+        remembered = memo / f"{before.st_dev}-{before.st_ino}.json"
+        identity = {"size": before.st_size, "mtime_ns": before.st_mtime_ns}
+        if remembered.exists():
+            known = load_json(remembered)
+            if known | identity == known:
+                return str(known["sha256"])
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise Refused(f"{path} cannot be read ({error.strerror}): expected a file") from error
+    if (after.st_ino, after.st_size, after.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
+        raise Refused(f"{path} changes while it is read: wait until it is complete and repeat the command")
+    # a second write within the clock's grain may leave size and time alike, so a fresh file is not remembered
+    if time.time_ns() - before.st_mtime_ns > 2_000_000_000:
+        memo.mkdir(parents=True, exist_ok=True)
+        save_json(remembered, identity | {"sha256": digest})
+    return digest
+
+
+@final
+class Checkpoints:
+    """The newest two checkpoints of a computation, under `folder/ckpt-<n>/`; each is there whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Adds a checkpoint and drops all but the newest two. Refused on a full disk; then the earlier ones stay."""
+        beside = self.folder / "ckpt.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        with full_disk_refused(self.folder):
+            beside.mkdir(parents=True)
+            save_tensors(beside / "tensors.safetensors", tensors)
+            save_json(beside / "state.json", state)
+            newest_first = self._numbers()
+            number = newest_first[0] + 1 if newest_first else 0
+            os.rename(beside, self._path(number))
+            sync(self.folder)
+        for stale in newest_first[1:]:
+            shutil.rmtree(self._path(stale))
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Tensors and state of the newest checkpoint that is whole, or None. Warns of each that it passes over."""
+        for number in self._numbers():
+            path = self._path(number)
+            try:
+                return load_tensors(path / "tensors.safetensors"), load_json(path / "state.json")
+            except Refused as refusal:
+                warnings.warn(f"checkpoint passed over: {refusal}", stacklevel=2)
+        return None
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"ckpt-{number}"
+
+    def _numbers(self) -> list[int]:
+        return sorted((int(path.name.removeprefix("ckpt-")) for path in self.folder.glob("ckpt-*")), reverse=True)

@@ -1,0 +1,36 @@
+"""The machine: device, threads, precision of matrix products."""
+
+import os
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+from lfd.errors import Refused
+
+
+class Device(Enum):
+    cpu = "cpu"
+    gpu = "gpu"
+
+
+@dataclass
+class Hardware:
+    device: Device = Device.cpu
+    threads: int = 0  # of PyTorch; 0 = one for vector observations, this job's share of the cores for frames
+    jobs: int = 1  # that share this machine's cores; a sweep sets it
+
+    def __post_init__(self) -> None:
+        if self.threads < 0 or self.jobs < 1:
+            raise Refused(f"hardware: threads is {self.threads} and jobs {self.jobs}; 0 or more and 1 or more are expected")
+
+    def open(self) -> torch.device:
+        """The device, which must be there."""
+        if self.device is Device.gpu and not torch.cuda.is_available():
+            raise Refused("hardware=gpu: no CUDA device is visible to PyTorch; set hardware=cpu")
+        return torch.device("cuda" if self.device is Device.gpu else "cpu")
+
+    def set_threads(self, frames: bool) -> None:
+        """Small networks are faster on one thread than on two, and more threads than cores stall each other."""
+        cores = len(os.sched_getaffinity(0))
+        torch.set_num_threads(self.threads or (max(1, cores // self.jobs) if frames else 1))

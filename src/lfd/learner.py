@@ -1,0 +1,282 @@
+"""The gradient step: losses, gradients by module group, optimisers, slow copies, members."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, stack_module_state
+
+from lfd.agents import Agent, AgentSpec
+from lfd.algos import MISSING, Loss, Out
+from lfd.batch import Batch, rows
+from lfd.errors import Refused
+from lfd.noise import Generated, Noise, Sketched, Taped, derive
+from lfd.schedule import Schedule, schedule
+from lfd.sources import Source
+
+
+class Optimizer(Enum):
+    adam = "adam"
+    adamw = "adamw"
+    sgd = "sgd"
+
+
+@dataclass
+class Optim:
+    """How one group of modules follows its gradient."""
+
+    kind: Optimizer = Optimizer.adam
+    lr: Any = None  # a number or a schedule; the algorithm's lr when not given
+    eps: float = 1e-8  # Adam's
+    weight_decay: float = 0.0
+    momentum: float = 0.0  # SGD's
+    clip: float | None = None  # largest norm of the group's gradient
+
+
+@dataclass
+class Target:
+    """How a slow copy follows its module: by a share `tau` at every update, or by a whole copy each `period` of them."""
+
+    tau: float = 0.005
+    period: int = 0  # gradient steps between whole copies; 0 = follow by tau
+    every: int = 1  # gradient steps between updates by tau
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tau <= 1 or self.period < 0 or self.every < 1:
+            raise Refused(f"target {self}: tau in (0, 1], period >= 0 and every >= 1 are expected")
+
+
+@dataclass
+class Phase:
+    """A part of a round: some of the losses, for so many gradient steps or passes over what their source holds."""
+
+    losses: list[str] = field(default_factory=list)
+    steps: int = 0
+    epochs: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise Refused(f"phase of {self.losses}: either steps or epochs above 0 is expected")
+
+
+@dataclass
+class Algo:
+    """Which losses, reading which sources, acting how."""
+
+    agent: AgentSpec = MISSING  # type: ignore[assignment]
+    losses: dict[str, Loss] = field(default_factory=dict)  # one row a loss
+    sources: dict[str, Source] = field(default_factory=dict)  # where batches come from; a stage's dataset needs no row
+    phases: dict[str, Phase] = field(default_factory=dict)  # a round of phases; all losses at once when empty
+    lr: Any = 3e-4  # a number, or {start, end, steps, shape}
+    steps: int = field(default=10_000, metadata={"key": False})  # gradient steps it takes; a stage's steps default to it
+    batch: int = 64  # rows that each source gives to a gradient step
+    gamma: float = 0.99  # discount of an environment step
+    optim: dict[str, Optim] = field(default_factory=dict)  # by group, where it differs
+    targets: dict[str, Target] = field(default_factory=dict)  # by module
+    normalize_obs: bool = False  # vector observations by mean and standard deviation of the data
+
+    def __post_init__(self) -> None:
+        schedule(self.lr, "lr")
+        for group, optim in self.optim.items():
+            if optim.lr is not None:
+                schedule(optim.lr, f"optim.{group}.lr")
+        if not 0 <= self.gamma <= 1:
+            raise Refused(f"gamma is {self.gamma}; a discount in [0, 1] is expected")
+        if self.batch < 1:
+            raise Refused(f"batch is {self.batch}; 1 or more rows are expected")
+
+
+class Learner:
+    """One agent, or `members` of them at once, and what it takes to improve it.
+
+    With members, every parameter and buffer has a leading axis [members] and a step runs under `torch.vmap`; batches
+    then have that axis too. One member runs the same code without vmap.
+    """
+
+    def __init__(self, agents: Sequence[Agent], algo: Algo, seed: int, device: torch.device) -> None:
+        self.agent, self.algo, self.device = agents[0], algo, device
+        self.members = len(agents)
+        self.step_count = 0
+        self.noise = self.new_noise(derive(seed, "learner"))
+        if self.members > 1:
+            parameters, self.buffers = stack_module_state(list(agents))  # type: ignore[arg-type]
+            for name, value in parameters.items():
+                value.requires_grad_(not name.startswith("targets."))
+        else:
+            parameters, self.buffers = dict(self.agent.named_parameters()), dict(self.agent.named_buffers())
+        self.parameters: dict[str, Tensor] = parameters
+        self.weights = {name: schedule(loss.weight, name) for name, loss in algo.losses.items()}
+        self.groups = {name: self._of(f"nets.{name}.") for name in self.agent.nets}
+        self.rates: dict[str, Schedule] = {}
+        self.optimizers = {name: self._optimizer(name) for name, group in self.groups.items() if group}
+        self._tapes: dict[tuple[str, ...], list[tuple[str, tuple[int, ...]]]] = {}
+
+    def new_noise(self, seed: int) -> Generated:
+        """A stream of draws for this learner's losses."""
+        return Generated(seed, self.device, self.members if self.members > 1 else 0)
+
+    def _of(self, prefix: str) -> list[Tensor]:
+        return [value for name, value in self.parameters.items() if name.startswith(prefix)]
+
+    def _optimizer(self, name: str) -> torch.optim.Optimizer:
+        optim = self.algo.optim.get(name, Optim())
+        self.rates[name] = schedule(self.algo.lr if optim.lr is None else optim.lr, f"lr of {name}")
+        lr, group = self.rates[name](0), self.groups[name]
+        if optim.kind is Optimizer.sgd:
+            return torch.optim.SGD(group, lr, optim.momentum, weight_decay=optim.weight_decay, fused=True)
+        make = torch.optim.Adam if optim.kind is Optimizer.adam else torch.optim.AdamW
+        return make(group, lr, eps=optim.eps, weight_decay=optim.weight_decay, fused=True)
+
+    def step(self, batches: Mapping[str, Batch], active: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One gradient step of the active losses, each on the batches of the sources it reads.
+
+        All losses see the same parameters; then every group steps and the slow copies follow. Returns metrics (scalars,
+        [members] with members) and feedback by source, "<source>/<name>"; both detached.
+        """
+        due = tuple(name for name in active if self.step_count % self.algo.losses[name].every == 0)
+        outs = self.evaluate(due, batches, self.noise)
+        terms: dict[str, Tensor] = {}
+        for name, out in outs.items():
+            weight = self.weights[name](self.step_count)
+            for group, term in out.terms.items():
+                weighted = weight * term.sum()
+                terms[group] = terms[group] + weighted if group in terms else weighted
+        self._descend(terms)
+        self.step_count += 1
+        self._follow()
+        metrics = {metric_name(name, key): value for name, out in outs.items() for key, value in out.metrics.items()}
+        feedback: dict[str, Tensor] = {}
+        for name, out in outs.items():
+            for source, _ in self.algo.losses[name].slots.values():
+                feedback |= {f"{source}/{key}": value for key, value in out.feedback.items()}
+        return metrics, feedback
+
+    def evaluate(self, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise) -> dict[str, Out]:
+        """The losses' answers at the present parameters; with members every answer has a leading axis."""
+        if self.members == 1:
+            return self._alone(self.agent, names, batches, noise)
+
+        def member(parameters: Any, buffers: Any, given: Any, draws: list[Tensor]) -> Any:
+            outs = functional_call(
+                self.agent, (parameters, buffers), (self._alone, names, given, Taped(draws)), strict=True
+            )
+            return {name: (out.terms, out.metrics, out.feedback) for name, out in outs.items()}
+
+        draws = [noise.draw(kind, shape) for kind, shape in self._asked(names, batches)]
+        answers = torch.vmap(member)(self.parameters, self.buffers, dict(batches), draws)
+        return {name: Out(*answer) for name, answer in answers.items()}
+
+    def _alone(self, agent: Agent, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise) -> dict[str, Out]:
+        agent.begin_step(noise)
+        prepared = {source: agent.prepare(batch) for source, batch in batches.items()}
+        outs = {}
+        for name in names:
+            loss = self.algo.losses[name]
+            slots = {slot: prepared[source] for slot, (source, _) in loss.slots.items()}
+            outs[name] = loss(agent, slots[""] if "" in slots else slots)
+        agent.end_step()
+        return outs
+
+    def _asked(self, names: Sequence[str], batches: Mapping[str, Batch]) -> list[tuple[str, tuple[int, ...]]]:
+        """What the losses draw in a step, found by running them once for one member on zeros."""
+        key = tuple(names)
+        if key not in self._tapes:
+            sketch = Sketched(self.device)
+            one = {name: batch.map(lambda column: column[0]) for name, batch in batches.items()}
+            with torch.no_grad():
+                self._alone(self.agent, names, one, sketch)
+            self._tapes[key] = sketch.asked
+        return self._tapes[key]
+
+    def _descend(self, terms: dict[str, Tensor]) -> None:
+        for trunk, groups in self.agent.shared.items():
+            parts = [terms[group] for group in groups if group in terms]
+            if parts:
+                terms[trunk] = torch.stack(parts).sum()
+        pending = [group for group in terms if group in self.optimizers]
+        for position, group in enumerate(pending):
+            more = position < len(pending) - 1
+            gradients = torch.autograd.grad(terms[group], self.groups[group], retain_graph=more, allow_unused=True)
+            for parameter, gradient in zip(self.groups[group], gradients, strict=True):
+                # The fused kernels walk the gradient's memory in the parameter's order, whatever its strides say,
+                # and under vmap a weight's gradient comes transposed.
+                parameter.grad = None if gradient is None else gradient.contiguous()
+        for group in pending:
+            optim = self.algo.optim.get(group)
+            if optim is not None and optim.clip is not None:
+                self._clip(self.groups[group], optim.clip)
+            if not self.rates[group].constant:
+                for parameters in self.optimizers[group].param_groups:
+                    parameters["lr"] = self.rates[group](self.step_count)
+            self.optimizers[group].step()
+
+    def _clip(self, group: list[Tensor], largest: float) -> None:
+        gradients = [parameter.grad for parameter in group if parameter.grad is not None]
+        first = 1 if self.members > 1 else 0
+        squares = [gradient.square().flatten(first).sum(-1) for gradient in gradients]
+        norm = torch.stack(squares).sum(0).sqrt()
+        factor = (largest / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients:
+            gradient.mul_(factor.reshape(-1, *[1] * (gradient.dim() - 1)) if first else factor)
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        for name, target in self.algo.targets.items():
+            slow, fast = self._of(f"targets.{name}."), self.groups[name]
+            if target.period:
+                if self.step_count % target.period == 0:
+                    torch._foreach_copy_(slow, fast)
+            elif self.step_count % target.every == 0:
+                torch._foreach_lerp_(slow, fast, target.tau)
+
+    def each(self) -> list[Agent]:
+        """The members as agents; with several, the template filled with each one's state in turn."""
+        return [self.agent] if self.members == 1 else [self.member(index) for index in range(self.members)]
+
+    def member(self, index: int) -> Agent:
+        """Load one member's state into the template agent and return that."""
+        if self.members > 1:
+            state = {name: value[index] for name, value in {**self.parameters, **self.buffers}.items()}
+            self.agent.load_state_dict(state)
+        return self.agent
+
+    @torch.no_grad()
+    def act(self, obs: Any, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
+        """Actions of all members for raw observations: [N, ...], or [members, N, ...] with members."""
+        if self.members == 1:
+            return self.agent.act(obs, state, noise)
+        actions = [self.member(index).act(rows(obs, index), state, noise)[0] for index in range(self.members)]
+        return torch.stack(actions), state
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed learner needs, as tensors by name."""
+        saved = {f"agent/{name}": value.detach() for name, value in {**self.parameters, **self.buffers}.items()}
+        for group, optimizer in self.optimizers.items():
+            for index, values in optimizer.state_dict()["state"].items():
+                saved |= {f"optim/{group}/{index}/{key}": value for key, value in values.items() if value is not None}
+        return saved | {"noise": self.noise.state(), "step": torch.tensor(self.step_count)}
+
+    @torch.no_grad()
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Take up a state; raises KeyError when it is of another agent."""
+        for name, value in {**self.parameters, **self.buffers}.items():
+            value.copy_(saved[f"agent/{name}"])
+        for group, optimizer in self.optimizers.items():
+            content = optimizer.state_dict()
+            prefix = f"optim/{group}/"
+            for name, value in saved.items():
+                if name.startswith(prefix):
+                    index, key = name[len(prefix) :].split("/")
+                    content["state"].setdefault(int(index), {})[key] = value.clone()
+            optimizer.load_state_dict(content)
+        self.noise.restore(saved["noise"])
+        self.step_count = int(saved["step"])
+
+
+
+def metric_name(row: str, key: str) -> str:
+    """A row's "loss" goes by the name of the row, its details behind that."""
+    return row if key == "loss" else f"{row}/{key}"

@@ -1,0 +1,94 @@
+"""Equations, and nothing else: pure functions of tensors, each with its source."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+    """r + discount * V(s'): `discount` is gamma^n and 0 after a termination, not after a truncation. All [B]."""
+    _same_shape(reward, discount, next_value)
+    return (reward + discount * next_value).detach()
+
+
+def taken(values: Tensor, action: Tensor) -> Tensor:
+    """values [B, A] of the actions taken, int64 [B] -> [B]."""
+    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16), all inputs [T, N], result [T, N].
+
+    A termination stops the bootstrap; the end of an episode, be it termination or truncation, stops the trace.
+    `next_value` is that of the true successor, so a truncated step is bootstrapped from where it was cut.
+    """
+    _same_shape(reward, value, next_value, terminated, done)
+    delta = reward + gamma * next_value * ~terminated - value
+    keep = gamma * lam * (~done).float()
+    advantage = torch.empty_like(delta)
+    trace = torch.zeros_like(delta[0])
+    for t in reversed(range(len(delta))):
+        trace = delta[t] + keep[t] * trace
+        advantage[t] = trace
+    return advantage
+
+
+def n_step(reward: Tensor, terminated: Tensor, last: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The n-step return of windows [B, n] of consecutive steps.
+
+    `last` marks the steps after which a window may not go on (the end of an episode or of the data); what stands behind
+    it is ignored. Returns the sum of discounted rewards, the discount of the bootstrap (0 if the window terminated) and
+    how many steps were taken, each [B].
+    """
+    _same_shape(reward, terminated, last)
+    ended_before = F.pad(last.long().cumsum(1), (1, 0))[:, :-1] > 0
+    powers = gamma ** torch.arange(reward.shape[1], device=reward.device, dtype=reward.dtype)
+    taken_steps = (~ended_before).sum(1)
+    summed = (torch.where(ended_before, 0.0, reward) * powers).sum(1)
+    alive = ~(terminated & ~ended_before).any(1)
+    return summed, alive * gamma ** taken_steps.to(reward.dtype), taken_steps
+
+
+def conservative_gap(values: Tensor, taken_value: Tensor, log_density: Tensor | float, temperature: float) -> Tensor:
+    """How far the soft maximum over actions exceeds the value of the action taken (Kumar et al. 2020, eq. 4).
+
+    values [B, K] of K actions, their log densities under whatever proposed them (0 when all actions are listed),
+    taken_value [B] -> [B]. The density corrects the importance of sampled actions (appendix F).
+    """
+    soft_maximum = temperature * torch.logsumexp(values / temperature - log_density, dim=-1)
+    _same_shape(soft_maximum, taken_value)
+    return soft_maximum - taken_value
+
+
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's pessimistic objective, to be maximised (Schulman et al. 2017, eq. 7). All [B]."""
+    _same_shape(ratio, advantage)
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+
+
+def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log N(value; mean, exp(log_std)^2), summed over the last axis."""
+    z = (value - mean) * torch.exp(-log_std)
+    return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def tanh_correction(pre_tanh: Tensor) -> Tensor:
+    """sum log|d tanh(u)/du| in the form that does not underflow (Haarnoja et al. 2018, appendix C)."""
+    return (2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))).sum(-1)
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel draws from uniform ones: argmax(logits + gumbel) samples the categorical."""
+    tiny = torch.finfo(uniform.dtype).tiny
+    exponential = -torch.log(uniform.clamp_min(tiny))
+    return -torch.log(exponential.clamp_min(tiny))
+
+
+def _same_shape(first: Tensor, *others: Tensor) -> None:
+    for other in others:
+        if other.shape != first.shape:
+            raise ValueError(f"shapes differ: {tuple(first.shape)} and {tuple(other.shape)}")

@@ -1,0 +1,70 @@
+"""Where a result comes from: code, versions, machine, command and time. Never part of a key."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "lfd", "torch", "numpy", "gymnasium", "hydra-core", "omegaconf", "safetensors", "h5py",
+    "ale-py", "mujoco", "box2d", "minigrid", "envpool",
+)  # fmt: skip
+DIFF_LIMIT = 1_000_000  # characters
+
+
+def provenance(device: str, source: Path = Path(__file__).parent) -> dict[str, Any]:
+    """JSON that says what made a result; `device` is told by the caller, `source` is the folder of the code that ran.
+
+    `git` is None where the code is not in a git checkout or there is no git.
+    """
+    return {
+        "git": _git_state(source),
+        "versions": {"python": platform.python_version()} | _versions(),
+        "device": device,
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpus": os.cpu_count(),
+        "argv": sys.argv,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_state(source: Path) -> dict[str, Any] | None:
+    # an installed copy inside somebody's checkout is not that checkout's code
+    if _git(source, "ls-files", "--error-unmatch", ".") is None:
+        return None
+    commit, diff = _git(source, "rev-parse", "HEAD"), _git(source, "diff", "--no-ext-diff", "HEAD")
+    if commit is None or diff is None:
+        return None
+    untracked = _git(source, "ls-files", "--others", "--exclude-standard") or ""
+    if len(diff) > DIFF_LIMIT:
+        diff = f"{diff[:DIFF_LIMIT]}\n… {len(diff) - DIFF_LIMIT} more characters\n"
+    return {"commit": commit.strip(), "diff": diff, "untracked": untracked.splitlines()}
+
+
+def _git(source: Path, *arguments: str) -> str | None:
+    """The output of a git command; None if it fails, is too slow, or there is no git."""
+    # jobs of a sweep ask at the same time, and `git diff` would otherwise lock the index to refresh it
+    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
+    command = ["git", "-C", str(source), *arguments]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")

@@ -1,0 +1,65 @@
+"""Names of the parts, in one explicit table; other packages add theirs as entry points of group `lfd.<group>`."""
+
+import dataclasses
+from enum import Enum
+from importlib.metadata import entry_points
+from typing import Any, get_type_hints
+
+from lfd.agents import AgentSpec
+from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.q import QNet
+from lfd.algos import Loss
+from lfd.algos.bc import Cloning
+from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
+from lfd.algos.dqn import DQN
+from lfd.algos.ppo import PPO
+from lfd.algos.sac import SAC
+from lfd.errors import Refused, nearest
+from lfd.sources import Source
+from lfd.sources.dataset import Demonstrations
+from lfd.sources.mix import Mix
+from lfd.sources.replay import Replay
+from lfd.sources.rollout import Rollout
+
+LOSSES: dict[str, type[Loss]] = {
+    "dqn": DQN,
+    "ppo": PPO,
+    "cloning": Cloning,
+    "sac": SAC,
+    "conservative_discrete": ConservativeDiscrete,
+    "conservative_continuous": ConservativeContinuous,
+}
+SOURCES: dict[str, type[Source]] = {"rollout": Rollout, "replay": Replay, "dataset": Demonstrations, "mix": Mix}
+AGENTS: dict[str, type[AgentSpec]] = {
+    "q_net": QNet,
+    "policy": Policy,
+    "policy_value": PolicyValue,
+    "soft_policy_critic": SoftPolicyCritic,
+}
+
+
+def with_plugins(group: str, table: dict[str, type[Any]]) -> dict[str, type[Any]]:
+    """The table and what installed packages add to it."""
+    return table | {entry.name: entry.load() for entry in entry_points(group=f"lfd.{group}")}
+
+
+def to_json(spec: AgentSpec) -> dict[str, Any]:
+    """A spec as its registered name and its fields."""
+    name = next(name for name, kind in with_plugins("agent", AGENTS).items() if kind is type(spec))
+    values = {key: value.name if isinstance(value, Enum) else value for key, value in dataclasses.asdict(spec).items()}
+    return {"agent": name, **values}
+
+
+def from_json(content: dict[str, Any]) -> AgentSpec:
+    """The spec that `to_json` wrote."""
+    name, table = content["agent"], with_plugins("agent", AGENTS)
+    if name not in table:
+        raise Refused(f"agent {name!r} is not installed; {nearest(name, table)}")
+    types = get_type_hints(table[name])
+    values = {}
+    for key, value in content.items():
+        if key != "agent":
+            kind = types[key]
+            values[key] = kind[value] if isinstance(kind, type) and issubclass(kind, Enum) else value
+    spec: AgentSpec = table[name](**values)
+    return spec

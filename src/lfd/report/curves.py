@@ -1,0 +1,145 @@
+"""curves.png: how every fit stage learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lfd.report.table import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+Records = Sequence[Mapping[str, Any]]
+Points = tuple[list[float], list[float]]
+
+_SCORE = 0  # the score's place in a row's mosaic; no loss is called 0
+_LOSSES = 4  # panels beside the score
+_MARKED = 40  # evaluations; with more, a dot each would be a band
+_INK, _GREY, _LINE = "#1f2933", "#6b7785", "#0b5394"
+# Distinct in print: each reference has its own dashes.
+_DASHES: tuple[tuple[int, tuple[float, ...]], ...] = (
+    (0, (8, 3)),
+    (0, (1, 2)),
+    (0, (6, 2, 1, 2)),
+    (0, (3, 2, 1, 2, 1, 2)),
+)
+_STYLE = {
+    "font.size": 9,
+    "axes.edgecolor": "#b8c0c8",
+    "axes.labelcolor": _GREY,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlecolor": _INK,
+    "axes.titlelocation": "left",
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "axes.grid": True,
+    "grid.color": "#e4e8ec",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+}
+
+
+def curves(records_by_stage: Mapping[str, Records], path: Path, references: Mapping[str, float] | None = None) -> None:
+    """Draw the learning curves: a row a stage, the score with its spread on the left, losses small beside it.
+
+    The score is over env steps where the stage interacts, else over gradient steps; its spread is the standard
+    deviation over the evaluation's episodes. Losses are the first four metrics named `<stage>/<loss>`; deeper names
+    (`<stage>/<loss>/<detail>`) are details and left out.
+
+    Args:
+        records_by_stage: the records of each fit stage; a stage with nothing to draw is left out.
+        path: the PNG to write.
+        references: mean returns to draw as lines across, such as {"expert": 500.0, "random": 22.3}.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    references = references or {}
+    stages = {name: rows for name, rows in records_by_stage.items() if _score(rows)[0] or _losses(name, rows)}
+    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+        layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+        figure = Figure(figsize=(11, 3.4 * max(1, len(stages))), dpi=130, layout=layout, facecolor="white")
+        rows = figure.subfigures(max(1, len(stages)), 1, squeeze=False)[:, 0]
+        for row, (name, records) in zip(rows, stages.items(), strict=False):
+            row.suptitle(name, x=0.012, ha="left", fontsize=12, fontweight="bold", color=_INK)
+            _draw_stage(row, name, records, references)
+        if not stages:
+            figure.text(0.5, 0.5, "No curve: no stage of this run has learnt anything.", ha="center", color=_GREY)
+        figure.savefig(path, format="png")
+
+
+def _draw_stage(row: SubFigure, name: str, records: Records, references: Mapping[str, float]) -> None:
+    losses = _losses(name, records)
+    small = list(losses) + [None] * (len(losses) > 2 and len(losses) % 2)
+    lines = [small] if len(small) <= 2 else [small[:2], small[2:]]
+    wide = [_SCORE] * (4 - len(lines[0])) if _score(records)[0] else []
+    panels = row.subplot_mosaic([[*wide, *line] for line in lines], empty_sentinel=None)
+    if wide:
+        _draw_score(panels[_SCORE], name, records, references)
+    for loss, points in losses.items():
+        panel = panels[loss]
+        panel.plot(*points, color=_LINE, linewidth=1.1)
+        panel.set_title(loss)
+        panel.margins(x=0.02)
+        panel.locator_params(nbins=4)
+        panel.xaxis.set_major_formatter(_compact)
+        panel.tick_params(labelsize=7.5)
+        if loss in lines[-1]:
+            panel.set_xlabel("gradient steps", fontsize=8)
+
+
+def _draw_score(panel: Axes, name: str, records: Records, references: Mapping[str, float]) -> None:
+    steps, scores = _score(records)
+    label = name
+    spreads = [record["score_std"] for record in records if record.get("score_std") is not None]
+    if len(spreads) == len(scores):
+        low = [score - spread for score, spread in zip(scores, spreads, strict=True)]
+        high = [score + spread for score, spread in zip(scores, spreads, strict=True)]
+        panel.fill_between(steps, low, high, color=_LINE, alpha=0.15, linewidth=0)
+        label = f"{name} ± sd over episodes"
+    marker = "o" if len(scores) <= _MARKED else None
+    panel.plot(steps, scores, color=_LINE, linewidth=1.8, marker=marker, markersize=3.5, label=label)
+    for (policy, value), dashes in zip(references.items(), cycle(_DASHES), strict=False):
+        if policy != name:
+            panel.axhline(value, color=_INK, linewidth=1.1, linestyle=dashes, label=f"{policy} {number(value)}")
+    panel.set_xlabel("environment steps" if _interacts(records) else "gradient steps")
+    panel.set_ylabel("mean return of an evaluation")
+    panel.xaxis.set_major_formatter(_compact)
+    panel.margins(x=0.02, y=0.08)
+    panel.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2, frameon=False, fontsize=8)
+
+
+def _compact(value: float, _: float) -> str:
+    if abs(value) >= 1e6:
+        return f"{value / 1e6:g}M"
+    return f"{value / 1e3:g}k" if abs(value) >= 1e3 else f"{value:g}"
+
+
+def _interacts(records: Records) -> bool:
+    return any(record.get("env_steps") for record in records)
+
+
+def _score(records: Records) -> Points:
+    axis = "env_steps" if _interacts(records) else "step"
+    points = [(record[axis], record["score"]) for record in records if record.get("score") is not None]
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _losses(stage: str, records: Records) -> dict[str, Points]:
+    found: dict[str, Points] = {}
+    for record in records:
+        for key, value in record.items():
+            prefix, _, loss = key.partition("/")
+            if prefix == stage and loss and "/" not in loss and value is not None:
+                steps, values = found.setdefault(loss, ([], []))
+                steps.append(record["step"])
+                values.append(value)
+    return dict(list(found.items())[:_LOSSES])

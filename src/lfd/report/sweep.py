@@ -1,0 +1,160 @@
+"""A sweep's jobs in one table. Seeds are the unit: each seed is one number, the mean of its evaluation episodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import mean, stdev
+from typing import Any, final
+
+from lfd.report.table import align, interval, number, share, spread
+
+Result = Mapping[str, Any]
+
+
+@final
+@dataclass
+class Group:
+    """The jobs that differ in nothing but `seed`.
+
+    `return_sd` is the sample standard deviation over seeds (n - 1), None below two; `others` holds the mean return of
+    the policies scored beside the first.
+    """
+
+    overrides: dict[str, str]
+    policy: str | None = None
+    seeds: list[str] = field(default_factory=list)
+    returns: list[float] = field(default_factory=list)
+    return_mean: float | None = None
+    return_sd: float | None = None
+    normalized: float | None = None
+    success_rate: float | None = None
+    others: dict[str, float] = field(default_factory=dict)
+    runs: list[str] = field(default_factory=list)
+    missing: int = 0
+
+    @property
+    def env(self) -> str:
+        """Returns are compared within one environment only; "" if the sweep has but one."""
+        return " ".join(self.overrides[key] for key in ("env", "env.id") if key in self.overrides)
+
+
+@final
+@dataclass
+class Failure:
+    """A job without a score, and why."""
+
+    overrides: list[str]
+    status: str
+    reason: str
+
+
+@final
+@dataclass
+class Sweep:
+    """All jobs: what they have in common, the keys that vary (without `seed`), the groups and the failures."""
+
+    common: dict[str, str]
+    varies: list[str]
+    groups: list[Group]
+    failures: list[Failure]
+
+
+def summarise(results: Sequence[Result]) -> Sweep:
+    """Group jobs by what varies except the seed, and keep together the groups of one environment.
+
+    Args:
+        results: each job's result.json, with `overrides` (list of "key=value"); one that is not done has `status` and
+            `reason`.
+    """
+    jobs = [dict(_pair(override) for override in result["overrides"]) for result in results]
+    keys = list(dict.fromkeys(key for job in jobs for key in job if key != "seed"))
+    varies = [key for key in keys if len({job.get(key) for job in jobs}) > 1]
+    found: dict[tuple[str | None, ...], list[tuple[dict[str, str], Result]]] = {}
+    for job, result in zip(jobs, results, strict=True):
+        found.setdefault(tuple(job.get(key) for key in varies), []).append((job, result))
+    failures = [
+        Failure(list(result["overrides"]), result["status"], result.get("reason", ""))
+        for result in results
+        if result["status"] != "done"
+    ]
+    common = {key: jobs[0][key] for key in keys if key not in varies}
+    groups = [_group(varies, members) for members in found.values()]
+    envs = list(dict.fromkeys(group.env for group in groups))
+    return Sweep(common, varies, sorted(groups, key=lambda group: envs.index(group.env)), failures)
+
+
+def _pair(override: str) -> tuple[str, str]:
+    key, _, value = override.lstrip("+").partition("=")
+    return key, value
+
+
+def _group(varies: Sequence[str], members: Sequence[tuple[dict[str, str], Result]]) -> Group:
+    job = members[0][0]
+    group = Group({key: job[key] for key in varies if key in job})
+    done = [
+        (job.get("seed", ""), result) for job, result in members if result["status"] == "done" and result.get("scores")
+    ]
+    group.missing = sum(result["status"] != "done" for _, result in members)
+    if not done:
+        return group
+    group.policy = next(iter(done[0][1]["scores"]))
+    first = [result["scores"][group.policy] for _, result in done]
+    group.seeds = [seed for seed, _ in done]
+    group.runs = [result["run"] for _, result in done]
+    group.returns = [score["return_mean"] for score in first]
+    group.return_mean = mean(group.returns)
+    group.return_sd = stdev(group.returns) if len(group.returns) > 1 else None
+    group.normalized = _mean(score.get("normalized") for score in first)
+    group.success_rate = _mean(score.get("success_rate") for score in first)
+    for policy in dict.fromkeys(name for _, result in done for name in result["scores"] if name != group.policy):
+        value = _mean(result["scores"].get(policy, {}).get("return_mean") for _, result in done)
+        if value is not None:
+            group.others[policy] = value
+    return group
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return mean(given) if given else None
+
+
+def group_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, a row a group; a column that nobody fills is left out."""
+    groups = sweep.groups
+    others = list(dict.fromkeys(policy for group in groups for policy in group.others))
+    columns: list[tuple[str, list[str]]] = [
+        (key, [group.overrides.get(key, "–") for group in groups]) for key in sweep.varies
+    ]
+    columns.append(("return", [spread(group.return_mean, group.return_sd) for group in groups]))
+    columns.append(
+        ("min .. max", [interval(min(g.returns, default=None), max(g.returns, default=None)) for g in groups])
+    )
+    columns.append(("seeds", [str(len(group.returns)) for group in groups]))
+    if any(group.missing for group in groups):
+        columns.append(("missing", [str(group.missing) for group in groups]))
+    if any(group.normalized is not None for group in groups):
+        columns.append(("normalized", [share(group.normalized) for group in groups]))
+    if any(group.success_rate is not None for group in groups):
+        columns.append(("success", [share(group.success_rate) for group in groups]))
+    columns += [(policy, [number(group.others.get(policy)) for group in groups]) for policy in others]
+    return [heading for heading, _ in columns], [
+        list(cells) for cells in zip(*(cells for _, cells in columns), strict=True)
+    ]
+
+
+CAPTION = "return: mean ± standard deviation over seeds; each seed counts once, with the mean of its episodes"
+
+
+def sweep_table(results: Sequence[Result]) -> str:
+    """The console table of a sweep, with the failures and their reasons below it."""
+    sweep = summarise(results)
+    lines = [align(*group_rows(sweep), left=len(sweep.varies)), "", CAPTION]
+    lines += [f"{each.status}: {' '.join(each.overrides)}: {each.reason}" for each in sweep.failures]
+    return "\n".join(lines)
+
+
+def sweep_json(results: Sequence[Result]) -> str:
+    """sweep.json: the fields of `Sweep`."""
+    return json.dumps(asdict(summarise(results)), indent=2) + "\n"

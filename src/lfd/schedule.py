@@ -1,0 +1,62 @@
+"""Numbers that change over a stage: learning rates, weights of losses, exploration."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from lfd.errors import Refused
+
+
+class Shape(Enum):
+    linear = "linear"
+    cosine = "cosine"
+    exponential = "exponential"
+
+
+@dataclass
+class Schedule:
+    """From `start` to `end` over `steps` gradient steps, and `end` from there on."""
+
+    start: float
+    end: float
+    steps: int
+    shape: Shape = Shape.linear
+
+    def __call__(self, step: int) -> float:
+        share = min(step / self.steps, 1.0)
+        if self.shape is Shape.cosine:
+            share = (1 - math.cos(math.pi * share)) / 2
+        if self.shape is Shape.exponential:
+            return float(self.start * (self.end / self.start) ** share)
+        return float(self.start + (self.end - self.start) * share)
+
+    @property
+    def constant(self) -> bool:
+        return self.start == self.end
+
+
+def schedule(value: Any, what: str, low: float = 0.0, high: float = math.inf) -> Schedule:
+    """A number, or `{start: 1, end: 0, steps: 5000, shape: linear|cosine|exponential}`, as a schedule.
+
+    Raises Refused, naming `what`, for anything else and for values outside [low, high].
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        made = Schedule(value, value, 1)
+    elif isinstance(value, Mapping) and {"start", "end", "steps"} <= value.keys() <= {"start", "end", "steps", "shape"}:
+        shape = value.get("shape", "linear")
+        if shape not in Shape.__members__:
+            raise Refused(f"{what}: shape {shape!r} is not one of {', '.join(Shape.__members__)}")
+        numbers = [value["start"], value["end"], value["steps"]]
+        if not all(isinstance(number, int | float) for number in numbers) or numbers[2] <= 0:
+            raise Refused(f"{what}: start and end are numbers and steps is a positive number of gradient steps")
+        made = Schedule(numbers[0], numbers[1], int(numbers[2]), Shape[shape])
+        if made.shape is Shape.exponential and not (made.start > 0 and made.end > 0):
+            raise Refused(f"{what}: an exponential schedule needs start and end above 0")
+    else:
+        raise Refused(f"{what}: {value!r} is neither a number nor {{start: …, end: …, steps: …}}")
+    for number in (made.start, made.end):
+        if not low <= number <= high:
+            raise Refused(f"{what}: {number} is outside [{low}, {high}]")
+    return made

@@ -1,0 +1,179 @@
+"""Offline: batches drawn from a dataset, on the device when it fits there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lfd.batch import Batch, tensors
+from lfd.data import Dataset
+from lfd.errors import Refused
+from lfd.maths import n_step
+from lfd.noise import derive
+from lfd.sources import TRANSITION, Source, Stream, World
+
+RESIDENT = 2 << 30  # bytes of columns that are worth a copy on the device
+AHEAD = 256  # draws of the generator at once: one call of it costs as much as a small batch
+Rows = NDArray[np.int64]
+
+
+@dataclass
+class Demonstrations(Source):
+    of: str = ""  # the stage whose dataset it is; the source's own name when empty
+    n_step: int = 1
+    validation: float = 0.0  # share of the episodes held out
+
+    def __post_init__(self) -> None:
+        if self.n_step < 1 or not 0 <= self.validation < 1:
+            raise Refused("of a dataset source, n_step is 1 or more and validation a share in [0, 1)")
+
+    def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
+        return TRANSITION | {"next_action", "return_to_go"}
+
+    def products(self, name: str) -> tuple[str, ...]:
+        return (self.of or name,)
+
+    def open(self, world: World) -> Stream:
+        return DemonstrationStream(self, world)
+
+
+class DemonstrationStream(Stream):
+    def __init__(self, source: Demonstrations, world: World) -> None:
+        self.world = world
+        name = source.of or world.name
+        table = Table(world.datasets[name], source.n_step, world)
+        learn, held = split(world.datasets[name], source.validation)
+        if len(learn) < 1:
+            raise Refused(f"dataset {name!r} has no transition to learn from beside the {source.validation:.0%} held out")
+        self._size = len(learn)
+        self._held = held
+        self._rows = None if len(held) == 0 else torch.from_numpy(learn).to(world.device)
+        table.reside()
+        self._table = table
+        self._generator = torch.Generator(device=world.device).manual_seed(derive(world.seed, world.name, "draws"))
+        self._ahead: Tensor | None = None
+        self._used = 0
+        self._before = self._generator.get_state()
+
+    def next(self) -> Batch:
+        if self._ahead is None or self._used == AHEAD:
+            self._before = self._generator.get_state()
+            self._ahead, self._used = self._draw(), 0
+        self._used += 1
+        return self._table.gather(self._ahead[self._used - 1])
+
+    def _draw(self) -> Tensor:
+        members = (self.world.members,) if self.world.members > 1 else ()
+        shape = (AHEAD, *members, self.world.batch)
+        index = torch.randint(self._size, shape, generator=self._generator, device=self.world.device)
+        return index if self._rows is None else self._rows[index]
+
+    def epoch_steps(self) -> int:
+        return max(-(-self._size // self.world.batch), 1)
+
+    def held_out(self) -> list[Batch]:
+        """All held-out rows (at most 10,000 of them) in batches of 1,000; with members each gets the same."""
+        index = torch.from_numpy(self._held[:10_000]).to(self.world.device)
+        members = self.world.members
+        parts = index.split(1_000)
+        return [self._table.gather(p if members == 1 else p.expand(members, -1)) for p in parts] if len(index) else []
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {"generator": self._before}, {"used": self._used if self._ahead is not None else 0}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        self._generator.set_state(tensors["generator"])
+        self._ahead = None
+        if state["used"]:
+            self._before = self._generator.get_state()
+            self._ahead, self._used = self._draw(), int(state["used"])
+
+
+class Table:
+    """The columns that somebody reads, by row; whole on the device once `reside` found that they fit."""
+
+    def __init__(self, dataset: Dataset, steps: int, world: World) -> None:
+        self._data, self._steps, self._world = dataset, steps, world
+        self._columns = world.columns & (TRANSITION | {"next_action", "return_to_go"})
+        self._sign = world.env is not None and world.env.sign_reward
+        self._resident: Batch | None = None
+        self._togo = self._returns_to_go() if "return_to_go" in self._columns else None
+
+    def reside(self) -> None:
+        copies = 2 if "next_obs" in self._columns else 1
+        if self._data.nbytes * copies * self._data.stack <= RESIDENT:
+            self._resident = self._read(np.arange(len(self._data)))
+
+    def gather(self, index: Tensor) -> Batch:
+        """Rows [B] or [members, B]."""
+        if self._resident is not None:
+            return self._resident.map(lambda column: column[index])
+        flat = self._read(index.cpu().numpy().ravel())
+        return flat if index.dim() == 1 else flat.map(lambda column: column.unflatten(0, index.shape))
+
+    def _read(self, at: Rows) -> Batch:
+        found: dict[str, Any] = {}
+        if "obs" in self._columns:
+            found["obs"] = self._data.observations(at)
+        if "action" in self._columns:
+            found["action"] = np.asarray(self._data.columns["actions"][at])
+        if "next_action" in self._columns:
+            # The last action of an episode has none after it; where the episode went on it is the next row's.
+            following = np.minimum(at + 1, self._data.ends[self._data.episode_of(at)] - 1)
+            found["next_action"] = np.asarray(self._data.columns["actions"][following])
+        if self._togo is not None:
+            found["return_to_go"] = self._togo[at]
+        if self._columns & (TRANSITION - {"obs", "action"}):
+            found |= self._outcome(at)
+        return Batch(**{name: tensors(column, self._world.device) for name, column in found.items()})
+
+    def _outcome(self, at: Rows) -> dict[str, Any]:
+        columns, ends = self._data.columns, self._data.ends[self._data.episode_of(at)]
+        ahead = at[:, None] + np.arange(self._steps)
+        last = torch.from_numpy(ahead + 1 >= ends[:, None])
+        ahead = np.minimum(ahead, ends[:, None] - 1)
+        true_reward = torch.from_numpy(np.asarray(columns["rewards"][ahead], np.float32))
+        terminated = torch.from_numpy(np.asarray(columns["terminals"][ahead], np.bool_))
+        reward = true_reward.sign() if self._sign else true_reward
+        summed, discount, taken = n_step(reward, terminated, last, self._world.gamma)
+        final = at + taken.numpy() - 1
+        outcome: dict[str, Any] = {
+            "reward": summed.numpy(), "discount": discount.numpy(), "true_reward": true_reward[:, 0].numpy(),
+            "terminated": np.asarray(columns["terminals"][final], np.bool_),
+            "truncated": np.asarray(columns["timeouts"][final], np.bool_),
+        }  # fmt: skip
+        outcome = {name: column for name, column in outcome.items() if name in self._columns}
+        if "next_obs" in self._columns:
+            outcome["next_obs"] = self._data.successors(final)
+        return outcome
+
+    def _returns_to_go(self) -> NDArray[np.float32]:
+        rewards = np.asarray(self._data.columns["rewards"], np.float64)
+        rewards = np.sign(rewards) if self._sign else rewards
+        togo = rewards.copy()
+        is_last = np.zeros(len(rewards), np.bool_)
+        is_last[self._data.ends - 1] = True
+        for row in range(len(togo) - 2, -1, -1):
+            if not is_last[row]:
+                togo[row] += self._world.gamma * togo[row + 1]
+        return togo.astype(np.float32)
+
+
+def split(dataset: Dataset, share: float) -> tuple[Rows, Rows]:
+    """Rows to learn from and rows held out: whole episodes, every so many of them, at least one where any is asked for."""
+    episodes = np.arange(len(dataset.starts))
+    count = round(share * len(episodes)) or (1 if share > 0 else 0)
+    held = np.linspace(0, len(episodes) - 1, count + 2).round().astype(int)[1:-1] if count else episodes[:0]
+    is_held = np.isin(dataset.episode_of(np.arange(len(dataset))), held)
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+
+
+def statistics(dataset: Dataset, limit: int = 1_000_000) -> Any:
+    """Observations [N, ...] from which an agent's normaliser is made: all rows, or `limit` evenly spaced ones."""
+    count = len(dataset)
+    at = np.arange(count) if count <= limit else np.linspace(0, count - 1, limit).astype(np.int64)
+    return dataset.observations(at)

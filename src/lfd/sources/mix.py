@@ -1,0 +1,102 @@
+"""Several sources in one batch, by shares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lfd.batch import Batch
+from lfd.errors import Refused
+from lfd.sources import Source, Stream, World
+
+
+@dataclass
+class Mix(Source):
+    shares: dict[str, float] = field(default_factory=dict)  # source or dataset -> share of each batch; they sum to 1
+
+    def __post_init__(self) -> None:
+        if not self.shares or abs(sum(self.shares.values()) - 1) > 1e-6 or min(self.shares.values()) <= 0:
+            raise Refused(f"shares of a mix are {self.shares}; positive numbers that sum to 1 are expected")
+
+    def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
+        return frozenset.intersection(*(sources[name].gives(sources) for name in self.shares))
+
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.shares)
+
+    def open(self, world: World) -> Stream:
+        return MixStream(self, world)
+
+
+class MixStream(Stream):
+    """Rows of the parts one after the other; the sizes are the shares of the batch, rounded, and sum to it."""
+
+    def __init__(self, source: Mix, world: World) -> None:
+        columns = world.columns & source.gives(world.sources)
+        ends = [round(world.batch * share) for share in _cumulative(list(source.shares.values()))]
+        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        if min(sizes) < 1:
+            raise Refused(f"a batch of {world.batch} rows is too small for the shares {dict(source.shares)}")
+        self._axis = 1 if world.members > 1 else 0
+        self._parts: dict[str, Stream] = {}
+        for name, size in zip(source.shares, sizes, strict=True):
+            inner = replace(world, name=name, batch=size, columns=columns, folder=world.folder / name)
+            self._parts[name] = world.sources[name].open(inner)
+        self.interacts = any(part.interacts for part in self._parts.values())
+
+    @property
+    def env_steps(self) -> int:  # type: ignore[override]
+        return sum(part.env_steps for part in self._parts.values())
+
+    @property
+    def idle(self) -> bool:
+        return all(part.idle for part in self._parts.values())
+
+    def next(self) -> Batch:
+        return _beside([part.next() for part in self._parts.values()], self._axis)
+
+    def epoch_steps(self) -> int:
+        return max(part.epoch_steps() for part in self._parts.values())
+
+    def boundary(self, index: int) -> None:
+        for part in self._parts.values():
+            part.boundary(index)
+
+    def episodes(self) -> list[tuple[float, int]]:
+        return [episode for part in self._parts.values() for episode in part.episodes()]
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors: dict[str, Tensor] = {}
+        states: dict[str, Any] = {}
+        for name, part in self._parts.items():
+            own, states[name] = part.save()
+            tensors |= {f"{name}/{key}": value for key, value in own.items()}
+        return tensors, states
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        for name, part in self._parts.items():
+            prefix = f"{name}/"
+            part.restore({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}, state[name])
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.close()
+
+
+def _cumulative(shares: list[float]) -> list[float]:
+    return [sum(shares[: index + 1]) for index in range(len(shares))]
+
+
+def _beside(batches: list[Batch], axis: int) -> Batch:
+    """Rows of several batches side by side, in the columns that all of them have."""
+    names = [name for name in batches[0].__dict__ if all(name in other.__dict__ for other in batches)]
+    joined: dict[str, Any] = {}
+    for name in names:
+        parts = [getattr(batch, name) for batch in batches]
+        if isinstance(parts[0], dict):
+            joined[name] = {key: torch.cat([part[key] for part in parts], axis) for key in parts[0]}
+        else:
+            joined[name] = torch.cat(parts, axis)
+    return Batch(**joined)

@@ -1,0 +1,243 @@
+"""Off-policy: a ring of the learner's own experience."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfd.agents.q import QAgent
+from lfd.batch import Batch, rows, tensors
+from lfd.errors import Refused
+from lfd.maths import n_step
+from lfd.noise import Generated, derive
+from lfd.schedule import schedule
+from lfd.sources import TRANSITION, Source, Stream, World
+from lfd.sources.ring import Array, Ring, SumTree
+
+BETWEEN_BOUNDARIES = 1 << 17  # most transitions that a ring takes in from one checkpoint to the next
+
+
+@dataclass
+class Prioritised:
+    """Draws in proportion to |error|^alpha, corrected by importance weights^beta (Schaul et al. 2016)."""
+
+    alpha: float = 0.6
+    beta: Any = 0.4  # a number or a schedule
+
+    def __post_init__(self) -> None:
+        schedule(self.beta, "beta of a prioritised replay", 0, 1)
+        if not 0 <= self.alpha <= 1:
+            raise Refused(f"alpha of a prioritised replay is {self.alpha}; a number in [0, 1] is expected")
+
+
+@dataclass
+class Replay(Source):
+    interacts: ClassVar[bool] = True
+
+    capacity: int = 100_000  # transitions that may be drawn
+    num_envs: int = 8
+    warmup: int = 1_000  # transitions before the first gradient step, by random actions
+    rate: float = 1.0  # transitions for each gradient step
+    n_step: int = 1
+    epsilon: Any = 0.0  # share of random actions, discrete; a number or a schedule over gradient steps
+    sigma: Any = 0.0  # Gaussian noise on continuous actions, in halves of their range; a number or a schedule
+    prioritised: Prioritised | None = None
+
+    def __post_init__(self) -> None:
+        schedule(self.epsilon, "epsilon of a replay", 0, 1)
+        schedule(self.sigma, "sigma of a replay")
+        if min(self.capacity, self.num_envs, self.warmup, self.n_step) < 1 or self.rate <= 0:
+            raise Refused("capacity, num_envs, warmup and n_step of a replay are 1 or more, and rate is above 0")
+        if self.warmup > self.capacity:
+            raise Refused(f"warmup of a replay is {self.warmup}, more than its capacity of {self.capacity}")
+
+    def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
+        return TRANSITION | ({"weight"} if self.prioritised else set())
+
+    def open(self, world: World) -> Stream:
+        return ReplayStream(self, world)
+
+
+class ReplayStream(Stream):
+    interacts = True
+
+    def __init__(self, source: Replay, world: World) -> None:
+        assert world.env is not None
+        self.source, self.world = source, world
+        self.env_steps = 0
+        self._env = world.env.make(source.num_envs, training=True)
+        self._sign = world.env.sign_reward
+        self._noise = Generated(derive(world.seed, world.name, "noise"), "cpu")
+        self._generator = torch.Generator().manual_seed(derive(world.seed, world.name, "draws"))
+        self._explore = (schedule(source.epsilon, "epsilon"), schedule(source.sigma, "sigma"))
+        slack = source.warmup + BETWEEN_BOUNDARIES
+        spaces, stack = world.agent.spaces, world.env.stack
+        self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack)
+        self._priorities = Priorities(source.prioritised, self._ring) if source.prioritised else None
+        self._steps = 0  # gradient steps served
+        self._credit = 0.0
+        self._ended: list[tuple[float, int]] = []
+        self._obs: Any = None
+        self._memory: Any = ()
+        self._drawn: Array = np.zeros(0, np.int64)
+
+    def boundary(self, index: int) -> None:
+        count = self.source.num_envs
+        if index:
+            self._ring.cut()
+        self._obs = self._env.reset([derive(self.world.seed, self.world.name, index, i) % 2**31 for i in range(count)])
+        self._memory = self.world.agent.initial_state(count)
+        self._ring.begin(self._obs)
+
+    def next(self) -> Batch:
+        while len(self._ring) < self.source.warmup:
+            self._interact(warm=True)
+        self._credit += self.source.rate
+        while self._credit >= self.source.num_envs:
+            self._interact(warm=False)
+            self._credit -= self.source.num_envs
+        self._steps += 1
+        return self._draw()
+
+    def epoch_steps(self) -> int:
+        return max(len(self._ring) // self.world.batch, 1)
+
+    def feedback(self, values: Mapping[str, Tensor]) -> None:
+        if self._priorities and "priority" in values:
+            self._priorities.update(self._drawn, values["priority"].cpu().numpy())
+
+    def episodes(self) -> list[tuple[float, int]]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _interact(self, warm: bool) -> None:
+        action = self._act(warm)
+        step = self._env.step(action)
+        if not step.valid.all():
+            raise AssertionError("a replay needs environments that reset in the same step")
+        done = np.flatnonzero(step.terminated | step.truncated)
+        self._ring.add(action, step.reward, step.terminated, step.truncated, step.next_obs)
+        if len(done):
+            self._ring.end(done, rows(step.obs, done))
+        if self._priorities:
+            self._priorities.grow()
+        self._obs = step.obs
+        self._ended += [(value, length) for _, value, length in step.finished]
+        self.env_steps += len(action)
+
+    def _act(self, warm: bool) -> Array:
+        agent, device, count = self.world.agent, self.world.device, self.source.num_envs
+        uniform = self._noise.uniform(count, 1 if agent.continuous is False else agent.action_size)
+        if agent.continuous:
+            if warm:
+                return agent.to_space((2 * uniform - 1).to(device)).cpu().numpy()
+            action, self._memory = self.world.act(tensors(self._obs, device), self._memory, self._noise)
+            sigma = self._explore[1](self._steps)
+            if sigma:
+                action = action + sigma * agent.reach * self._noise.normal(*action.shape).to(device)
+            low, high = agent.centre - agent.reach, agent.centre + agent.reach
+            return torch.clamp(action, low, high).cpu().numpy()
+        random = (uniform[:, 0] * agent.action_size).long()
+        if warm:
+            return random.numpy()
+        action, self._memory = self.world.act(tensors(self._obs, device), self._memory, self._noise)
+        explores = self._noise.uniform(count) < self._explore[0](self._steps)
+        return torch.where(explores, random, action.cpu()).numpy()
+
+    def _draw(self) -> Batch:
+        size = self.world.batch
+        if self._priorities:
+            index, weight = self._priorities.draw(torch.rand(size, generator=self._generator).numpy(), self._steps)
+            lane, row = self._priorities.locate(index)
+            self._drawn = index
+        else:
+            index = torch.randint(len(self._ring), (size,), generator=self._generator).numpy()
+            lane, row = self._ring.locate(index)
+            weight = None
+        batch = self._gather(lane, row)
+        return batch if weight is None else batch.having(weight=torch.from_numpy(weight).to(self.world.device))
+
+    def _gather(self, lane: Array, row: Array) -> Batch:
+        ring, device = self._ring, self.world.device
+        ahead = row[:, None] + np.arange(self.source.n_step)
+        lanes = np.broadcast_to(lane[:, None], ahead.shape)
+        true_reward = torch.from_numpy(ring.column("reward", lanes, ahead))
+        terminated = torch.from_numpy(ring.column("terminated", lanes, ahead))
+        truncated = torch.from_numpy(ring.column("truncated", lanes, ahead))
+        last = terminated | truncated | torch.from_numpy(ahead + 1 >= ring.head[lanes])
+        reward = true_reward.sign() if self._sign else true_reward
+        summed, discount, taken = n_step(reward, terminated, last, self.world.gamma)
+        final = row + taken.numpy()
+        columns: dict[str, Any] = {
+            "action": torch.from_numpy(ring.column("action", lane, row)),
+            "reward": summed, "true_reward": true_reward[:, 0], "discount": discount,
+            "terminated": terminated.gather(1, taken[:, None] - 1)[:, 0],
+            "truncated": truncated.gather(1, taken[:, None] - 1)[:, 0],
+        }  # fmt: skip
+        columns = {name: column.to(device) for name, column in columns.items()}
+        columns["obs"] = tensors(ring.observations(lane, row), device)
+        if "next_obs" in self.world.columns:
+            columns["next_obs"] = tensors(ring.observations(lane, final), device)
+        return Batch(**columns)
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._ring.flush()
+        saved = {"noise": self._noise.state(), "generator": self._generator.get_state()}
+        if self._priorities:
+            saved["priorities"] = self._priorities.save()
+        state = {"ring": self._ring.cursor(), "steps": self._steps, "credit": self._credit, "env_steps": self.env_steps}
+        return saved, state
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        self._noise.restore(tensors["noise"])
+        self._generator.set_state(tensors["generator"])
+        self._ring.return_to(state["ring"])
+        self._steps, self._credit, self.env_steps = state["steps"], state["credit"], state["env_steps"]
+        if self._priorities:
+            self._priorities.restore(tensors["priorities"])
+
+
+class Priorities:
+    """Leaf n of a lane belongs to its n-th transition, modulo the capacity; what may no longer be drawn weighs nothing."""
+
+    def __init__(self, config: Prioritised, ring: Ring) -> None:
+        self._alpha, self._beta, self._ring = config.alpha, schedule(config.beta, "beta"), ring
+        self._tree = SumTree(ring.lanes * ring.capacity)
+        self._largest = 1.0
+
+    def grow(self) -> None:
+        """The newest transition of each lane, at the largest priority seen."""
+        lanes = np.arange(self._ring.lanes)
+        leaf = lanes * self._ring.capacity + (self._ring.count - 1) % self._ring.capacity
+        self._tree.set(leaf, np.full(len(leaf), self._largest**self._alpha))
+
+    def draw(self, share: Array, step: int) -> tuple[Array, Array]:
+        """Leaves [B] and their importance weights [B], the largest of which is 1."""
+        leaf = self._tree.find(share)
+        weight = (len(self._ring) * self._tree.weights(leaf) / self._tree.total) ** -self._beta(step)
+        return leaf, (weight / weight.max()).astype(np.float32)
+
+    def locate(self, leaf: Array) -> tuple[Array, Array]:
+        lane, slot = np.divmod(leaf, self._ring.capacity)
+        newest = self._ring.count[lane] - 1
+        nth = newest - (newest - slot) % self._ring.capacity
+        return lane, self._ring.position(lane, nth)
+
+    def update(self, leaf: Array, error: Array) -> None:
+        priority = error + 1e-6
+        self._largest = max(self._largest, float(priority.max()))
+        self._tree.set(leaf, priority**self._alpha)
+
+    def save(self) -> Tensor:
+        return torch.from_numpy(np.append(self._tree.save(), self._largest))
+
+    def restore(self, saved: Tensor) -> None:
+        leaves = saved.numpy()
+        self._tree.restore(leaves[:-1])
+        self._largest = float(leaves[-1])

@@ -1,0 +1,112 @@
+"""Stages: one verb each, with one product."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lfd.envs import Env, Spaces
+from lfd.errors import Refused
+from lfd.hardware import Hardware
+from lfd.log import MetricsLog, Progress, RunLog
+
+
+class Product(Enum):
+    """What a stage makes."""
+
+    policy = "policy"
+    dataset = "dataset"
+    scores = "scores"
+
+
+@dataclass
+class Lab:
+    """What a stage finds when it runs."""
+
+    name: str  # the stage's
+    folder: Path  # for its work; what is in it at the end is the artifact
+    env: Env | None
+    products: Mapping[str, Any]  # opened products of earlier stages, by name
+    hardware: Hardware
+    progress: Progress
+    metrics: MetricsLog
+    run_log: RunLog
+    stopping: Callable[[], bool]  # has somebody asked the run to stop?
+    spaces: Spaces | None  # None before the first data of an experiment without an environment
+
+    def record(self, **values: Any) -> None:
+        """One record of the stage's history."""
+        record = {"stage": self.name, **values}
+        self.metrics.write(record)
+        self.run_log.write(record)
+
+    def resume_log(self, offset: int) -> None:
+        """The history up to a checkpoint is kept and shown again, the rest is forgotten."""
+        self.metrics.rewind(offset)
+        self.run_log.begin(self.name, self.metrics.records())
+
+
+@dataclass
+class Summary:
+    """What is told of a finished stage."""
+
+    gradient_steps: int = 0
+    env_steps: int = 0
+    seconds: float = 0.0
+    more: dict[str, Any] = field(default_factory=dict)  # JSON
+
+    def to_json(self) -> dict[str, Any]:
+        steps = {"gradient_steps": self.gradient_steps, "env_steps": self.env_steps}
+        return {**steps, "seconds": round(self.seconds, 3), **self.more}
+
+
+@dataclass
+class Stage(ABC):
+    """A node of the pipeline. Its fields and class, the environment and its inputs are the key of its product."""
+
+    gives: ClassVar[Product]
+    revision: ClassVar[int] = 1  # raised when the same fields come to mean something else
+
+    @abstractmethod
+    def inputs(self) -> dict[str, Product]:
+        """Names of the stages whose products it reads, and what these must be."""
+
+    def beside(self) -> tuple[str, ...]:
+        """Names that it also reads if they are in the graph for another reason."""
+        return ()
+
+    @abstractmethod
+    def interacts(self) -> bool:
+        """Does it step an environment?"""
+
+    @abstractmethod
+    def total(self) -> int | None:
+        """How much there is to do, in `unit`."""
+
+    unit: ClassVar[str] = "steps"
+    length_fields: ClassVar[tuple[str, ...]] = ()  # in which versions differ that can go on from each other's end
+
+    def material(self) -> Any:
+        """What its key is made of, beside the environment and the inputs."""
+        return self
+
+    def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:  # noqa: B027 - most fit anything
+        """Raise Refused if it cannot work in these spaces. `datasets` names the stages that give datasets."""
+
+    @abstractmethod
+    def run(self, lab: Lab) -> Summary:
+        """Do it, in `lab.folder`, going on with what an interrupted run left there. Raises Interrupted."""
+
+    @staticmethod
+    @abstractmethod
+    def open(folder: Path) -> Any:
+        """The product in an artifact's folder."""
+
+
+def positive(stage: Stage, **values: float | None) -> None:
+    """Refuse values below 1."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise Refused(f"{name} of a {type(stage).__name__.lower()} stage is {value}; 1 or more is expected")

@@ -1,0 +1,207 @@
+"""collect: play policies and keep what they did as a dataset."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from lfd.agents import Agent
+from lfd.data import Dataset, Episode, Writer
+from lfd.envs import Spaces
+from lfd.errors import Refused
+from lfd.nets import has_frames
+from lfd.noise import Generated, derive
+from lfd.stages import Lab, Product, Stage, Summary, positive
+from lfd.stages.episodes import Policy, greedy, play
+
+DATA = "data.hdf5"
+FRUITLESS = 200  # episodes in a row that may miss min_return before the search is given up
+
+
+@dataclass
+class Collect(Stage):
+    gives: ClassVar[Product] = Product.dataset
+
+    policy: str = ""  # whose data: a policy by name, "<name>@<k>" for an earlier state of it, or "random"
+    policies: dict[str, float] = field(default_factory=dict)  # several of them with their shares, instead of `policy`
+    transitions: int | None = None  # how much: exactly so many, the last episode cut; or
+    episodes: int | None = None  # so many whole episodes
+    epsilon: float = 0.0  # share of random actions
+    sigma: float = 0.0  # Gaussian noise on continuous actions, in halves of their range
+    sample: bool = False  # draw from stochastic policies instead of taking their mode
+    min_return: float | None = None  # episodes below are left out
+    num_envs: int = 8  # episodes played side by side
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if bool(self.policy) == bool(self.policies) and self.policy != "???":
+            raise Refused("a collect stage needs either a policy or policies with shares")
+        if (self.transitions is None) == (self.episodes is None):
+            raise Refused("a collect stage needs either transitions or episodes; set the other to null")
+        positive(self, transitions=self.transitions, episodes=self.episodes, num_envs=self.num_envs)
+        if not 0 <= self.epsilon <= 1 or self.sigma < 0:
+            raise Refused(f"epsilon is {self.epsilon} and sigma {self.sigma}; a share in [0, 1] and 0 or more are expected")
+        if self.policies and (abs(sum(self.policies.values()) - 1) > 1e-6 or min(self.policies.values()) <= 0):
+            raise Refused(f"shares of policies are {dict(self.policies)}; positive numbers that sum to 1 are expected")
+
+    @property
+    def shares(self) -> dict[str, float]:
+        return self.policies or {self.policy: 1.0}
+
+    def inputs(self) -> dict[str, Product]:
+        names = [split_name(name)[0] for name in self.shares]
+        return dict.fromkeys((name for name in names if name != "random"), Product.policy)
+
+    def interacts(self) -> bool:
+        return True
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return "transitions" if self.transitions else "episodes"
+
+    def total(self) -> int | None:
+        return self.transitions or self.episodes
+
+    def run(self, lab: Lab) -> Summary:
+        with_frames = has_frames(lab.spaces.observation)
+        lab.hardware.set_threads(with_frames)
+        _Collection(self, lab).run()
+        data = Dataset.open(lab.folder / DATA)
+        return Summary(env_steps=len(data), more={"passport": data.passport})
+
+    @staticmethod
+    def open(folder: Path) -> Dataset:
+        return Dataset.open(folder / DATA)
+
+
+def split_name(name: str) -> tuple[str, int | None]:
+    """ "expert@2" is ("expert", 2), "expert" is ("expert", None)."""
+    base, at, index = name.partition("@")
+    if at and not index.isdigit():
+        raise Refused(f"policy {name!r}: a number is expected behind @, as in {base}@0")
+    return base, int(index) if at else None
+
+
+class _Collection:
+    """Waves of episodes; after each the data and the number of the wave are committed together."""
+
+    def __init__(self, stage: Collect, lab: Lab) -> None:
+        assert lab.env is not None
+        self.stage, self.lab, self.stack = stage, lab, lab.env.stack
+        self.device = lab.hardware.open()
+        self.env = lab.env.make(stage.num_envs, training=False)
+        self.writer = Writer(lab.folder / "shards", lab.spaces, self.stack)
+        self.best = -np.inf
+
+    def run(self) -> None:
+        if not (self.lab.folder / DATA).exists():
+            try:
+                for name, amount in self._portions().items():
+                    self._fill(name, amount)
+            finally:
+                self.env.close()
+        made_by = {"policies": dict(self.stage.shares), "epsilon": self.stage.epsilon, "sigma": self.stage.sigma}
+        assert self.lab.env is not None
+        self.writer.finalise(self.lab.folder / DATA, {"env": self.lab.env.fingerprint(), "made_by": made_by})
+
+    def _portions(self) -> dict[str, int]:
+        """Policy -> how much there must be once its turn is over."""
+        total = self.stage.total()
+        assert total is not None
+        ends = np.cumsum(list(self.stage.shares.values())) * total
+        return {name: round(end) for name, end in zip(self.stage.shares, ends, strict=True)}
+
+    def _held(self) -> int:
+        return self.writer.transitions if self.stage.transitions else self.writer.episodes
+
+    def _fill(self, name: str, amount: int) -> None:
+        if self._held() >= amount:
+            return
+        agent = self._agent(name)
+        fruitless = 0
+        while self._held() < amount:
+            wave = int(self.writer.cursor.get("wave", 0))
+            kept = self._wave(agent, wave, amount)
+            self.writer.commit({"wave": wave + 1})
+            fruitless = 0 if kept else fruitless + self.stage.num_envs
+            if fruitless >= FRUITLESS:
+                raise Refused(
+                    f"min_return={self.stage.min_return:g}: none of {fruitless} episodes of {name!r} reached it, "
+                    f"the best had {self.best:.1f}; lower min_return or use a better policy"
+                )
+            self.lab.progress.update(self._held())
+
+    def _wave(self, agent: Agent | None, wave: int, amount: int) -> int:
+        """One episode in each environment; returns how many were kept."""
+        stage = self.stage
+        seeds = [derive(stage.seed, "episode", wave, index) % 2**31 for index in range(stage.num_envs)]
+        noise = Generated(derive(stage.seed, "noise", wave), self.device)
+        played = play(
+            self.env, lambda: self._policy(agent, noise), seeds, keep=True, stack=self.stack, stopping=self.lab.stopping
+        )
+        kept = 0
+        for one in played:
+            assert one.episode is not None
+            self.best = max(self.best, one.value)
+            if self._held() < amount and (stage.min_return is None or one.value >= stage.min_return):
+                limit = amount - self.writer.transitions if stage.transitions else len(one.episode)
+                self.writer.add(_cut(one.episode, limit))
+                kept += 1
+        return kept
+
+    def _agent(self, name: str) -> Agent | None:
+        base, snapshot = split_name(name)
+        if base == "random":
+            return None
+        return self.lab.products[base].agents(snapshot)[0].to(self.device)  # type: ignore[no-any-return]
+
+    def _policy(self, agent: Agent | None, noise: Generated) -> Policy:
+        stage, count = self.stage, self.stage.num_envs
+        random = random_policy(self.lab.spaces, count, noise)
+        if agent is None:
+            return random
+        act = greedy(agent, count, self.device, noise if stage.sample else None)
+
+        def noisy(obs: Any) -> Any:
+            action = act(obs)
+            if stage.sigma and agent.continuous:
+                assert isinstance(agent.reach, torch.Tensor)
+                action = action + stage.sigma * (agent.reach * noise.normal(*action.shape)).cpu().numpy()
+            if stage.epsilon:
+                explores = noise.uniform(count).cpu().numpy() < stage.epsilon
+                action = np.where(explores.reshape(-1, *[1] * (action.ndim - 1)), random(obs), action)
+            return _inside(self.lab.spaces, action)
+
+        return noisy
+
+
+def random_policy(spaces: Spaces, count: int, noise: Generated) -> Policy:
+    """Uniform actions."""
+    space: Any = spaces.action
+
+    def act(obs: Any) -> Any:
+        if spaces.actions == "discrete":
+            return (noise.uniform(count) * int(space.n)).long().cpu().numpy()
+        uniform = noise.uniform(count, *space.shape).cpu().numpy()
+        return (space.low + uniform * (space.high - space.low)).astype(np.float32)
+
+    return act
+
+
+def _inside(spaces: Spaces, action: Any) -> Any:
+    """What the environment will do: continuous actions clipped to their bounds, so that the data says the truth."""
+    if spaces.actions == "discrete":
+        return action
+    space: Any = spaces.action
+    return np.clip(action, space.low, space.high).astype(np.float32)
+
+
+def _cut(episode: Episode, limit: int) -> Episode:
+    """The first `limit` steps; an episode that is cut is a truncated one, its next observation known."""
+    if len(episode) <= limit:
+        return episode
+    obs = episode.observations
+    shorter: Any = {k: v[: limit + 1] for k, v in obs.items()} if isinstance(obs, dict) else obs[: limit + 1]
+    return Episode(shorter, episode.actions[:limit], episode.rewards[:limit], False, True)

@@ -1,0 +1,114 @@
+"""evaluate: score policies on common episodes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lfd.data import Dataset
+from lfd.files import load_json, save_json
+from lfd.nets import has_frames
+from lfd.noise import Generated, derive
+from lfd.stages import Lab, Product, Stage, Summary, positive
+from lfd.stages.collect import random_policy, split_name
+from lfd.stages.episodes import Played, Policy, greedy, play
+from lfd.stages.trained import Trained
+
+
+@dataclass
+class Evaluate(Stage):
+    gives: ClassVar[Product] = Product.scores
+    unit: ClassVar[str] = "episodes"
+
+    policies: list[str] = field(default_factory=list)  # whom to score
+    also: list[str] = field(default_factory=lambda: ["expert", "demos"])  # scored beside them if the run has them anyway
+    episodes: int = 30  # the same start states for all
+    seed: int = 0  # of the start states: one set for all runs, so that these compare like with like
+
+    def __post_init__(self) -> None:
+        positive(self, episodes=self.episodes)
+
+    def inputs(self) -> dict[str, Product]:
+        return {split_name(name)[0]: Product.policy for name in self.policies if name != "random"}
+
+    def beside(self) -> tuple[str, ...]:
+        return tuple(self.also)
+
+    def interacts(self) -> bool:
+        return True
+
+    def total(self) -> int | None:
+        return None
+
+    def run(self, lab: Lab) -> Summary:
+        assert lab.env is not None
+        lab.hardware.set_threads(has_frames(lab.spaces.observation))
+        device, count = lab.hardware.open(), min(self.episodes, 16)
+        env = lab.env.make(count, training=False)
+        seeds = [derive(self.seed, "start", index) % 2**31 for index in range(self.episodes)]
+        scores: dict[str, dict[str, Any]] = {}
+        steps = 0
+
+        def score(policy: Callable[[], Policy]) -> list[Played]:
+            nonlocal steps
+            played = play(env, policy, seeds, stopping=lab.stopping)
+            steps += sum(one.length for one in played)
+            lab.progress.update(len(seeds) * (len(scores) + 1))
+            return played
+
+        try:
+            noise = Generated(derive(self.seed, "random"))
+            uniform = score(lambda: random_policy(lab.spaces, count, noise))
+            scores["random"] = summarise([[one.value for one in uniform]], uniform)
+            for name in [*self.policies, *(one for one in self.also if one not in self.policies)]:
+                base, snapshot = split_name(name)
+                product = lab.products.get(base)
+                if isinstance(product, Dataset):
+                    scores[name] = of_data(product)
+                elif isinstance(product, Trained):
+                    members = [score(lambda a=a: greedy(a, count, device)) for a in product.agents(snapshot)]  # type: ignore[misc]
+                    scores[name] = summarise([[one.value for one in played] for played in members], sum(members, []))
+        finally:
+            env.close()
+        normalise(scores)
+        save_json(lab.folder / "scores.json", scores)
+        return Summary(env_steps=steps)
+
+    @staticmethod
+    def open(folder: Path) -> dict[str, Any]:
+        scores: dict[str, Any] = load_json(folder / "scores.json")
+        return scores
+
+
+def summarise(returns: list[list[float]], played: list[Played]) -> dict[str, Any]:
+    """Mean and spread of the undiscounted returns of every member's episodes; success where the environment says so."""
+    values = np.array(returns).ravel()
+    successes = [one.success for one in played if one.success is not None]
+    summary: dict[str, Any] = {
+        "return_mean": float(values.mean()), "return_std": float(values.std()), "return_min": float(values.min()),
+        "return_max": float(values.max()), "episodes": len(values),
+        "length_mean": float(np.mean([one.length for one in played])),
+        "success_rate": float(np.mean(successes)) if successes else None,
+    }  # fmt: skip
+    if len(returns) > 1:
+        summary["members"] = [float(np.mean(values)) for values in returns]
+    return summary
+
+
+def of_data(data: Dataset) -> dict[str, Any]:
+    """How well whoever made the data did, over its whole episodes."""
+    returns = data.returns()
+    return {
+        "return_mean": float(returns.mean()), "return_std": float(returns.std()), "return_min": float(returns.min()),
+        "return_max": float(returns.max()), "episodes": len(returns), "success_rate": None,
+    }  # fmt: skip
+
+
+def normalise(scores: dict[str, dict[str, Any]]) -> None:
+    """0 is the random policy, 1 the expert, where the run has one that is better than random."""
+    low, high = scores["random"]["return_mean"], scores.get("expert", {}).get("return_mean")
+    for score in scores.values():
+        span = None if high is None or high <= low else high - low
+        score["normalized"] = None if span is None else (score["return_mean"] - low) / span

@@ -1,0 +1,91 @@
+"""A trained policy on disk: weights, how to build the agent around them, and how it came to be."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lfd.agents import Agent, AgentSpec
+from lfd.envs import Spaces
+from lfd.errors import Refused
+from lfd.files import load_json, load_tensors, save_json, save_tensors
+from lfd.learner import Learner
+from lfd.registry import from_json, to_json
+
+WEIGHTS = "agent.safetensors"
+
+
+@dataclass
+class Trained:
+    """The product of a fit stage; read only."""
+
+    folder: Path
+    content: dict[str, Any]
+
+    @property
+    def spaces(self) -> Spaces:
+        return Spaces.from_json(self.content["spaces"])
+
+    @property
+    def members(self) -> int:
+        return int(self.content["members"])
+
+    @property
+    def snapshots(self) -> list[dict[str, Any]]:
+        """Earlier states of the agent, oldest first: {"file", "step", "score"}."""
+        snapshots: list[dict[str, Any]] = self.content["snapshots"]
+        return snapshots
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Evaluations during the training, oldest first: {"step", "env_steps", "score", …}."""
+        history: list[dict[str, Any]] = self.content["history"]
+        return history
+
+    def agents(self, snapshot: int | None = None) -> list[Agent]:
+        """The members, or their states at a snapshot. Raises Refused if there is no such snapshot."""
+        file = WEIGHTS
+        if snapshot is not None:
+            if not 0 <= snapshot < len(self.snapshots):
+                raise Refused(
+                    f"snapshot {snapshot} was not kept: there are {len(self.snapshots)} (counted from 0); "
+                    "set checkpoints of the fit stage"
+                )
+            file = self.snapshots[snapshot]["file"]
+        weights = load_tensors(self.folder / file)
+        spec = from_json(self.content["spec"])
+        return [self._agent(spec, weights, index) for index in range(self.members)]
+
+    def _agent(self, spec: AgentSpec, weights: dict[str, torch.Tensor], index: int) -> Agent:
+        agent = spec.build(self.spaces)
+        if self.content["normalize_obs"]:
+            agent.normalise_observations()
+        wanted = agent.state_dict()
+        agent.load_state_dict({name: weights[name] if self.members == 1 else weights[name][index] for name in wanted})
+        return agent.eval().requires_grad_(False)
+
+
+def save_agent(folder: Path, learner: Learner, name: str = WEIGHTS) -> None:
+    """The learner's weights and buffers; with members every tensor has a leading axis."""
+    save_tensors(folder / name, {**learner.parameters, **learner.buffers})
+
+
+def save_trained(
+    folder: Path, learner: Learner, history: list[dict[str, Any]], snapshots: list[dict[str, Any]]
+) -> None:
+    """Everything that `open_trained` needs."""
+    save_agent(folder, learner)
+    content = {
+        "spec": to_json(learner.algo.agent),
+        "spaces": learner.agent.spaces.to_json(),
+        "normalize_obs": learner.algo.normalize_obs,
+        "members": learner.members,
+        "history": history,
+        "snapshots": snapshots,
+    }
+    save_json(folder / "agent.json", content)
+
+
+def open_trained(folder: Path) -> Trained:
+    return Trained(folder, load_json(folder / "agent.json"))

@@ -1,0 +1,345 @@
+"""One fit at work: the loop, its checks, its boundaries and its checkpoints."""
+
+import math
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lfd.agents import Agent
+from lfd.batch import Batch, tensors
+from lfd.errors import Interrupted, Refused
+from lfd.files import Checkpoints
+from lfd.learner import Learner, metric_name
+from lfd.nets import has_frames
+from lfd.noise import derive
+from lfd.sources import Stream, World
+from lfd.sources.dataset import statistics
+from lfd.stages import Lab, Summary
+from lfd.stages.episodes import greedy, play
+from lfd.stages.trained import save_agent, save_trained
+
+if TYPE_CHECKING:
+    from lfd.stages.fit import Fit
+
+LOG_EVERY = 100  # gradient steps in a record of means
+
+
+class Training:
+    """Holds what runs: agents, learner, streams. What a resume needs is in `_state` or in them."""
+
+    def __init__(self, fit: "Fit", lab: Lab) -> None:
+        self.fit, self.lab = fit, lab
+        self.device = lab.hardware.open()
+        lab.hardware.set_threads(has_frames(lab.spaces.observation))
+        self.learner = Learner(self._agents(), fit.algo, fit.seed, self.device)
+        self.streams = self._open_streams()
+        self.checkpoints = Checkpoints(lab.folder / "state")
+        self.history: list[dict[str, Any]] = []
+        self.snapshots: list[dict[str, Any]] = []
+        self.crossed = 0  # boundaries
+        self.crossed_at = 0  # gradient steps at the last boundary
+        self.phase = (0, 0, 0)  # index, gradient steps done in it, and to do
+        self.seconds = 0.0
+        self._since = time.monotonic()
+        self._means = Means()
+        self._check_env: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in self.streams.values():
+            stream.close()
+        if self._check_env is not None:
+            self._check_env.close()
+
+    # Building
+
+    def _agents(self) -> list[Agent]:
+        agents = []
+        for index in range(self.fit.members):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive(self.fit.seed, "weights", index))
+                agents.append(self._agent(index))
+        return agents
+
+    def _agent(self, index: int) -> Agent:
+        algo = self.fit.algo
+        agent = algo.agent.build(self.lab.spaces)
+        for loss in algo.losses.values():
+            agent.add(loss.modules(agent))
+        if algo.normalize_obs:
+            agent.normalise_observations()
+            for name, source in self.fit.read().items():
+                for product in source.products(name):
+                    agent.update_normalisers(tensors(statistics(self.lab.products[product]), torch.device("cpu")))
+        if self.fit.init_from:
+            self._take_over(agent, self.lab.products[self.fit.init_from].agents()[0])
+        agent.keep_targets(list(algo.targets))
+        for role, product in self.fit.frozen.items():
+            agent.frozen[role] = self.lab.products[product].agents()[0].to(self.device)
+        return agent.to(self.device)
+
+    def _take_over(self, agent: Agent, earlier: Agent) -> None:
+        own = agent.state_dict()
+        fitting = {name: value for name, value in earlier.state_dict().items() if name in own and own[name].shape == value.shape}
+        if not any(name.startswith("nets.") for name in fitting):
+            raise Refused(
+                f"init_from={self.fit.init_from}: its {type(earlier).__name__} has no module in common with the "
+                f"{type(agent).__name__} of this stage"
+            )
+        agent.load_state_dict({**own, **fitting})
+
+    def _open_streams(self) -> dict[str, Stream]:
+        algo, sources = self.fit.algo, self.fit.sources()
+        needs: dict[str, set[str]] = {}
+        for loss in algo.losses.values():
+            for name, columns in loss.slots.values():
+                needs.setdefault(name, set()).update(columns)
+        streams = {}
+        for name, columns in needs.items():
+            world = World(
+                name=name, env=self.lab.env, agent=self.learner.agent, act=self.learner.act, datasets=self.lab.products,
+                sources=sources, columns=frozenset(columns), batch=algo.batch, gamma=algo.gamma, seed=self.fit.seed,
+                folder=self.lab.folder / "sources" / name, device=self.device, members=self.fit.members,
+            )  # fmt: skip
+            streams[name] = sources[name].open(world)
+        return streams
+
+    # The loop
+
+    def run(self) -> Summary:
+        self._resume()
+        stopped_by = self._stopped()
+        while stopped_by is None:
+            if self._at_boundary():
+                if self.crossed:
+                    self._save()
+                self._cross_boundary()
+            self._step()
+            step = self.learner.step_count
+            if step % LOG_EVERY == 0:
+                self._log()
+            if self._checks() and (step % self.fit.check.every == 0 or step >= self.fit.steps):
+                self._check()
+            self.lab.progress.update(step, self.history[-1]["score"] if self.history else None)
+            stopped_by = self._stopped()
+            if self.lab.stopping():
+                self._interrupt()
+        return self._finish(stopped_by)
+
+    def _checks(self) -> bool:
+        return self.lab.env is not None and self.fit.check.every > 0
+
+    def _step(self) -> None:
+        active = self._active()
+        due = [name for name in active if self.learner.step_count % self.fit.algo.losses[name].every == 0]
+        read = dict.fromkeys(name for row in due for name, _ in self.fit.algo.losses[row].slots.values())
+        batches = {name: self.streams[name].next() for name in read}
+        metrics, feedback = self.learner.step(batches, active)
+        for name in read:
+            prefix = f"{name}/"
+            self.streams[name].feedback({k[len(prefix) :]: v for k, v in feedback.items() if k.startswith(prefix)})
+        self._means.add(metrics)
+
+    def _active(self) -> list[str]:
+        """The losses of the running phase; entering a phase fixes how long it is."""
+        phases = list(self.fit.algo.phases.values())
+        if not phases:
+            return list(self.fit.algo.losses)
+        index, done, todo = self.phase
+        if done >= todo:
+            index, done = (index + 1) % len(phases) if todo else 0, 0
+            phase = phases[index]
+            reads = self.fit.algo.losses[phase.losses[0]].slots.values()
+            name = next(iter(reads))[0]
+            todo = phase.steps or phase.epochs * self.streams[name].epoch_steps()
+        self.phase = (index, done + 1, todo)
+        return phases[index].losses
+
+    def _stopped(self) -> str | None:
+        """Which rule ends the training now, if one does."""
+        stop, checks = self.fit.stop, self.history
+        last = checks[-1] if checks else None
+        if last is not None and stop.score is not None and last["score"] >= stop.score:
+            return "score"
+        if last is not None and stop.success_rate is not None and (last["success_rate"] or 0) >= stop.success_rate:
+            return "success_rate"
+        if stop.plateau is not None and len(checks) > stop.plateau:
+            earlier = max(check["score"] for check in checks[: -stop.plateau])
+            if all(check["score"] <= earlier for check in checks[-stop.plateau :]):
+                return "plateau"
+        if stop.env_steps is not None and self._env_steps() >= stop.env_steps:
+            return "env_steps"
+        if stop.seconds is not None and self._seconds() >= stop.seconds:
+            return "seconds"
+        return "steps" if self.learner.step_count >= self.fit.steps else None
+
+    def _env_steps(self) -> int:
+        return sum(stream.env_steps for stream in self.streams.values())
+
+    def _seconds(self) -> float:
+        return self.seconds + time.monotonic() - self._since
+
+    # What is told
+
+    def _log(self) -> None:
+        name = self.lab.name
+        values = {f"{name}/{key}": value for key, value in self._means.take().items()}
+        ended = [episode for stream in self.streams.values() for episode in stream.episodes()]
+        if ended:
+            values[f"{name}/train_return"] = float(np.mean([value for value, _ in ended]))
+            values[f"{name}/train_length"] = float(np.mean([length for _, length in ended]))
+        bad = [key for key, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise Refused(
+                f"{bad[0]} is not finite at gradient step {self.learner.step_count}: the training diverged; "
+                "a smaller lr or a clip in optim is the usual way out"
+            )
+        self.lab.record(step=self.learner.step_count, env_steps=self._env_steps(), seconds=round(self._seconds(), 2), **values)
+
+    def _check(self) -> None:
+        fit, env = self.fit, self.lab.env
+        assert env is not None
+        if self._check_env is None:
+            self._check_env = env.make(min(fit.check.episodes, 16), training=False)
+        seeds = [derive(fit.seed, "check", index) % 2**31 for index in range(fit.check.episodes)]
+        played = []
+        for agent in self.learner.each():
+            played += play(self._check_env, lambda a=agent: greedy(a, self._check_env.num_envs, self.device), seeds)  # type: ignore[misc]
+        values = np.array([episode.value for episode in played])
+        successes = [episode.success for episode in played if episode.success is not None]
+        found = {
+            "step": self.learner.step_count, "env_steps": self._env_steps(), "score": float(values.mean()),
+            "score_std": float(values.std()), "success_rate": float(np.mean(successes)) if successes else None,
+        }  # fmt: skip
+        self.history.append(found)
+        held = self._validate()
+        self.lab.record(seconds=round(self._seconds(), 2), **found, **held)
+        if fit.checkpoints:
+            file = f"snapshot-{self.learner.step_count}.safetensors"
+            save_agent(self.lab.folder, self.learner, file)
+            self.snapshots.append({"file": file, "step": found["step"], "score": found["score"]})
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, float]:
+        """The losses on held-out batches: "<stage>/validation/<loss>/<metric>"."""
+        means = Means()
+        noise = self.learner.new_noise(derive(self.fit.seed, "validation", self.learner.step_count))
+        for row, loss in self.fit.algo.losses.items():
+            names = [name for name, _ in loss.slots.values()]
+            held = [self.streams[name].held_out() for name in names]
+            for parts in zip(*held, strict=False):
+                batches: dict[str, Batch] = dict(zip(names, parts, strict=True))
+                out = self.learner.evaluate([row], batches, noise)[row]
+                means.add({f"{self.lab.name}/validation/{metric_name(row, k)}": v for k, v in out.metrics.items()})
+        return means.take()
+
+    # Boundaries and checkpoints
+
+    def _at_boundary(self) -> bool:
+        due = self.crossed == 0 or self.learner.step_count - self.crossed_at >= self.fit.boundary
+        return due and all(stream.idle for stream in self.streams.values())
+
+    def _cross_boundary(self) -> None:
+        for stream in self.streams.values():
+            stream.boundary(self.crossed)
+        self.crossed += 1
+        self.crossed_at = self.learner.step_count
+
+    def _save(self) -> None:
+        saved: dict[str, Tensor] = {f"learner/{key}": value for key, value in self.learner.state().items()}
+        states = {}
+        for name, stream in self.streams.items():
+            own, states[name] = stream.save()
+            saved |= {f"source/{name}/{key}": value for key, value in own.items()}
+        means, counts = self._means.save()
+        saved |= {f"means/{key}": value for key, value in means.items()}
+        state = {
+            "sources": states, "history": self.history, "snapshots": self.snapshots, "crossed": self.crossed,
+            "phase": list(self.phase), "seconds": self._seconds(), "means": counts, "log": self.lab.metrics.offset(),
+        }  # fmt: skip
+        self.checkpoints.save(saved, state)
+
+    def _resume(self) -> None:
+        found = self.checkpoints.load()
+        if found is None:
+            self.lab.resume_log(0)
+            return
+        saved, state = found
+        self.learner.restore(_under(saved, "learner/"))
+        for name, stream in self.streams.items():
+            stream.restore(_under(saved, f"source/{name}/"), state["sources"][name])
+        self._means.restore(_under(saved, "means/"), state["means"])
+        self.history, self.snapshots = state["history"], state["snapshots"]
+        self.phase = tuple(state["phase"])
+        self.crossed, self.seconds = state["crossed"], state["seconds"]
+        self.lab.resume_log(state["log"])
+        self._since = time.monotonic()
+        # The checkpoint was made on the point of crossing.
+        self._cross_boundary()
+
+    def _interacting(self) -> bool:
+        return any(stream.interacts for stream in self.streams.values())
+
+    def _interrupt(self) -> None:
+        if not self._interacting():
+            self._save()
+        raise Interrupted(f"{self.lab.name} stopped at gradient step {self.learner.step_count:,}")
+
+    def _finish(self, stopped_by: str) -> Summary:
+        # A longer version of this stage goes on from here, or from the last boundary.
+        if self._at_boundary() or not self._interacting():
+            self._save()
+        self.snapshots = self._keep_snapshots()
+        save_trained(self.lab.folder, self.learner, self.history, self.snapshots)
+        scores = [check["score"] for check in self.history]
+        more = {
+            "stopped_by": stopped_by,
+            "converged": stopped_by in ("score", "success_rate"),
+            "last5_mean": float(np.mean(scores[-5:])) if scores else None,
+            "parameters": sum(value.numel() for value in self.learner.parameters.values()),
+        }
+        return Summary(self.learner.step_count, self._env_steps(), self._seconds(), more)
+
+    def _keep_snapshots(self) -> list[dict[str, Any]]:
+        """As many of the snapshots as were asked for, evenly spread; the others' files go."""
+        count = min(self.fit.checkpoints, len(self.snapshots))
+        chosen = {round(i) for i in np.linspace(0, len(self.snapshots) - 1, count)} if count else set()
+        for index, snapshot in enumerate(self.snapshots):
+            if index not in chosen:
+                (self.lab.folder / snapshot["file"]).unlink(missing_ok=True)
+        return [self.snapshots[index] for index in sorted(chosen)]
+
+
+class Means:
+    """Running means of metrics, on the device until they are taken."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        for name, value in metrics.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._counts[name] = self._counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means as numbers (over members too), and a fresh start."""
+        means = {name: float(total.mean()) / self._counts[name] for name, total in self._sums.items()}
+        self._sums, self._counts = {}, {}
+        return means
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        return dict(self._sums), dict(self._counts)
+
+    def restore(self, sums: dict[str, Tensor], counts: dict[str, int]) -> None:
+        self._sums, self._counts = dict(sums), dict(counts)
+
+
+def _under(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name[len(prefix) :]: value for name, value in saved.items() if name.startswith(prefix)}
+

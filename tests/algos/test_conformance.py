@@ -1,0 +1,167 @@
+"""What every loss keeps to: finite terms, gradients only where they are addressed, members equal to single agents."""
+
+from dataclasses import dataclass, field
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from lfd.algos import Loss
+from lfd.algos.bc import Cloning, Error
+from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
+from lfd.algos.dqn import DQN
+from lfd.algos.ppo import PPO
+from lfd.algos.sac import SAC
+from lfd.agents import AgentSpec
+from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.q import QNet
+from lfd.batch import Batch
+from lfd.envs.spaces import Spaces
+from lfd.learner import Algo, Learner, Optim, Optimizer, Target
+from lfd.noise import Generated, Sketched, Taped
+from lfd.registry import LOSSES
+
+VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+DICT = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5)})
+TWO = gym.spaces.Discrete(2)
+BOX = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
+
+
+@dataclass
+class Case:
+    loss: Loss
+    agent: AgentSpec
+    action: gym.Space
+    targets: tuple[str, ...] = ()
+    obs: gym.Space = field(default_factory=lambda: VECTOR)
+
+
+SMALL = [16, 16]
+CASES = {
+    "dqn": Case(DQN("data"), QNet(SMALL), TWO, ("q",)),
+    "dqn_single": Case(DQN("data", double=False), QNet(SMALL), TWO, ("q",)),
+    "dqn_dict": Case(DQN("data"), QNet(SMALL), TWO, ("q",), DICT),
+    "dqn_frames": Case(DQN("data"), QNet(), TWO, ("q",), FRAMES),
+    "ppo_discrete": Case(PPO("data", entropy=0.01), PolicyValue(SMALL), TWO),
+    "ppo_continuous": Case(PPO("data", entropy=0.01), PolicyValue(SMALL), BOX),
+    "ppo_frames": Case(PPO("data"), PolicyValue(), TWO, (), FRAMES),
+    "bc_discrete": Case(Cloning("data", label_smoothing=0.1), Policy(SMALL), TWO),
+    "bc_nll": Case(Cloning("data"), Policy(SMALL), BOX),
+    "bc_mse": Case(Cloning("data", error=Error.mse), Policy(SMALL, head=Head.gaussian), BOX),
+    "gap_discrete": Case(ConservativeDiscrete("data"), QNet(SMALL), TWO),
+    "sac": Case(SAC("data"), SoftPolicyCritic(SMALL), BOX, ("critic",)),
+    "gap_continuous": Case(ConservativeContinuous("data", samples=3), SoftPolicyCritic(SMALL), BOX),
+    "gap_lagrange": Case(ConservativeContinuous("data", samples=3, target_gap=1.0), SoftPolicyCritic(SMALL), BOX),
+}
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def algo_of(case: Case) -> Algo:
+    return Algo(case.agent, {"row": case.loss}, lr=1e-3, targets={name: Target() for name in case.targets})
+
+
+def by_sgd(case: Case) -> Algo:
+    """Adam divides by the size of a gradient, so that rounding errors of one that is zero would be seen."""
+    algo = algo_of(case)
+    algo.optim = {group: Optim(Optimizer.sgd, lr=0.01) for group in agent_of(case, 0).nets}
+    return algo
+
+
+def agent_of(case: Case, seed: int):
+    torch.manual_seed(seed)
+    agent = case.agent.build(Spaces(case.obs, case.action))
+    agent.add(case.loss.modules(agent))
+    agent.keep_targets(list(case.targets))
+    return agent
+
+
+def observations(space: gym.Space, size: int, generator: torch.Generator):
+    if isinstance(space, gym.spaces.Dict):
+        return {name: observations(part, size, generator) for name, part in space.items()}
+    if isinstance(space, gym.spaces.Discrete):
+        return torch.randint(int(space.n), (size,), generator=generator)
+    if space.dtype == np.uint8:
+        return torch.randint(256, (size, *space.shape), generator=generator, dtype=torch.uint8)
+    return torch.randn(size, *space.shape, generator=generator)
+
+
+def batch_of(case: Case, seed: int, size: int = 8) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    if case.action is TWO:
+        action = torch.randint(2, (size,), generator=g)
+    else:
+        action = torch.rand(size, 3, generator=g) * 4 - 2
+    columns = {name: torch.randn(size, generator=g) for name in ("reward", "log_prob", "advantage", "value_target")}
+    discount = 0.99 * (torch.rand(size, generator=g) > 0.2).float()
+    obs, next_obs = observations(case.obs, size, g), observations(case.obs, size, g)
+    return Batch(obs=obs, action=action, next_obs=next_obs, discount=discount, **columns)
+
+
+def test_every_registered_loss_has_a_case():
+    assert {type(case.loss) for case in CASES.values()} == set(LOSSES.values())
+
+
+@each_case
+def test_terms_are_finite_scalars_of_declared_groups(case):
+    learner = Learner([agent_of(case, 0)], algo_of(case), 0, torch.device("cpu"))
+    out = learner.evaluate(["row"], {"data": batch_of(case, 1)}, Generated(2))["row"]
+    assert set(out.terms) <= set(case.loss.trains)
+    for value in (*out.terms.values(), *out.metrics.values()):
+        assert value.shape == () and torch.isfinite(value)
+    assert not any(value.requires_grad for value in (*out.metrics.values(), *out.feedback.values()))
+
+
+@each_case
+def test_a_step_moves_the_groups_with_terms_and_no_other(case):
+    agent = agent_of(case, 0)
+    learner = Learner([agent], algo_of(case), 0, torch.device("cpu"))
+    groups = set(learner.evaluate(["row"], {"data": batch_of(case, 1)}, Generated(2))["row"].terms)
+    groups |= {trunk for trunk, parts in agent.shared.items() if groups & set(parts)}
+    before = {name: value.detach().clone() for name, value in learner.parameters.items()}
+    learner.step({"data": batch_of(case, 1)}, ["row"])
+    moved = {name.split(".")[1] for name, value in learner.parameters.items()
+             if name.startswith("nets.") and not torch.equal(value, before[name])}  # fmt: skip
+    assert moved == groups
+    slow = [name for name in before if name.startswith("targets.") and not torch.equal(learner.parameters[name], before[name])]
+    assert {name.split(".")[1] for name in slow} == set(case.targets)
+
+
+@each_case
+def test_member_equals_a_single_agent(case):
+    agents = [agent_of(case, seed) for seed in range(3)]
+    batches = [batch_of(case, 10 + index) for index in range(3)]
+    singles = [Learner([agent_of(case, seed)], by_sgd(case), 0, torch.device("cpu")) for seed in range(3)]
+    many = Learner(agents, by_sgd(case), 0, torch.device("cpu"))
+    stacked = torch.utils._pytree.tree_map(lambda *columns: torch.stack(columns), *batches)
+    sketch = Sketched()
+    singles[0].evaluate(["row"], {"data": batches[0]}, sketch)
+    for _ in range(3):
+        generator = Generated(5, members=3)
+        draws = [generator.draw(kind, shape) for kind, shape in sketch.asked]
+        many.noise = Taped(draws)
+        many.step({"data": stacked}, ["row"])
+        for index, single in enumerate(singles):
+            single.noise = Taped([draw[index] for draw in draws])
+            single.step({"data": batches[index]}, ["row"])
+    for index, single in enumerate(singles):
+        for name, value in single.parameters.items():
+            torch.testing.assert_close(many.parameters[name][index], value, rtol=1e-4, atol=1e-6)
+
+
+@each_case
+def test_state_round_trip_continues_to_the_same_bits(case):
+    def fresh():
+        return Learner([agent_of(case, 0)], algo_of(case), 3, torch.device("cpu"))
+
+    straight, first, second = fresh(), fresh(), fresh()
+    for step in range(4):
+        straight.step({"data": batch_of(case, step)}, ["row"])
+    for step in range(2):
+        first.step({"data": batch_of(case, step)}, ["row"])
+    second.restore({name: value.clone() for name, value in first.state().items()})
+    for step in range(2, 4):
+        second.step({"data": batch_of(case, step)}, ["row"])
+    for name, value in straight.parameters.items():
+        assert torch.equal(second.parameters[name], value), name

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from lfd.data import read
+from lfd.errors import Refused
+
+# Rows 0-2 terminate, 3-6 are truncated, 7-8 are what the file's end cut off.
+TERMINALS, TIMEOUTS = [2], [6]
+
+
+@pytest.fixture
+def columns():
+    generator = np.random.default_rng(0)
+    observations = generator.normal(size=(9, 3)).astype(np.float32)
+    successors = np.concatenate([observations[1:], generator.normal(size=(1, 3)).astype(np.float32)])
+    successors[[2, 6]] = generator.normal(size=(2, 3))
+    terminals, timeouts = np.zeros(9, bool), np.zeros(9, bool)
+    terminals[TERMINALS], timeouts[TIMEOUTS] = True, True
+    return {
+        "observations": observations,
+        "next_observations": successors,
+        "actions": generator.uniform(-1, 1, (9, 2)).astype(np.float32),
+        "rewards": np.arange(9, dtype=np.float32),
+        "terminals": terminals,
+        "timeouts": timeouts,
+        "infos/qpos": generator.normal(size=(9, 4)),
+        "metadata/algorithm": np.bytes_("SAC"),
+    }
+
+
+@pytest.fixture
+def write(tmp_path):
+    def build(columns):
+        path = tmp_path / "d4rl.hdf5"
+        with h5py.File(path, "w") as file:
+            for name, column in columns.items():
+                gzip = {"compression": "gzip"} if np.ndim(column) else {}
+                file.create_dataset(name, data=column, **gzip)
+        return path
+
+    return build
+
+
+def ends(episodes):
+    return [(len(e), e.terminated, e.truncated, e.is_complete) for e in episodes]
+
+
+def test_next_observations_complete_every_episode(write, columns):
+    episodes = list(read(write(columns)))
+    assert ends(episodes) == [(3, True, False, True), (4, False, True, True), (2, False, False, True)]
+    for episode, last in zip(episodes, (2, 6, 8), strict=True):
+        np.testing.assert_array_equal(episode.observations[-1], columns["next_observations"][last])
+    np.testing.assert_array_equal(episodes[1].observations[:-1], columns["observations"][3:7])
+    np.testing.assert_array_equal(episodes[1].rewards, [3, 4, 5, 6])
+    np.testing.assert_array_equal(episodes[1].infos["qpos"], columns["infos/qpos"][3:7])
+
+
+def test_without_next_observations_the_final_ones_are_not_known(write, columns):
+    del columns["next_observations"]
+    assert ends(read(write(columns))) == [(3, True, False, False), (4, False, True, False), (2, False, False, False)]
+
+
+def test_columns_of_width_one_and_float_flags(write, columns):
+    for name in ("rewards", "terminals", "timeouts"):
+        columns[name] = columns[name].astype(np.float32)[:, None]
+    episodes = list(read(write(columns)))
+    assert episodes[0].rewards.shape == (3,)
+    assert ends(episodes)[:2] == [(3, True, False, True), (4, False, True, True)]
+
+
+def test_without_timeouts_a_contradicted_successor_ends_an_episode(write, columns):
+    del columns["timeouts"]
+    assert ends(read(write(columns))) == [(3, True, False, True), (4, False, False, True), (2, False, False, True)]
+
+
+def test_without_timeouts_the_time_limit_is_counted(write, columns):
+    del columns["timeouts"], columns["next_observations"]
+    path = write(columns)
+    expected = [(3, True, False, False), (4, False, True, False), (2, False, False, False)]
+    assert ends(read(path, max_episode_steps=4)) == expected
+    with pytest.raises(Refused, match="give max_episode_steps"):
+        list(read(path))
+
+
+def test_a_termination_at_the_time_limit_stays_a_termination(write, columns):
+    del columns["timeouts"], columns["next_observations"]
+    assert ends(read(write(columns), max_episode_steps=3))[0] == (3, True, False, False)
+
+
+def test_missing_and_short_columns_are_named(write, columns):
+    with pytest.raises(Refused, match="no terminals"):
+        list(read(write({name: column for name, column in columns.items() if name != "terminals"})))
+    with pytest.raises(Refused, match="9 rewards, but not as many actions"):
+        list(read(write(columns | {"actions": columns["actions"][:5]})))
+
+
+def test_a_pickle_inside_hdf5_is_refused_by_name(write, columns):
+    path = write(columns)
+    with h5py.File(path, "a") as file:
+        file["actions"].attrs["__data_type__"] = "pickled_ndarray"
+    with pytest.raises(Refused, match="actions is a pickle"):
+        list(read(path))
+
+
+def test_text_is_no_column(write, columns):
+    path = write({name: column for name, column in columns.items() if name != "observations"})
+    with h5py.File(path, "a") as file:
+        file.create_dataset("observations", data=["a"] * 9)
+    with pytest.raises(Refused, match="observations holds object"):
+        list(read(path))

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+
+from lfd.data import Writer, read
+from lfd.errors import Refused
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_our_own_files_come_back_whole(tmp_path, vector, frames, make, stack):
+    spaces = frames if stack == 4 else vector
+    episodes = [make(spaces, steps, steps, stack, truncated=True, terminated=False) for steps in (3, 8)]
+    writer = Writer(tmp_path / "log", spaces, stack)
+    for episode in episodes:
+        writer.add(episode)
+    writer.finalise(tmp_path / "data.hdf5", {})
+    for found, added in zip(read(tmp_path / "data.hdf5", spaces), episodes, strict=True):
+        np.testing.assert_array_equal(found.observations, added.observations)
+        np.testing.assert_array_equal(found.actions, added.actions)
+        assert (found.truncated, found.is_complete) == (True, True)
+
+
+def test_what_does_not_fit_the_environment_is_refused(tmp_path, vector, dictionary, make):
+    writer = Writer(tmp_path / "log", vector)
+    writer.add(make(vector, 3))
+    writer.finalise(tmp_path / "data.hdf5", {})
+    with pytest.raises(Refused, match="observations/image"):
+        list(read(tmp_path / "data.hdf5", dictionary))
+
+
+def test_a_tianshou_buffer_is_refused_by_what_is_pickled_in_it(tmp_path):
+    with h5py.File(tmp_path / "buffer.hdf5", "w") as file:
+        file.create_dataset("_meta/obs", data=np.zeros((4, 3))).attrs["__data_type__"] = "ndarray"
+        file.create_dataset("_meta/info", data=np.zeros(9, np.int8)).attrs["__data_type__"] = "pickled_ndarray"
+    with pytest.raises(Refused, match="_meta/info is a pickle"):
+        list(read(tmp_path / "buffer.hdf5"))
+
+
+@pytest.mark.parametrize("form", ["text", "folder", "hdf5", "nothing"])
+def test_unknown_forms_are_refused_with_what_was_found(tmp_path, form):
+    path = tmp_path / form
+    if form == "text":
+        path.write_text("a,b,c")
+    elif form == "folder":
+        path.mkdir()
+        (path / "dataset_info.json").touch()
+    elif form == "hdf5":
+        with h5py.File(path, "w") as file:
+            file["snapshots"] = np.zeros(3)
+    expected = {"text": "b'a,b,c'", "folder": "dataset_info.json", "hdf5": "has snapshots", "nothing": "does not exist"}
+    with pytest.raises(Refused, match=expected[form]):
+        list(read(path))
+
+
+def test_a_damaged_hdf5_file_is_refused(tmp_path):
+    path = tmp_path / "half.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.zeros((1000, 3))
+    with path.open("r+b") as opened:
+        opened.truncate(3000)
+    with pytest.raises(Refused, match="damaged"):
+        list(read(path))

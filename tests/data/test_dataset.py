@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from lfd.data import Dataset, Writer
+from lfd.errors import Refused
+
+LENGTHS = (5, 1, 7)
+
+
+@pytest.fixture
+def publish(tmp_path):
+    def build(spaces, episodes, stack=1):
+        writer = Writer(tmp_path / "log", spaces, stack)
+        for episode in episodes:
+            writer.add(episode)
+        writer.finalise(tmp_path / "data.hdf5", {})
+        return Dataset.open(tmp_path / "data.hdf5")
+
+    return build
+
+
+@pytest.fixture
+def episodes(vector, make):
+    return [make(vector, steps, seed) for seed, steps in enumerate(LENGTHS)]
+
+
+def test_rows_and_episodes(publish, vector, episodes):
+    dataset = publish(vector, episodes)
+    assert len(dataset) == 13
+    np.testing.assert_array_equal(dataset.starts, [0, 5, 6])
+    np.testing.assert_array_equal(dataset.ends, [5, 6, 13])
+    np.testing.assert_array_equal(dataset.episode_of(np.array([12, 4, 5, 6])), [2, 0, 1, 2])
+    assert dataset.spaces == vector
+    assert dataset.nbytes == 13 * (12 + 8 + 4 + 1 + 1) + 3 * 12
+
+
+def test_every_transition_stays_in_its_episode(publish, vector, episodes):
+    dataset = publish(vector, episodes)
+    rows = np.random.default_rng(0).permutation(13)
+    before = np.concatenate([episode.observations[:-1] for episode in episodes])
+    after = np.concatenate([episode.observations[1:] for episode in episodes])
+    np.testing.assert_array_equal(dataset.observations(rows), before[rows])
+    np.testing.assert_array_equal(dataset.successors(rows), after[rows])
+
+
+def test_stacked_frames_are_what_the_agent_saw(publish, frames, make):
+    episodes = [make(frames, steps, seed, stack=4) for seed, steps in enumerate(LENGTHS)]
+    dataset = publish(frames, episodes, stack=4)
+    assert dataset.columns["observations"].shape == (13, 6, 5)  # each frame once
+    row = 0
+    for episode in episodes:
+        padded = np.concatenate([np.repeat(episode.observations[:1], 3, axis=0), episode.observations])
+        for step in range(len(episode)):
+            np.testing.assert_array_equal(dataset.observations(np.array([row]))[0], padded[step : step + 4])
+            np.testing.assert_array_equal(dataset.successors(np.array([row]))[0], padded[step + 1 : step + 5])
+            row += 1
+
+
+def test_dict_observations(publish, dictionary, make):
+    episodes = [make(dictionary, steps, seed) for seed, steps in enumerate(LENGTHS)]
+    dataset = publish(dictionary, episodes)
+    rows = np.arange(13)
+    for key in ("image", "side"):
+        after = np.concatenate([episode.observations[key][1:] for episode in episodes])
+        np.testing.assert_array_equal(dataset.successors(rows)[key], after)
+
+
+def test_columns_are_mapped_and_read_only(publish, vector, episodes):
+    dataset = publish(vector, episodes)
+    with pytest.raises(ValueError, match="read-only"):
+        dataset.columns["rewards"][0] = 1
+
+
+def test_an_episode_comes_back_as_it_was_added(publish, vector, make):
+    added = make(vector, 6, terminated=False, truncated=True, infos={"x": np.arange(6)})
+    found = publish(vector, [make(vector, 2, 1, infos={"x": np.arange(2)}), added]).episode(1)
+    np.testing.assert_array_equal(found.observations, added.observations)
+    np.testing.assert_array_equal(found.infos["x"], added.infos["x"])
+    assert (found.terminated, found.truncated, found.is_complete) == (False, True, True)
+
+
+def test_select_by_return_episodes_and_transitions(publish, vector, make):
+    episodes = [make(vector, 3, seed) for seed in range(4)]
+    for episode, reward in zip(episodes, (1, 3, 2, 5), strict=True):
+        episode.rewards[:] = reward
+    dataset = publish(vector, episodes)
+    np.testing.assert_allclose(dataset.returns(), [3, 9, 6, 15])
+    np.testing.assert_array_equal(dataset.select(), np.arange(12))
+    np.testing.assert_array_equal(dataset.select(min_return=6), np.arange(3, 12))
+    np.testing.assert_array_equal(dataset.select(min_return=7, transitions=4), [3, 4, 5, 9])
+    np.testing.assert_array_equal(dataset.select(episodes=2), np.arange(6))
+    with pytest.raises(Refused, match=r"return of at least 16 \(best: 15\)"):
+        dataset.select(min_return=16)
+    with pytest.raises(Refused, match="3 episodes with a return of at least 7"):
+        dataset.select(min_return=7, episodes=3)
+    with pytest.raises(Refused, match="13 transitions were asked for"):
+        dataset.select(transitions=13)
+
+
+def test_what_is_no_published_file_is_refused(tmp_path, publish, vector, episodes):
+    with pytest.raises(Refused, match="does not exist"):
+        Dataset.open(tmp_path / "nothing.hdf5")
+    (tmp_path / "text.hdf5").write_text("not HDF5")
+    with pytest.raises(Refused, match="not written by lfd"):
+        Dataset.open(tmp_path / "text.hdf5")
+    publish(vector, episodes)
+    with h5py.File(tmp_path / "data.hdf5", "a") as file:
+        file.attrs["format"] = 2
+    with pytest.raises(Refused, match="format 2"):
+        Dataset.open(tmp_path / "data.hdf5")
+
+
+def test_a_lost_or_foreign_passport_is_refused(tmp_path, publish, vector, episodes):
+    passport = publish(vector, episodes).passport
+    (tmp_path / "passport.json").write_text(json.dumps(passport | {"transitions": 12}))
+    with pytest.raises(Refused, match="not the passport"):
+        Dataset.open(tmp_path / "data.hdf5")
+    (tmp_path / "passport.json").unlink()
+    with pytest.raises(Refused, match="no passport"):
+        Dataset.open(tmp_path / "data.hdf5")

@@ -1,0 +1,98 @@
+import io
+from collections.abc import Callable
+
+import pytest
+
+from lfd.log import Progress, progress
+from lfd.log.progress import clock, short
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    now = [1000.0]
+    monkeypatch.setattr(progress, "monotonic", lambda: now[0])
+
+    def later(seconds: float) -> None:
+        now[0] += seconds
+
+    return later
+
+
+def test_a_log_file_gets_a_line_every_ten_seconds_and_at_the_end(wait: Callable[[float], None]) -> None:
+    stream = io.StringIO()
+    shown = Progress([("expert", 100), ("learn", 1000)], stream)
+    shown.cached("expert")
+    shown.stage("learn", 1000)
+    for step in range(25):
+        shown.update(step * 10, score=float(step))
+        wait(1.0)
+    shown.end(25.0)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "[1/2] expert  stored already"
+    assert lines[1] == "[2/2] learn    10%  100/1k steps  10/s  1:30 left  score 10.0  run 0:10"
+    assert lines[2].startswith("[2/2] learn    20%  200/1k steps")
+    assert lines[3] == "[2/2] learn   240 steps in 0:25  score 24.0"
+    assert len(lines) == 4
+
+
+def test_what_a_checkpoint_brought_along_is_done_but_not_fast(wait: Callable[[float], None]) -> None:
+    stream = io.StringIO()
+    shown = Progress([("learn", 1000)], stream)
+    shown.stage("learn", 1000)
+    shown.update(500)
+    wait(10.0)
+    shown.update(600)
+    assert "60%" in stream.getvalue() and "10/s" in stream.getvalue() and "0:40 left" in stream.getvalue()
+
+
+def test_a_terminal_has_one_line_that_is_rewritten(wait: Callable[[float], None]) -> None:
+    stream = Terminal()
+    shown = Progress([("demos", None)], stream)
+    shown.stage("demos", None, "transitions")
+    for step in range(50):
+        shown.update(step)
+        wait(0.01)
+    shown.end(0.5)
+    text = stream.getvalue()
+    assert text.count("\r\x1b[K") == 6, "a redraw every tenth of a second, and the end in the line's place"
+    assert text.endswith("\r\x1b[K[1/1] demos  49 transitions in 0:00\n") and text.count("\n") == 1
+
+
+def test_a_job_of_a_sweep_names_itself_and_never_rewrites(wait: Callable[[float], None]) -> None:
+    stream = Terminal()
+    shown = Progress([("learn", 10)], stream, job="algo=bc seed=1")
+    shown.stage("learn", 10)
+    wait(11.0)
+    shown.update(5)
+    assert stream.getvalue().startswith("algo=bc seed=1: [1/1] learn ")
+    assert "\r" not in stream.getvalue()
+
+
+def test_an_interrupted_line_is_closed() -> None:
+    stream = Terminal()
+    shown = Progress([("learn", 10)], stream)
+    shown.stage("learn", 10)
+    shown.update(5)
+    shown.close()
+    shown.close()
+    assert stream.getvalue().endswith("\n") and not stream.getvalue().endswith("\n\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(7, "0:07"), (59.6, "1:00"), (750, "12:30"), (11045, "3:04:05"), (183840, "2 d 03:04")]
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(0, "0"), (0.519, "0.519"), (431, "431"), (999.9, "1k"), (12_400, "12.4k"), (1_234_567, "1.23M")],
+)
+def test_short(number: float, text: str) -> None:
+    assert short(number) == text

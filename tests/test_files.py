@@ -1,0 +1,193 @@
+import errno
+import hashlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lfd.errors import Refused
+from lfd.files import Checkpoints, file_sha256, load_json, load_tensors, save_json, save_tensors
+
+CHANGES = ("fsync", "replace", "rename")
+
+
+def killed_before(number: int, work: Callable[[], object]) -> bool:
+    """Does the work in a child that is killed before the `number`-th change it makes durable; whether it got there."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+        for name in CHANGES:
+            real = getattr(os, name)
+
+            def counted(*arguments: Any, real: Callable[..., Any] = real, **named: Any) -> Any:
+                nonlocal seen
+                seen += 1
+                if seen == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **named)
+
+            setattr(os, name, counted)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def full(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_json_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    state = {"x": 0.1 + 0.2, "n": 2**80, "deep": [{"a": None}, "é"], "inf": float("inf")}
+    save_json(tmp_path / "a.json", state)
+    assert load_json(tmp_path / "a.json") == state
+    assert os.listdir(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b""])
+def test_broken_json_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(Refused, match=r"a\.json is not whole JSON"):
+        load_json(tmp_path / "a.json")
+    with pytest.raises(Refused, match=r"none\.json cannot be read"):
+        load_json(tmp_path / "none.json")
+
+
+def test_a_file_is_old_or_new_wherever_its_writer_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    save_json(path, "old")
+    seen, number = set(), 1
+    while killed_before(number, lambda: save_json(path, "new")):
+        seen.add(load_json(path))
+        number += 1
+    assert seen == {"old", "new"} and load_json(path) == "new"
+
+
+def test_tensors_come_back_bit_for_bit(tmp_path: Path) -> None:
+    shared = torch.randn(3, 4)
+    tensors = {
+        "a": shared,
+        "tied": shared,
+        "strided": shared.t(),
+        "half": shared.bfloat16(),
+        "scalar": torch.tensor(3),
+        "empty": torch.zeros(0, 2),
+        "flags": torch.tensor([True, False]),
+        "generator": torch.Generator().get_state(),
+        "parameter": torch.nn.Parameter(shared),
+    }
+    save_tensors(tmp_path / "t.safetensors", tensors)
+    loaded = load_tensors(tmp_path / "t.safetensors")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
+    loaded["a"].zero_()
+    assert torch.equal(load_tensors(tmp_path / "t.safetensors")["a"], shared)
+
+
+def test_broken_tensors_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    save_tensors(path, {"a": torch.ones(100)})
+    os.truncate(path, 200)
+    with pytest.raises(Refused, match=r"t\.safetensors is not a whole"):
+        load_tensors(path)
+    with pytest.raises(Refused, match=r"none is not a whole"):
+        load_tensors(tmp_path / "none")
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    save_json(path, "old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Refused, match=r"^the disk is full .*a\.json.*$"):
+        save_json(path, "new")
+    assert load_json(path) == "old" and os.listdir(tmp_path) == ["a.json"]
+
+
+def age(path: Path) -> None:
+    os.utime(path, (1e9, 1e9))
+
+
+def test_a_checksum_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, memo = tmp_path / "a", tmp_path / "memo"
+    path.write_bytes(b"abc")
+    age(path)
+    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert file_sha256(path, memo) == abc
+    moved = path.rename(tmp_path / "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
+        assert file_sha256(moved, memo) == abc
+    moved.write_bytes(b"abd")
+    assert file_sha256(moved, memo) != abc
+
+
+def test_a_fresh_file_is_not_remembered(tmp_path: Path) -> None:
+    path, memo = tmp_path / "a", tmp_path / "memo"
+    path.write_bytes(b"abc")
+    file_sha256(path, memo)
+    assert not memo.exists()
+
+
+def test_a_checksum_of_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        with pytest.raises(Refused, match="expected a file"):
+            file_sha256(path, tmp_path / "memo")
+
+
+def saved(folder: Path, *numbers: int) -> Checkpoints:
+    checkpoints = Checkpoints(folder)
+    for number in numbers:
+        checkpoints.save({"w": torch.full((4,), float(number))}, {"step": number})
+    return checkpoints
+
+
+def step(checkpoints: Checkpoints) -> int | None:
+    """The step of the loaded checkpoint, whose tensors must be of the same moment."""
+    loaded = checkpoints.load()
+    if loaded is None:
+        return None
+    assert (loaded[0]["w"] == loaded[1]["step"]).all()
+    return int(loaded[1]["step"])
+
+
+def test_the_newest_checkpoint_is_loaded_and_two_are_kept(tmp_path: Path) -> None:
+    assert step(Checkpoints(tmp_path / "c")) is None
+    checkpoints = saved(tmp_path / "c", *range(12))
+    assert step(checkpoints) == 11
+    assert sorted(os.listdir(tmp_path / "c")) == ["ckpt-10", "ckpt-11"]
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json"])
+def test_a_broken_checkpoint_gives_way_to_the_one_before(tmp_path: Path, name: str) -> None:
+    checkpoints = saved(tmp_path, 1, 2)
+    os.truncate(tmp_path / "ckpt-1" / name, 12)
+    with pytest.warns(UserWarning, match=f"passed over: .*{name}"):
+        assert step(checkpoints) == 1
+    checkpoints.save({"w": torch.full((4,), 3.0)}, {"step": 3})
+    assert step(checkpoints) == 3
+
+
+def test_a_checkpoint_is_old_or_new_wherever_its_writer_is_killed(tmp_path: Path) -> None:
+    checkpoints = saved(tmp_path, 1)
+    seen, number = [], 1
+    while killed_before(number, lambda: saved(tmp_path, 2)):
+        seen.append(step(checkpoints))
+        number += 1
+    assert seen == [1] * (len(seen) - 1) + [2] and number > 6
+    assert step(checkpoints) == 2
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints = saved(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(Refused, match="the disk is full"):
+            saved(tmp_path, 3)
+    assert step(checkpoints) == 2
+    assert step(saved(tmp_path, 3)) == 3

@@ -1,0 +1,178 @@
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfd import housekeeping
+from lfd.artifacts import Building, Store, discard
+from lfd.errors import Refused
+from lfd.files import save_json
+from lfd.housekeeping import Inventory, gc, survey
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "artifacts.py"
+
+
+def store(root: Path, name: str, **inputs: str) -> str:
+    with Store(root) as place:
+        key = place.key("fit", name)
+        with place.build(key) as building:
+            assert isinstance(building, Building)
+            (building.folder / "weights").write_bytes(bytes(1000))
+            building.publish(name, inputs, {}, {})
+    return key
+
+
+def partial(root: Path, name: str, days: float = 0) -> str:
+    with Store(root) as place:
+        key = place.key("collect", name)
+        with place.build(key) as building:
+            (building.folder / "half").touch()
+    for path in (building.folder / "half", building.folder):
+        changed = path.stat().st_mtime - days * 86400
+        os.utime(path, (changed, changed))
+    return key
+
+
+def use(runs: Path, name: str, *keys: str) -> None:
+    (runs / name).mkdir(parents=True)
+    stages = {f"stage{number}": {"artifact": key} for number, key in enumerate(keys)}
+    save_json(runs / name / "result.json", {"status": "done", "stages": stages | {"score": {}}})
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    return tmp_path / "runs"
+
+
+def kept(root: Path) -> set[str]:
+    return {path.name for folder in (root, root / ".building") for path in folder.glob("*-*")}
+
+
+def test_gc_keeps_what_a_run_uses_directly_or_through_other_artifacts(root: Path, runs: Path) -> None:
+    expert = store(root, "expert")
+    data = store(root, "data", policy=expert)
+    learner = store(root, "learner", demos=data)
+    lone = store(root, "lone")
+    above = store(root, "above", policy=lone)
+    use(runs, "cql-cartpole", learner)
+    assert {item.key for item in survey(root, runs).stale()} == {lone, above}
+    assert {item.key for item in gc(root, runs)} == {lone, above}
+    assert kept(root) == {expert, data, learner}
+    assert not list((root / ".trash").iterdir())
+
+
+def test_gc_keeps_what_a_process_uses_and_what_that_was_made_from(root: Path, runs: Path) -> None:
+    expert = store(root, "expert")
+    data = store(root, "data", policy=expert)
+    with Store(root) as reader:
+        assert reader.find(data)
+        assert gc(root, runs) == []
+        assert kept(root) == {expert, data}
+    assert {item.key for item in gc(root, runs)} == {expert, data}
+
+
+def test_gc_removes_partial_work_only_when_old_unneeded_and_idle(root: Path, runs: Path) -> None:
+    old, fresh, needed, busy = (partial(root, *case) for case in (("a", 2), ("b", 0.5), ("c", 2), ("d", 2)))
+    use(runs, "interrupted", needed)
+    with Store(root) as builder, builder.build(busy):
+        assert {item.key for item in gc(root, runs)} == {old}
+    assert kept(root) == {fresh, needed, busy}
+
+
+def test_gc_removes_damaged_artifacts_and_forgotten_trash(root: Path, runs: Path) -> None:
+    damaged = store(root, "damaged")
+    os.truncate(root / damaged / "weights", 1)
+    (root / ".trash" / "left").mkdir(parents=True)
+    assert [(item.key, item.state) for item in gc(root, runs)] == [(damaged, "damaged")]
+    assert kept(root) == set() and not list((root / ".trash").iterdir())
+
+
+def test_gc_spares_what_a_run_takes_up_after_the_first_look(
+    root: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expert, lone = store(root, "expert"), store(root, "lone")
+
+    def look_before_a_run_ends(*arguments: Any) -> Inventory:
+        inventory = survey(*arguments)
+        if not runs.exists():
+            use(runs, "late", expert)
+        return inventory
+
+    monkeypatch.setattr(housekeeping, "survey", look_before_a_run_ends)
+    assert [item.key for item in gc(root, runs)] == [lone]
+    assert kept(root) == {expert}
+
+
+def test_gc_spares_what_is_built_anew_and_read_while_it_locks(
+    root: Path, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = store(root, "lone")
+    flock = fcntl.flock
+    swaps: list[str] = []
+
+    def look(*arguments: Any) -> Inventory:
+        inventory = survey(*arguments)
+        swaps.append(key)
+        return inventory
+
+    with Store(root) as reader:
+
+        def swap_then_lock(descriptor: int, operation: int) -> None:
+            if swaps == [key]:
+                swaps.append("swapped")
+                discard(root, root / key)
+                store(root, "lone")
+                assert reader.find(key)
+            flock(descriptor, operation)
+
+        monkeypatch.setattr(housekeeping, "survey", look)
+        monkeypatch.setattr(fcntl, "flock", swap_then_lock)
+        assert gc(root, runs) == []
+    assert kept(root) == {key} and "swapped" in swaps
+
+
+def test_a_run_whose_uses_cannot_be_read_stops_gc(root: Path, runs: Path) -> None:
+    store(root, "expert")
+    (runs / "torn").mkdir(parents=True)
+    (runs / "torn" / "result.json").write_text("{")
+    with pytest.raises(Refused, match=r"torn/result\.json is not whole JSON"):
+        gc(root, runs)
+    assert len(kept(root)) == 1
+
+
+def script(tmp_path: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], cwd=tmp_path, capture_output=True, text=True)
+
+
+def test_the_script_lists_asks_and_removes(tmp_path: Path) -> None:
+    root, runs = tmp_path / "outputs" / "artifacts", tmp_path / "outputs" / "runs"
+    expert, lone = store(root, "expert"), store(root, "lone")
+    data = store(root, "data", policy=expert)
+    use(runs, "bc-cartpole-s0", data)
+    shown = script(tmp_path, "ls")
+    lines = {line.split()[0]: line for line in shown.stdout.splitlines()}
+    assert shown.returncode == 0 and lines["key"].split() == ["key", "kind", "state", "size", "age", "used", "by"]
+    assert lines[expert].endswith(data) and lines[data].endswith("bc-cartpole-s0") and lines[lone].endswith("-")
+    assert " kB " in lines[expert]
+    for arguments in (["gc"], ["gc", "--dry-run"]):
+        asked = script(tmp_path, *arguments)
+        assert asked.returncode == 0 and lone in asked.stdout and "would be removed" in asked.stdout
+    assert kept(root) == {expert, lone, data}
+    done = script(tmp_path, "gc", "--yes", "--outputs", "outputs")
+    assert done.returncode == 0 and "1 artifact" in done.stdout and kept(root) == {expert, data}
+    assert "nothing to remove" in script(tmp_path, "gc").stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["lss"], ["gc", "--yes", "--dry-run"], ["ls", "--yes"], ["ls"]])
+def test_what_the_script_cannot_do_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
+    refused = script(tmp_path, *arguments)
+    assert refused.returncode == 2 and refused.stdout == "" and refused.stderr.count("\n") == 1

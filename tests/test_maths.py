@@ -1,0 +1,104 @@
+"""Every equation against numbers worked out by hand or in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.maths import (
+    clipped_surrogate,
+    conservative_gap,
+    gae,
+    gaussian_log_prob,
+    gumbel,
+    n_step,
+    taken,
+    tanh_correction,
+    td_target,
+)
+
+
+def test_td_target_bootstraps_after_truncation_only():
+    # discount is 0 after a termination and gamma after a truncation: that is all the target knows of endings
+    target = td_target(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.9]), torch.tensor([10.0, 10.0]))
+    assert target.tolist() == [1.0, 10.0]
+
+
+def test_shapes_that_would_broadcast_are_refused():
+    with pytest.raises(ValueError, match="shapes differ"):
+        td_target(torch.zeros(4, 1), torch.zeros(4), torch.zeros(4))
+
+
+def test_taken():
+    assert taken(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])).tolist() == [2.0, 3.0]
+
+
+def test_gae_by_hand():
+    # one environment, gamma 0.5, lambda 0.5; step 1 is truncated (bootstrapped, trace cut), step 2 terminates
+    reward = torch.tensor([[1.0], [2.0], [3.0]])
+    value = torch.tensor([[4.0], [5.0], [6.0]])
+    following = torch.tensor([[5.0], [8.0], [100.0]])
+    terminated = torch.tensor([[False], [False], [True]])
+    done = torch.tensor([[False], [True], [True]])
+    # deltas: 1 + 2.5 - 4 = -0.5; 2 + 4 - 5 = 1; 3 - 6 = -3.  traces: -0.5 + 0.25 * 1; 1; -3
+    assert gae(reward, value, following, terminated, done, 0.5, 0.5).squeeze(1).tolist() == [-0.25, 1.0, -3.0]
+
+
+def test_n_step_by_hand():
+    reward = torch.tensor([[1.0, 2.0, 4.0]] * 4)
+    none = [False, False, False]
+    terminated = torch.tensor([none, [False, True, False], none, none])
+    last = torch.tensor([none, [False, True, False], [False, True, False], [True, True, True]])
+    summed, discount, steps = n_step(reward, terminated, last, 0.5)
+    # whole window; terminated after two; truncated after two; the data ends after one
+    assert summed.tolist() == [3.0, 2.0, 2.0, 1.0]
+    assert discount.tolist() == [0.125, 0.0, 0.25, 0.5]
+    assert steps.tolist() == [3, 2, 2, 1]
+
+
+def test_conservative_gap_of_listed_actions():
+    values = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
+    expected = math.log(math.e + math.e**3) - 1.0
+    assert conservative_gap(values, values[:, 0], 0.0, 1.0).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_conservative_gap_temperature_approaches_the_maximum():
+    values = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
+    assert conservative_gap(values, values[:, 0], 0.0, 1e-3).item() == pytest.approx(2.0, abs=1e-6)
+
+
+def test_conservative_gap_is_corrected_by_density():
+    # importance sampling: sum_k exp(q_k) / p_k
+    values = torch.tensor([[1.0, 2.0]], dtype=torch.float64)
+    density = torch.tensor([[0.5, 0.25]], dtype=torch.float64)
+    expected = math.log(math.e / 0.5 + math.e**2 / 0.25)
+    gap = conservative_gap(values, torch.zeros(1, dtype=torch.float64), density.log(), 1.0)
+    assert gap.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_clipped_surrogate_is_pessimistic_on_both_sides():
+    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5])
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0])
+    assert clipped_surrogate(ratio, advantage, 0.2).tolist() == pytest.approx([1.2, -1.5, 0.5, -0.8])
+
+
+def test_gaussian_log_prob_against_torch():
+    generator = torch.Generator().manual_seed(0)
+    x, mean, log_std = (torch.randn(5, 3, generator=generator, dtype=torch.float64) for _ in range(3))
+    expected = torch.distributions.Normal(mean, log_std.exp()).log_prob(x).sum(-1)
+    torch.testing.assert_close(gaussian_log_prob(x, mean, log_std), expected)
+
+
+def test_tanh_correction_where_the_naive_form_underflows():
+    u = torch.tensor([[0.5], [-2.0]], dtype=torch.float64)
+    torch.testing.assert_close(tanh_correction(u), torch.log(1 - torch.tanh(u) ** 2).squeeze(-1))
+    assert torch.isfinite(tanh_correction(torch.tensor([[40.0]]))).all()
+
+
+def test_gumbel_samples_the_categorical():
+    logits = torch.tensor([0.0, math.log(3.0)])
+    uniform = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0))
+    share = (logits + gumbel(uniform)).argmax(-1).float().mean().item()
+    assert share == pytest.approx(0.75, abs=0.015)
+    assert np.isfinite(gumbel(torch.zeros(3)).numpy()).all()

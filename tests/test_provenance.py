@@ -1,0 +1,52 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lfd.provenance import provenance
+
+
+def git(folder: Path, *arguments: str) -> None:
+    command = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    source = tmp_path / "src"
+    source.mkdir()
+    (source / "code.py").write_text("x = 1\n")
+    git(tmp_path, "init")
+    git(tmp_path, "add", "src")
+    git(tmp_path, "commit", "-m", "first")
+    return source
+
+
+def test_it_says_what_ran_where(tmp_path: Path) -> None:
+    told = provenance("cpu", tmp_path)
+    assert told["device"] == "cpu" and told["argv"] == sys.argv and told["time"].endswith("+00:00")
+    assert {"python", "torch", "numpy", "gymnasium"} <= told["versions"].keys()
+    assert json.loads(json.dumps(told)) == told
+
+
+def test_it_names_the_commit_and_what_differs_from_it(checkout: Path) -> None:
+    clean = provenance("cpu", checkout)["git"]
+    assert len(clean["commit"]) == 40 and clean["diff"] == "" and clean["untracked"] == []
+    (checkout / "code.py").write_text("x = 2\n")
+    (checkout / "new.py").touch()
+    changed = provenance("cpu", checkout)["git"]
+    assert changed["commit"] == clean["commit"]
+    assert "-x = 1\n+x = 2\n" in changed["diff"] and changed["untracked"] == ["new.py"]
+
+
+def test_code_that_is_not_of_a_checkout_has_no_commit(tmp_path: Path, checkout: Path) -> None:
+    installed = checkout / "site-packages"
+    installed.mkdir()
+    assert provenance("cpu", installed)["git"] is None
+
+
+def test_it_does_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert provenance("cpu", checkout)["git"] is None
