@@ -12,7 +12,7 @@ import pytest
 
 from lfd import artifacts
 from lfd.artifacts import MARKER, Building, Done, Lock, Store
-from lfd.errors import Refused
+from lfd.errors import Interrupted, Refused
 from lfd.files import load_json
 
 MATERIAL = {"steps": 3, "seed": 0}
@@ -150,6 +150,18 @@ def test_a_waiter_says_once_for_whom_and_goes_on_when_the_holder_is_killed(tmp_p
     assert told == [f"{KEY} is being built by process {holder.pid} on {os.uname().nodename}; waiting for it"]
 
 
+def test_a_waiter_stops_when_asked_by_a_signal_that_is_only_noted(tmp_path: Path) -> None:
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        with Store(tmp_path).build(KEY), pytest.raises(Interrupted, match=f"waiting for {KEY}"):
+            other = Store(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+            with other.build(KEY, stopping=lambda: bool(asked)):
+                pytest.fail("two builders")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_of_those_who_wait_for_a_killed_holder_one_builds(tmp_path: Path) -> None:
     with run(HOLD, tmp_path) as holder:
         assert said(holder) == "holds"
@@ -162,8 +174,9 @@ def test_of_those_who_wait_for_a_killed_holder_one_builds(tmp_path: Path) -> Non
 
 
 def test_a_holder_s_forked_children_do_not_hold_on(tmp_path: Path) -> None:
-    with run(HOLD.replace("print('holds'", "child = os.fork(); print(child"), tmp_path) as holder:
-        # the child says 0 when it is up, the holder says who the child is
+    fork = HOLD.replace("print('holds', flush=True)", "os.write(1, f'{os.fork()}\\n'.encode())")
+    with run(fork, tmp_path) as holder:
+        # the child says 0 when it is up, the holder says who the child is; one write each, so that lines stay whole
         child = max(int(said(holder)), int(said(holder)))
         holder.kill()
         holder.wait()

@@ -24,13 +24,14 @@ from types import TracebackType
 from typing import Any, ClassVar, Self, final
 from weakref import WeakSet
 
-from lfd.errors import Refused
+from lfd.errors import Interrupted, Refused
 from lfd.files import full_disk_refused, load_json, save_json, sync
 from lfd.keys import describe, key_of
 
 __all__ = ["MARKER", "Building", "Done", "Lock", "Store", "describe", "discard", "record_of"]
 
 MARKER = "artifact.json"
+WAIT = 0.1  # seconds between two looks whether another builder is done
 
 
 @final
@@ -176,17 +177,17 @@ class Store:
         return folder
 
     @contextmanager
-    def build(self, key: str) -> Iterator[Building | Done]:
+    def build(self, key: str, stopping: Callable[[], bool] = lambda: False) -> Iterator[Building | Done]:
         """The right to build `key`, or `Done` if it is there: at most one process on all machines builds it at a time.
 
-        Waits for another builder, and says once for whom. A full disk inside the block is Refused. If the block ends
-        without `publish`, what is in the folder stays for the next builder.
+        Waits for another builder, and says once for whom; Interrupted if `stopping` meanwhile. A full disk inside the
+        block is Refused. If the block ends without `publish`, what is in the folder stays for the next builder.
         """
         with full_disk_refused(self.root / key):
             found = self.find(key)
             if found is None:
                 self._prepare()
-                lock = self._lock(key)
+                lock = self._lock(key, stopping)
                 try:
                     lock.note(f"process {os.getpid()} on {os.uname().nodename}")
                     found = self.find(key) or self._finish(key)
@@ -215,14 +216,20 @@ class Store:
             earlier.release()
         self._in_use[key] = lock
 
-    def _lock(self, key: str) -> Lock:
+    def _lock(self, key: str, stopping: Callable[[], bool]) -> Lock:
         """The builder's lock. Lock files are never deleted: two holders of one name would be possible."""
         path, flags = self._at(".locks", key), os.O_RDWR | os.O_CREAT
-        try:
-            return Lock(path, flags, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._tell(f"{key} is being built by {path.read_text() or 'another process'}; waiting for it")
-            return Lock(path, flags, fcntl.LOCK_EX)
+        told = False
+        # a blocking flock would go on after a signal whose handler only takes note of it
+        while not stopping():
+            try:
+                return Lock(path, flags, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not told:
+                    self._tell(f"{key} is being built by {path.read_text() or 'another process'}; waiting for it")
+                told = True
+                time.sleep(WAIT)
+        raise Interrupted(f"stopped while waiting for {key}")
 
     def _finish(self, key: str) -> Path | None:
         """Publishes what an earlier builder had marked whole before it was killed."""

@@ -7,13 +7,15 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf, StringNode
+from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import IntegerNode
 
 from lfd.envs import Atari, Env, Gym, MiniGrid
-from lfd.errors import Refused
+from lfd.errors import Refused, nearest
 from lfd.hardware import Hardware
 from lfd.learner import Algo
 from lfd.log import Logger, NoLogger, Tensorboard, Wandb
+from lfd.refusals import follow, parsed, placed, sentence
 from lfd.registry import AGENTS, LOSSES, SOURCES, with_plugins
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
@@ -24,6 +26,19 @@ from lfd.stages.load import Load
 STAGES: dict[str, type[Stage]] = {"fit": Fit, "collect": Collect, "load": Load, "evaluate": Evaluate}
 ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
+
+# What stands at the root beside the stages.
+ROOT: dict[str, Any] = {
+    "seed": IntegerNode(0),
+    "env": Env,
+    "algo": Algo,
+    "expert_algo": Algo,
+    "hardware": Hardware,
+    "logger": Logger,
+    "targets": ListConfig([], element_type=str),
+    "outputs": StringNode("outputs"),
+    "dry_run": BooleanNode(False),
+}
 
 
 @dataclass
@@ -46,18 +61,7 @@ class Experiment:
 def register() -> None:
     """Put every class into Hydra's ConfigStore under its name."""
     store = ConfigStore.instance()
-    root = {
-        "seed": IntegerNode(0),
-        "env": Env,
-        "algo": Algo,
-        "expert_algo": Algo,
-        "hardware": Hardware,
-        "logger": Logger,
-        "targets": ListConfig([], element_type=str),
-        "outputs": StringNode("outputs"),
-        "dry_run": BooleanNode(False),
-    }
-    store.store(name="experiment", node=root)
+    store.store(name="experiment", node=ROOT)
     store.store(group="algo", name="schema", node=Algo)
     store.store(group="hardware", name="hardware_schema", node=Hardware)
     tables = {
@@ -69,12 +73,15 @@ def register() -> None:
 
 
 def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> Experiment:
-    """The objects of a composed configuration. Raises Refused, or omegaconf's errors for missing values."""
-    _refuse_aliases(cfg, overrides)
-    content: Any = OmegaConf.to_object(cfg)
+    """The objects of a composed configuration. Raises Refused."""
+    for override in parsed(overrides, sweep=False):
+        if override.package is None and not override.is_delete() and "/" not in override.key_or_group:
+            follow(cfg, override.key_or_group)
+    content = _objects(cfg)
     names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
     env = content["env"]
-    _check_actions(env, cfg, choices)
+    _check_actions(env, choices)
+    content["hardware"].open()
     return Experiment(
         stages={name: node for name, node in content.items() if isinstance(node, Stage)},
         targets=content["targets"],
@@ -90,30 +97,31 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
     )
 
 
-def _refuse_aliases(cfg: DictConfig, overrides: list[str]) -> None:
-    """`learn.algo.lr` would write through the alias `learn.algo` into `algo.lr`, for all who share it."""
-    for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
-        if "@" in key or "/" in key:
-            continue
-        parts = key.split(".")
-        node: Any = cfg
-        for depth, part in enumerate(parts[:-1]):
-            raw = node._get_node(part) if OmegaConf.is_dict(node) and part in node else None
-            if raw is None:
-                break
-            if raw._is_interpolation():
-                target = str(raw._value()).removeprefix("${").removesuffix("}")
-                rest = ".".join(parts[depth + 1 :])
-                raise Refused(f"{key}: {'.'.join(parts[: depth + 1])} is another name of {target}; set {target}.{rest}")
-            node = raw
+def _objects(cfg: DictConfig) -> dict[str, Any]:
+    """The root's objects by name."""
+    try:
+        content: Any = OmegaConf.to_object(cfg)
+    except Refused as refusal:
+        raise placed(cfg, refusal) from refusal
+    except OmegaConfBaseException as error:
+        raise sentence(error) or error from error
+    for name, value in content.items():
+        # A group may only choose, as `actions` does, and leave nothing at the root.
+        if name not in ROOT and not isinstance(value, Stage) and value != {}:
+            hint = nearest(name, content.keys() - {name}) if isinstance(value, dict) else "a stage is expected there"
+            raise Refused(f"{name} is {value!r}, which nothing reads; {hint}")
+    targets = content["targets"]
+    if not isinstance(targets, list):
+        raise Refused(f"targets is {targets!r}; a list of stages is expected, as in targets=[score]")
+    return dict(content)
 
 
-def _check_actions(env: Env | None, cfg: DictConfig, choices: Mapping[str, Any]) -> None:
+def _check_actions(env: Env | None, choices: Mapping[str, Any]) -> None:
     """The losses were chosen for `actions` before any environment was made: they must agree."""
     if env is None:
         return
     chosen, real = choices.get("actions"), env.spaces().actions
     if chosen != real:
-        raise Refused(f"env.id={env.id} has {real} actions, the configuration was composed for {chosen}; add actions={real}")
-
+        raise Refused(
+            f"env.id={env.id} has {real} actions, the configuration was composed for {chosen}; add actions={real}"
+        )

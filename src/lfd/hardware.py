@@ -22,7 +22,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         if self.threads < 0 or self.jobs < 1:
-            raise Refused(f"hardware: threads is {self.threads} and jobs {self.jobs}; 0 or more and 1 or more are expected")
+            raise Refused(f"hardware: threads is {self.threads}, jobs {self.jobs}; at least 0 and 1 are expected")
 
     def open(self) -> torch.device:
         """The device, which must be there."""

@@ -1,6 +1,6 @@
 """The gradient step: losses, gradients by module group, optimisers, slow copies, members."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
+from torch.utils._pytree import tree_leaves
 
 from lfd.agents import Agent, AgentSpec
 from lfd.algos import MISSING, Loss, Out
@@ -38,7 +39,7 @@ class Optim:
 
 @dataclass
 class Target:
-    """How a slow copy follows its module: by a share `tau` at every update, or by a whole copy each `period` of them."""
+    """How a slow copy follows its module: by a share `tau` at every update, or by a whole copy every `period`."""
 
     tau: float = 0.005
     period: int = 0  # gradient steps between whole copies; 0 = follow by tau
@@ -71,7 +72,7 @@ class Algo:
     sources: dict[str, Source] = field(default_factory=dict)  # where batches come from; a stage's dataset needs no row
     phases: dict[str, Phase] = field(default_factory=dict)  # a round of phases; all losses at once when empty
     lr: Any = 3e-4  # a number, or {start, end, steps, shape}
-    steps: int = field(default=10_000, metadata={"key": False})  # gradient steps it takes; a stage's steps default to it
+    steps: int = field(default=10_000, metadata={"key": False})  # gradient steps; the default of a stage's own steps
     batch: int = 64  # rows that each source gives to a gradient step
     gamma: float = 0.99  # discount of an environment step
     optim: dict[str, Optim] = field(default_factory=dict)  # by group, where it differs
@@ -102,7 +103,7 @@ class Learner:
         self.step_count = 0
         self.noise = self.new_noise(derive(seed, "learner"))
         if self.members > 1:
-            parameters, self.buffers = stack_module_state(list(agents))  # type: ignore[arg-type]
+            parameters, self.buffers = stack_module_state(list(agents))
             for name, value in parameters.items():
                 value.requires_grad_(not name.startswith("targets."))
         else:
@@ -112,7 +113,7 @@ class Learner:
         self.groups = {name: self._of(f"nets.{name}.") for name in self.agent.nets}
         self.rates: dict[str, Schedule] = {}
         self.optimizers = {name: self._optimizer(name) for name, group in self.groups.items() if group}
-        self._tapes: dict[tuple[str, ...], list[tuple[str, tuple[int, ...]]]] = {}
+        self._tapes: dict[tuple[Any, ...], list[tuple[str, tuple[int, ...]]]] = {}
 
     def new_noise(self, seed: int) -> Generated:
         """A stream of draws for this learner's losses."""
@@ -182,7 +183,8 @@ class Learner:
 
     def _asked(self, names: Sequence[str], batches: Mapping[str, Batch]) -> list[tuple[str, tuple[int, ...]]]:
         """What the losses draw in a step, found by running them once for one member on zeros."""
-        key = tuple(names)
+        # Shapes too: validation batches have other sizes than those of the training.
+        key = (*names, *(leaf.shape for batch in batches.values() for leaf in tree_leaves(batch)))
         if key not in self._tapes:
             sketch = Sketched(self.device)
             one = {name: batch.map(lambda column: column[0]) for name, batch in batches.items()}
@@ -214,13 +216,14 @@ class Learner:
             self.optimizers[group].step()
 
     def _clip(self, group: list[Tensor], largest: float) -> None:
-        gradients = [parameter.grad for parameter in group if parameter.grad is not None]
-        first = 1 if self.members > 1 else 0
-        squares = [gradient.square().flatten(first).sum(-1) for gradient in gradients]
-        norm = torch.stack(squares).sum(0).sqrt()
-        factor = (largest / (norm + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
-            gradient.mul_(factor.reshape(-1, *[1] * (gradient.dim() - 1)) if first else factor)
+        """Each member's gradient by its own norm."""
+        trained = [parameter for parameter in group if parameter.grad is not None]
+        squares = [parameter.grad.square().reshape(self.members, -1).sum(-1) for parameter in trained]  # type: ignore[union-attr]
+        factor = (largest / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # [members]
+        for parameter in trained:
+            # Not in place: parameters that stand in a sum may have been given one tensor as their gradient.
+            axes = (self.members, *[1] * (parameter.dim() - 1)) if self.members > 1 else ()
+            parameter.grad = parameter.grad * factor.reshape(axes)  # type: ignore[operator]
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -232,9 +235,9 @@ class Learner:
             elif self.step_count % target.every == 0:
                 torch._foreach_lerp_(slow, fast, target.tau)
 
-    def each(self) -> list[Agent]:
-        """The members as agents; with several, the template filled with each one's state in turn."""
-        return [self.agent] if self.members == 1 else [self.member(index) for index in range(self.members)]
+    def each(self) -> Iterator[Agent]:
+        """The members as agents, one after the other: it is the same agent, filled with each one's state in turn."""
+        return (self.member(index) for index in range(self.members))
 
     def member(self, index: int) -> Agent:
         """Load one member's state into the template agent and return that."""
@@ -274,7 +277,6 @@ class Learner:
             optimizer.load_state_dict(content)
         self.noise.restore(saved["noise"])
         self.step_count = int(saved["step"])
-
 
 
 def metric_name(row: str, key: str) -> str:

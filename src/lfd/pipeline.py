@@ -9,9 +9,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lfd.artifacts import Building, Done, Store, record_of
+from lfd.artifacts import MARKER, Building, Done, Store, record_of
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused, nearest
+from lfd.files import file_sha256
 from lfd.hardware import Hardware
 from lfd.keys import describe
 from lfd.log import MetricsLog, Progress, RunLog, read_records
@@ -19,6 +20,7 @@ from lfd.provenance import provenance
 from lfd.stages import Lab, Product, Stage
 
 METRICS = "metrics.jsonl"
+STATE = "state"  # a stage's checkpoints
 
 
 @dataclass
@@ -107,13 +109,16 @@ class TrainingPipeline:
     def material(self, name: str, keys: Mapping[str, str], without: tuple[str, ...] = ()) -> dict[str, Any]:
         """What a stage's key is made of; names of stages stand in it as the keys of their products."""
         stage, reads = self.stages[name], self.reads(name)
-        described = describe(stage.material())
+        described = describe(stage.material(self._digest))
         for field in without:
             described["fields"].pop(field)
         material: dict[str, Any] = {"stage": _renamed(described, {read: keys[read] for read in reads})}
         if self.env is not None:
             material["env"] = describe(self.env.fingerprint())
         return material
+
+    def _digest(self, path: Path) -> str:
+        return file_sha256(path, self.store.root / ".sha256")
 
     def lineage(self, name: str) -> str:
         """The same for all versions of a stage that differ only in how long they go on."""
@@ -135,13 +140,16 @@ class TrainingPipeline:
             visit(target)
         return [name for name in self.order if name in wanted]
 
-    def run(self, run_log: RunLog, job: str = "") -> dict[str, Report]:
-        """Make what is missing; returns a report of every stage whose product is there. Raises Interrupted."""
+    def run(self, run_log: RunLog, job: str = "", stop: Path | None = None) -> dict[str, Report]:
+        """Make what is missing; returns a report of every stage whose product is there. Raises Interrupted.
+
+        `job` is its name in a sweep; besides signals, a file appearing at `stop` asks it to stop.
+        """
         missing = self.missing()
         progress = Progress([(name, self.stages[name].total()) for name in self.order], job=job)
         reports: dict[str, Report] = {}
         try:
-            with _signals() as stopping:
+            with _signals(stop) as stopping:
                 for name in self.order:
                     if name in missing:
                         reports[name] = self._make(name, run_log, progress, stopping)
@@ -167,32 +175,34 @@ class TrainingPipeline:
         return Report(self.keys[name], True, record["summary"])
 
     def _make(self, name: str, run_log: RunLog, progress: Progress, stopping: Callable[[], bool]) -> Report:
-        with self.store.build(self.keys[name]) as build:
+        with self.store.build(self.keys[name], stopping) as build:
             if isinstance(build, Done):
                 return self._stored(name, build.folder, run_log, progress)
-            if build.fresh:
+            if not (build.folder / STATE).exists():
                 self._adopt(name, build.folder)
             stage = self.stages[name]
+            # Of the code as it is now: somebody may edit it while the stage runs.
+            made_by = provenance(self.hardware.device.value)
             progress.stage(name, stage.total(), stage.unit)
             metrics = MetricsLog(build.folder / METRICS)
             products = {read: self.product(read) for read in self.reads(name)}
             lab = Lab(
                 name, build.folder, self.env, products, self.hardware, progress, metrics, run_log, stopping,
-                self._spaces(products),
+                self._spaces(name, products),
             )  # fmt: skip
             try:
                 summary = stage.run(lab).to_json()
             finally:
                 metrics.close()
-            self._publish(name, build, summary)
+            self._publish(name, build, summary, made_by)
             progress.end(summary["seconds"])
         return Report(self.keys[name], False, summary)
 
-    def _publish(self, name: str, build: Building, summary: dict[str, Any]) -> None:
+    def _publish(self, name: str, build: Building, summary: dict[str, Any], made_by: dict[str, Any]) -> None:
         if self.stages[name].length_fields:
             summary = {**summary, "lineage": self.lineage(name)}
         inputs = {read: self.keys[read] for read in self.reads(name)}
-        build.publish(self.material(name, self.keys), inputs, summary, provenance(self.hardware.device.value))
+        build.publish(self.material(name, self.keys), inputs, summary, made_by)
 
     def _adopt(self, name: str, folder: Path) -> None:
         """Go on from the longest shorter version of this stage that is stored."""
@@ -204,16 +214,24 @@ class TrainingPipeline:
             record = record_of(other)
             if record and record["summary"].get("lineage") == lineage:
                 length = int(record["summary"]["gradient_steps"])
-                if length <= most and (other / "state").exists():
+                if length <= most and (other / STATE).exists():
                     found.append((length, other))
-        if found:
-            shutil.copytree(max(found)[1], folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("artifact.json"))
+        if not found or (earlier := self.store.find(max(found)[1].name)) is None:
+            return
+        shutil.copytree(earlier, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARKER, STATE))
+        # Last and at once: whoever is killed before this has adopted nothing.
+        beside = folder / f"{STATE}.tmp"
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.copytree(earlier / STATE, beside)
+        beside.rename(folder / STATE)
 
-    def _spaces(self, products: Mapping[str, Any]) -> Spaces | None:
+    def _spaces(self, name: str, products: Mapping[str, Any]) -> Spaces:
         if self.env is not None:
             return self.env.spaces()
-        spaces = [product.spaces for product in products.values()]
-        return spaces[0] if spaces else None
+        for product in products.values():
+            spaces: Spaces = product.spaces
+            return spaces
+        raise Refused(f"{name}: nothing tells the spaces of its data; choose the env that it is from")
 
 
 def _kind(stage: Stage) -> str:
@@ -235,7 +253,7 @@ def _name(text: str, names: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], bool]]:
+def _signals(stop: Path | None) -> Iterator[Callable[[], bool]]:
     """While inside, SIGTERM and Ctrl-C only ask to stop; the stages do so where they can resume."""
     asked = False
 
@@ -245,7 +263,7 @@ def _signals() -> Iterator[Callable[[], bool]]:
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: asked
+        yield lambda: asked or (stop is not None and stop.exists())
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -2,43 +2,51 @@
 
 import hashlib
 import json
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from lfd.artifacts import Store
-from lfd.errors import Interrupted
+from lfd.errors import Ending, Interrupted, LabelsNeeded
 from lfd.experiment import Experiment
-from lfd.files import save_json, write
-from lfd.log import RunInfo, RunLog
+from lfd.files import load_json, save_json, write
+from lfd.log import RunInfo, RunLog, read_records
+from lfd.log.progress import tell
 from lfd.pipeline import METRICS, Report, TrainingPipeline
 from lfd.provenance import provenance
+from lfd.report import curves, report_html
 from lfd.stages import Product
 
+RESULT, CURVES, REPORT = "result.json", "curves.png", "report.html"
 
-def run_experiment(experiment: Experiment) -> dict[str, Any]:
-    """Run it, or answer from what is stored; returns the content of result.json."""
-    with Store(experiment.outputs / "artifacts") as store:
-        pipeline = TrainingPipeline(
-            experiment.stages, experiment.targets, experiment.env, experiment.hardware, store
-        )
+
+def run_experiment(
+    experiment: Experiment, job: str = "", group: str | None = None, stop: Path | None = None
+) -> dict[str, Any]:
+    """Run it, or answer from what is stored; returns the content of result.json, which every way to end leaves behind.
+
+    `job`, `group` and `stop` are of a job of a sweep: its name among the others, the sweep's, and the file whose
+    appearance asks it to stop. Raises Interrupted when asked to stop.
+    """
+    names: dict[str, str] = {}
+    with Store(experiment.outputs / "artifacts", lambda line: tell(_told(line, job, names))) as store:
+        pipeline = pipeline_of(experiment, store)
+        names |= {key: name for name, key in pipeline.keys.items()}
         folder = run_folder(experiment, pipeline)
-        folder.mkdir(parents=True, exist_ok=True)
-        write(folder / "config.yaml", experiment.config.encode())
-        write(folder / "overrides.yaml", "".join(f"- {json.dumps(one)}\n" for one in experiment.overrides).encode())
-        save_json(folder / "provenance.json", provenance(experiment.hardware.device.value))
-        run_log = RunLog(folder / METRICS, experiment.logger.open(RunInfo(folder, {}, None)))
-        try:
-            reports = pipeline.run(run_log)
-        except Interrupted:
-            run_log.finish("interrupted", {})
-            raise
-        except BaseException:
-            run_log.finish("failed", {})
-            raise
-        result = result_of(folder, pipeline, reports)
-        save_json(folder / "result.json", result)
-        run_log.finish("done", result)
+        sinks = experiment.logger.open(RunInfo(folder, yaml.safe_load(experiment.config), group))
+        result = finished(folder, pipeline)
+        if result is None or sinks:
+            return _run(experiment, pipeline, folder, RunLog(folder / METRICS, sinks), job, stop)
+    tell(f"{job}: stored already" if job else "everything is stored already")
     return result
+
+
+def pipeline_of(experiment: Experiment, store: Store) -> TrainingPipeline:
+    """The experiment's stages, wired and checked. Raises Refused."""
+    return TrainingPipeline(experiment.stages, experiment.targets, experiment.env, experiment.hardware, store)
 
 
 def run_folder(experiment: Experiment, pipeline: TrainingPipeline) -> Path:
@@ -49,15 +57,100 @@ def run_folder(experiment: Experiment, pipeline: TrainingPipeline) -> Path:
     return experiment.outputs / "runs" / f"{names.get('algo')}-{names.get('env')}-s{experiment.seed}-{digest}"
 
 
-def result_of(folder: Path, pipeline: TrainingPipeline, reports: dict[str, Report]) -> dict[str, Any]:
-    """The content of result.json."""
+def finished(folder: Path, pipeline: TrainingPipeline) -> dict[str, Any] | None:
+    """result.json of a run that has nothing left to do, every stage told as stored; None if there is something."""
+    if not all((folder / name).exists() for name in (RESULT, CURVES, REPORT)) or pipeline.missing():
+        return None
+    result: dict[str, Any] = load_json(folder / RESULT)
+    if result["status"] != "done":
+        return None
+    if not all(stage["cached"] for stage in result["stages"].values()):
+        for stage in result["stages"].values():
+            stage["cached"] = True
+        save_json(folder / RESULT, result)
+    return result
+
+
+def ended_by(error: BaseException) -> dict[str, Any]:
+    """What result.json says of a run that this ended; one that is "interrupted" is continued by the same command."""
+    match error:
+        case Interrupted() | LabelsNeeded():
+            return {"status": "interrupted", "reason": str(error), "exit_code": error.exit_code}
+        case Ending():
+            return {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+        case Exception():
+            reason = f"a fault of ours: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return {"status": "failed", "reason": reason, "exit_code": 1, "traceback": traceback.format_exc()}
+    return {"status": "interrupted", "reason": "stopped", "exit_code": Interrupted.exit_code}
+
+
+def _told(line: str, job: str, names: Mapping[str, str]) -> str:
+    """The store's line about an artifact, with the name of its stage."""
+    for key, name in names.items():
+        line = line.replace(key, f"{name} ({key})")
+    return f"{job}: {line}" if job else line
+
+
+def _run(
+    experiment: Experiment, pipeline: TrainingPipeline, folder: Path, run_log: RunLog, job: str, stop: Path | None
+) -> dict[str, Any]:
+    _begin(experiment, pipeline, folder)
+    try:
+        reports = pipeline.run(run_log, job, stop)
+        result = _result(experiment, pipeline, folder) | _scores(pipeline, reports)
+        _draw(experiment, pipeline, folder, result)
+    except BaseException as error:
+        end = ended_by(error)
+        save_json(folder / RESULT, _result(experiment, pipeline, folder) | end)
+        run_log.finish(end["status"], {})
+        raise
+    save_json(folder / RESULT, result)
+    run_log.finish("done", result)
+    return result
+
+
+def _begin(experiment: Experiment, pipeline: TrainingPipeline, folder: Path) -> None:
+    write(folder / "config.yaml", experiment.config.encode())
+    write(folder / "overrides.yaml", "".join(f"- {json.dumps(one)}\n" for one in experiment.overrides).encode())
+    save_json(folder / "provenance.json", provenance(experiment.hardware.device.value))
+    # Killed without a chance to say so, it was interrupted; and what it uses is in use.
+    end = ended_by(Interrupted("at work, or killed while it was"))
+    save_json(folder / RESULT, _result(experiment, pipeline, folder) | end)
+
+
+def _result(experiment: Experiment, pipeline: TrainingPipeline, folder: Path) -> dict[str, Any]:
+    """result.json of a run that went well, but without scores; of the stages only where their products are."""
+    stored = {name: key for name, key in pipeline.keys.items() if pipeline.store.find(key) is not None}
+    return {
+        "status": "done",
+        "exit_code": 0,
+        "run": folder.name,
+        "overrides": experiment.overrides,
+        "scores": {},
+        "stages": {name: {"artifact": key} for name, key in stored.items()},
+    }
+
+
+def _scores(pipeline: TrainingPipeline, reports: Mapping[str, Report]) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for name in pipeline.targets:
         if pipeline.stages[name].gives is Product.scores:
             scores |= pipeline.product(name)
+    # Those who learnt stand first.
+    scores |= {"random": scores.pop("random")} if "random" in scores else {}
     stages = {}
     for name, report in reports.items():
         stages[name] = {"artifact": report.key, "cached": report.cached, **report.summary}
         if name in scores:
             scores[name]["last5_mean"] = report.summary.get("last5_mean")
-    return {"status": "done", "run": folder.name, "scores": scores, "stages": stages}
+    return {"scores": scores, "stages": stages}
+
+
+def _draw(experiment: Experiment, pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any]) -> None:
+    records = read_records(folder / METRICS)
+    fits = [name for name in pipeline.order if pipeline.stages[name].gives is Product.policy]
+    references = {name: result["scores"][name]["return_mean"] for name in ("expert", "random") if name in result["scores"]}
+    by_stage = {name: [record for record in records if record["stage"] == name] for name in fits}
+    curves(by_stage, folder / CURVES, references)
+    page = report_html(folder, result, experiment.config, records, (folder / CURVES).read_bytes())
+    write(folder / REPORT, page.encode())

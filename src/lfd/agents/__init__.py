@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from lfd.agents.distributions import Distribution
 from lfd.batch import Batch, Observation
@@ -60,6 +61,8 @@ class Agent(nn.Module, ABC):
     """
 
     shared: dict[str, tuple[str, ...]]
+    centre: Tensor  # [A] of the bounds of continuous actions
+    reach: Tensor  # [A] half their range
 
     def __init__(self, spaces: Spaces, nets: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -74,7 +77,7 @@ class Agent(nn.Module, ABC):
         if isinstance(spaces.action, gym.spaces.Box):
             low, high = spaces.action.low, spaces.action.high
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
-                raise Refused(f"the action space {spaces.action} has no bounds; a Box with finite low and high is expected")
+                raise Refused(f"the action space {spaces.action} has no bounds; finite low and high are expected")
             self.register_buffer("centre", torch.as_tensor((high + low) / 2, dtype=torch.float32))
             self.register_buffer("reach", torch.as_tensor((high - low) / 2, dtype=torch.float32))
 
@@ -88,6 +91,14 @@ class Agent(nn.Module, ABC):
     def initial_state(self, number: int) -> Any:
         """The recurrent state at the start of `number` episodes; empty for agents without memory."""
         return ()
+
+    def restart(self, state: Any, done: Tensor) -> Any:
+        """The recurrent state with the rows [N] whose episode is over set back to its start."""
+
+        def pick(running: Tensor, fresh: Tensor) -> Tensor:
+            return torch.where(done.reshape(-1, *[1] * (running.dim() - 1)), fresh, running)
+
+        return _pytree.tree_map(pick, state, self.initial_state(len(done))) if state else state
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(self, *args)`: the way through `torch.func.functional_call`."""

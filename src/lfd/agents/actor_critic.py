@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ class PolicyNet(nn.Module):
         if self.head is None:
             return Categorical(outputs)
         if self.log_std is not None:
-            mean, log_std = outputs, self.log_std
+            mean, log_std = outputs, self.log_std.expand_as(outputs)
         else:
             mean, log_std = outputs.chunk(2, dim=-1)
         # Clamped: a Gaussian likelihood would otherwise collapse on a deterministic expert.
@@ -73,7 +74,7 @@ class ActorCritic(PolicyAgent):
     def __init__(self, spaces: Spaces, spec: "PolicyValue") -> None:
         super().__init__(spaces, {})
         self._shares = has_frames(spaces.observation)
-        inputs = spaces.observation
+        inputs: gym.Space[Any] | int = spaces.observation
         if self._shares:
             trunk = encoder(spaces.observation)
             orthogonal(trunk, 2**0.5)

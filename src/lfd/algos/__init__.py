@@ -51,8 +51,11 @@ class Loss(ABC):
             raise Refused(f"reads of {type(self).__name__} is {self.reads!r}; it has {slots}")
 
     @abstractmethod
-    def __call__(self, agent: Agent, batch: Any) -> Out:
-        """Terms for a Batch (or {slot: Batch}) in network units. Tensors in, tensors out; noise from `agent.draws`."""
+    def __call__(self, agent: Any, batch: Any) -> Out:
+        """Terms for a Batch (or {slot: Batch}) in network units, by an agent of the class `agents`.
+
+        Tensors in, tensors out; noise from `agent.draws`.
+        """
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         """Modules it adds to the agent."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch.nn import functional as F
 
 from lfd.agents.q import QAgent
@@ -23,9 +24,10 @@ class DQN(Loss):
     targets: ClassVar = ("q",)
 
     def __call__(self, agent: QAgent, batch: Batch) -> Out:
-        next_values = agent.target_q(batch.next_obs)
-        chooser = agent.q(batch.next_obs).detach() if self.double else next_values
-        target = td_target(batch.reward, batch.discount, taken(next_values, chooser.argmax(-1)))
+        with torch.no_grad():
+            next_values = agent.target_q(batch.next_obs)
+            chooser = agent.q(batch.next_obs) if self.double else next_values
+            target = td_target(batch.reward, batch.discount, taken(next_values, chooser.argmax(-1)))
         value = taken(agent.q(batch.obs), batch.action)
         error = F.smooth_l1_loss(value, target, reduction="none")
         weighted = error * batch.weight if "weight" in batch.__dict__ else error

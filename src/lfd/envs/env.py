@@ -37,8 +37,11 @@ class Env(ABC):
 
         Raises Refused if the environment cannot be made, or cannot be learnt in.
         """
-        # Gymnasium's CartPoleVectorEnv is as fast as this loop, but takes one seed for all and spends a call on resets.
-        # EnvPool is faster (MuJoCo: 1.4 times), but can be seeded only when it is made, and carries its own MuJoCo.
+        # Measured with 8 environments, steps per CPU second: CartPole 38-42 k here, 68-80 k in Gymnasium's
+        # CartPoleVectorEnv, 47-68 k in EnvPool; HalfCheetah 10-11 k here, 17 k in EnvPool. From equal states they make
+        # equal steps, to rounding. But `reset(seeds)` must give the same bits at any time: EnvPool takes seeds only
+        # when it is made, CartPoleVectorEnv one for all, and that one spends a call on each reset, which no replay can
+        # store.
         return Sync(partial(self.single, render), self.spaces(), num_envs, autoreset=training)
 
     def spaces(self) -> Spaces:

@@ -19,9 +19,7 @@ _SIMULATORS = {"gymnasium.envs.mujoco": "mujoco", "gymnasium.envs.box2d": "box2d
 _PRESETS = {"ALE/": "atari", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
 
 
-def make_single(
-    id: str, kwargs: Mapping[str, Any], render: bool, max_episode_steps: int = 0
-) -> gym.Env[Any, Any]:
+def make_single(id: str, kwargs: Mapping[str, Any], render: bool, max_episode_steps: int = 0) -> gym.Env[Any, Any]:
     """`gymnasium.make`; raises Refused, in one line, for whatever stands against it."""
     limit = max_episode_steps or None
     mode = "rgb_array" if render else None
@@ -47,8 +45,7 @@ def refusals(id: str) -> Iterator[None]:
         raise Refused(_missing(id, error)) from error
     except (gym.error.Error, TypeError, ValueError, AssertionError, KeyError, OSError) as error:
         # `env.kwargs` goes to a constructor that we do not know, so that most of these are a wrong value there
-        reason = " ".join(str(error).split())
-        raise Refused(f"{id} cannot be made: {reason}; see env.id and env.kwargs") from error
+        raise Refused(f"{id} cannot be made: {_said(error)}; see env.id and env.kwargs") from error
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -82,8 +79,13 @@ def _missing(id: str, error: BaseException) -> str:
     cause = error if isinstance(error, ImportError) else error.__cause__
     module = (cause.name or "").partition(".")[0] if isinstance(cause, ImportError) else ""
     if not module:
-        return f"{id} cannot be made: {' '.join(str(error).split())}"
+        return f"{id} cannot be made: {_said(error)}"
     return f"{id} needs {_install(module, _EXTRAS.get(module))}"
+
+
+def _said(error: BaseException) -> str:
+    # Gymnasium adds a tail that repeats the id and the arguments
+    return " ".join(str(error).partition(" was raised from the environment creator")[0].split()).rstrip(".")
 
 
 def _install(module: str, extra: str | None) -> str:

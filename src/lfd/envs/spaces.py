@@ -27,7 +27,7 @@ class Spaces(NamedTuple):
 
     @property
     def actions(self) -> str:
-        """"discrete" or "continuous"."""
+        """ "discrete" or "continuous"."""
         return "discrete" if isinstance(self.action, gym.spaces.Discrete) else "continuous"
 
     def to_json(self) -> dict[str, Any]:

@@ -42,7 +42,9 @@ class Sync(VecEnv):
         return {key: column[0] for key, column in single.items()} if isinstance(single, dict) else single[0]
 
     def step(self, action: Array) -> Step:
-        taken = to_env(action, self.spaces.action, self._envs[0].action_space)
+        taken: Any = to_env(action, self.spaces.action, self._envs[0].action_space)
+        if self.spaces.actions == "discrete":
+            taken = taken.tolist()  # environments check a number of Python's own far faster than one of numpy's
         reward = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
         success = np.full(self.num_envs, np.nan, np.float32)
@@ -63,10 +65,15 @@ class Sync(VecEnv):
         return Step(obs, next_obs, reward, terminated, truncated & ~terminated, valid, finished, infos)
 
     def render(self) -> list[Array]:
-        frames = [env.render() for env in self._envs]
-        for env, frame in zip(self._envs, frames, strict=True):
-            if not isinstance(frame, np.ndarray):
-                raise Refused(f"{env} cannot be filmed: its render mode 'rgb_array' gives no picture; leave films out")
+        try:
+            frames = [env.render() for env in self._envs]
+        except Exception as error:  # each drawing library fails in its own way
+            raise Refused(
+                f"{self._envs[0]} cannot be filmed: {error}; leave films out, or, if this machine has no screen "
+                "and it is a MuJoCo environment, set MUJOCO_GL=egl"
+            ) from error
+        if not all(isinstance(frame, np.ndarray) for frame in frames):
+            raise Refused(f"{self._envs[0]} gives no pictures: it has no render mode rgb_array; leave films out")
         return frames  # type: ignore[return-value]
 
     def close(self) -> None:

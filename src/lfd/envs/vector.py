@@ -54,7 +54,7 @@ class VecEnv(ABC):
         raise RuntimeError("environments made with training=True reset themselves")
 
     def render(self) -> list[Array]:
-        """A picture [H, W, 3] uint8 of each. RuntimeError unless it was made with `render=True`."""
+        """A picture [H, W, 3] uint8 of each, if made with `render=True`. Raises Refused if no picture can be made."""
         raise RuntimeError("only environments made with render=True give pictures")
 
     @abstractmethod

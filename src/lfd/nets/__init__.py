@@ -72,8 +72,10 @@ class NatureCNN(nn.Module):
         super().__init__()
         channels, *size = shape
         self.convolutions = nn.Sequential(
-            nn.Conv2d(channels, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1), nn.ReLU()
-        )
+            nn.Conv2d(channels, 32, 8, 4), nn.ReLU(),
+            nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, 1), nn.ReLU(),
+        )  # fmt: skip
         for kernel, stride in ((8, 4), (4, 2), (3, 1)):
             size = [(side - kernel) // stride + 1 for side in size]
         self.linear = nn.Linear(64 * math.prod(size), self.features)
@@ -98,7 +100,9 @@ class DictEncoder(nn.Module):
 
 def is_frames(space: gym.Space[Any]) -> bool:
     """Is this a stack of byte images, channels first, large enough for the Nature CNN?"""
-    return isinstance(space, gym.spaces.Box) and space.dtype == "uint8" and len(space.shape) == 3 and min(space.shape[1:]) >= 36
+    if not isinstance(space, gym.spaces.Box) or space.dtype != "uint8" or len(space.shape) != 3:
+        return False
+    return min(space.shape[1:]) >= 36
 
 
 def has_frames(space: gym.Space[Any]) -> bool:

@@ -33,6 +33,7 @@ class World:
     gamma: float
     seed: int
     folder: Path  # for what must survive a kill
+    boundary: int  # gradient steps from one boundary to the next, or a few more
     device: torch.device
     members: int = 1
 

@@ -1,6 +1,6 @@
 """Offline: batches drawn from a dataset, on the device when it fits there."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +48,8 @@ class DemonstrationStream(Stream):
         table = Table(world.datasets[name], source.n_step, world)
         learn, held = split(world.datasets[name], source.validation)
         if len(learn) < 1:
-            raise Refused(f"dataset {name!r} has no transition to learn from beside the {source.validation:.0%} held out")
+            held_out = f"the {source.validation:.0%} held out for validation"
+            raise Refused(f"dataset {name!r} has no transition to learn from beside {held_out}")
         self._size = len(learn)
         self._held = held
         self._rows = None if len(held) == 0 else torch.from_numpy(learn).to(world.device)
@@ -77,20 +78,22 @@ class DemonstrationStream(Stream):
 
     def held_out(self) -> list[Batch]:
         """All held-out rows (at most 10,000 of them) in batches of 1,000; with members each gets the same."""
-        index = torch.from_numpy(self._held[:10_000]).to(self.world.device)
+        if not len(self._held):
+            return []
         members = self.world.members
-        parts = index.split(1_000)
-        return [self._table.gather(p if members == 1 else p.expand(members, -1)) for p in parts] if len(index) else []
+        index = torch.from_numpy(self._held[:10_000]).to(self.world.device)
+        parts = torch.split(index, 1_000)
+        return [self._table.gather(part if members == 1 else part.expand(members, -1)) for part in parts]
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {"generator": self._before}, {"used": self._used if self._ahead is not None else 0}
+        return {"generator": self._before}, {"used": self._used}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        self._generator.set_state(tensors["generator"])
-        self._ahead = None
-        if state["used"]:
-            self._before = self._generator.get_state()
-            self._ahead, self._used = self._draw(), int(state["used"])
+        self._before = tensors["generator"]
+        self._generator.set_state(self._before)
+        self._ahead, self._used = None, int(state["used"])
+        if self._used:
+            self._ahead = self._draw()
 
 
 class Table:
@@ -113,7 +116,7 @@ class Table:
         if self._resident is not None:
             return self._resident.map(lambda column: column[index])
         flat = self._read(index.cpu().numpy().ravel())
-        return flat if index.dim() == 1 else flat.map(lambda column: column.unflatten(0, index.shape))
+        return flat.map(lambda column: column.reshape(*index.shape, *column.shape[1:]))
 
     def _read(self, at: Rows) -> Batch:
         found: dict[str, Any] = {}
@@ -121,13 +124,9 @@ class Table:
             found["obs"] = self._data.observations(at)
         if "action" in self._columns:
             found["action"] = np.asarray(self._data.columns["actions"][at])
-        if "next_action" in self._columns:
-            # The last action of an episode has none after it; where the episode went on it is the next row's.
-            following = np.minimum(at + 1, self._data.ends[self._data.episode_of(at)] - 1)
-            found["next_action"] = np.asarray(self._data.columns["actions"][following])
         if self._togo is not None:
             found["return_to_go"] = self._togo[at]
-        if self._columns & (TRANSITION - {"obs", "action"}):
+        if self._columns & (TRANSITION - {"obs", "action"} | {"next_action"}):
             found |= self._outcome(at)
         return Batch(**{name: tensors(column, self._world.device) for name, column in found.items()})
 
@@ -149,6 +148,9 @@ class Table:
         outcome = {name: column for name, column in outcome.items() if name in self._columns}
         if "next_obs" in self._columns:
             outcome["next_obs"] = self._data.successors(final)
+        if "next_action" in self._columns:
+            # Nothing was done after an episode's last action: it stands for itself.
+            outcome["next_action"] = np.asarray(columns["actions"][np.minimum(final + 1, ends - 1)])
         return outcome
 
     def _returns_to_go(self) -> NDArray[np.float32]:
@@ -164,16 +166,20 @@ class Table:
 
 
 def split(dataset: Dataset, share: float) -> tuple[Rows, Rows]:
-    """Rows to learn from and rows held out: whole episodes, every so many of them, at least one where any is asked for."""
-    episodes = np.arange(len(dataset.starts))
-    count = round(share * len(episodes)) or (1 if share > 0 else 0)
-    held = np.linspace(0, len(episodes) - 1, count + 2).round().astype(int)[1:-1] if count else episodes[:0]
+    """Rows to learn from and rows held out: whole episodes at even distances, at least one if a share is asked for."""
+    episodes = len(dataset.starts)
+    count = round(share * episodes) or (1 if share > 0 else 0)
+    held = ((np.arange(count) + 0.5) * episodes / max(count, 1)).astype(int)
     is_held = np.isin(dataset.episode_of(np.arange(len(dataset))), held)
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
 
 
-def statistics(dataset: Dataset, limit: int = 1_000_000) -> Any:
-    """Observations [N, ...] from which an agent's normaliser is made: all rows, or `limit` evenly spaced ones."""
+def statistics(dataset: Dataset, limit: int = 1_000_000) -> Iterator[Any]:
+    """Observations [N, ...] from which an agent's normaliser is made: all rows, or `limit` evenly spaced ones.
+
+    They come in parts, because observations with frames in them exceed memory.
+    """
     count = len(dataset)
     at = np.arange(count) if count <= limit else np.linspace(0, count - 1, limit).astype(np.int64)
-    return dataset.observations(at)
+    for start in range(0, len(at), 10_000):
+        yield dataset.observations(at[start : start + 10_000])

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ class Mix(Source):
             raise Refused(f"shares of a mix are {self.shares}; positive numbers that sum to 1 are expected")
 
     def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
-        return frozenset.intersection(*(sources[name].gives(sources) for name in self.shares))
+        given = [sources[name].gives(sources) for name in self.shares]
+        # Rows of a part that does not weigh its draws count 1.
+        return frozenset.intersection(*given) | (frozenset.union(*given) & {"weight"})
 
     def parts(self) -> tuple[str, ...]:
         return tuple(self.shares)
@@ -36,12 +39,12 @@ class MixStream(Stream):
     def __init__(self, source: Mix, world: World) -> None:
         columns = world.columns & source.gives(world.sources)
         ends = [round(world.batch * share) for share in _cumulative(list(source.shares.values()))]
-        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
-        if min(sizes) < 1:
+        self._sizes = [end - start for start, end in pairwise([0, *ends])]
+        if min(self._sizes) < 1:
             raise Refused(f"a batch of {world.batch} rows is too small for the shares {dict(source.shares)}")
         self._axis = 1 if world.members > 1 else 0
         self._parts: dict[str, Stream] = {}
-        for name, size in zip(source.shares, sizes, strict=True):
+        for name, size in zip(source.shares, self._sizes, strict=True):
             inner = replace(world, name=name, batch=size, columns=columns, folder=world.folder / name)
             self._parts[name] = world.sources[name].open(inner)
         self.interacts = any(part.interacts for part in self._parts.values())
@@ -55,10 +58,24 @@ class MixStream(Stream):
         return all(part.idle for part in self._parts.values())
 
     def next(self) -> Batch:
-        return _beside([part.next() for part in self._parts.values()], self._axis)
+        batches = [part.next() for part in self._parts.values()]
+        if any("weight" in batch.__dict__ for batch in batches):
+            batches = [_weighed(batch) for batch in batches]
+        return _beside(batches, self._axis)
 
     def epoch_steps(self) -> int:
         return max(part.epoch_steps() for part in self._parts.values())
+
+    def feedback(self, values: Mapping[str, Tensor]) -> None:
+        """Rows of "priority" go to the part that they came from, all else to all parts."""
+        start = 0
+        for part, size in zip(self._parts.values(), self._sizes, strict=True):
+            rows = {"priority": values["priority"][start : start + size]} if "priority" in values else {}
+            part.feedback({**values, **rows})
+            start += size
+
+    def held_out(self) -> list[Batch]:
+        return [batch for part in self._parts.values() for batch in part.held_out()]
 
     def boundary(self, index: int) -> None:
         for part in self._parts.values():
@@ -87,6 +104,12 @@ class MixStream(Stream):
 
 def _cumulative(shares: list[float]) -> list[float]:
     return [sum(shares[: index + 1]) for index in range(len(shares))]
+
+
+def _weighed(batch: Batch) -> Batch:
+    if "weight" in batch.__dict__:
+        return batch
+    return batch.having(weight=torch.ones(len(batch.action), device=batch.action.device))
 
 
 def _beside(batches: list[Batch], axis: int) -> Batch:

@@ -1,5 +1,6 @@
 """Off-policy: a ring of the learner's own experience."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfd.agents.q import QAgent
 from lfd.batch import Batch, rows, tensors
 from lfd.errors import Refused
 from lfd.maths import n_step
@@ -16,8 +16,6 @@ from lfd.noise import Generated, derive
 from lfd.schedule import schedule
 from lfd.sources import TRANSITION, Source, Stream, World
 from lfd.sources.ring import Array, Ring, SumTree
-
-BETWEEN_BOUNDARIES = 1 << 17  # most transitions that a ring takes in from one checkpoint to the next
 
 
 @dataclass
@@ -73,7 +71,8 @@ class ReplayStream(Stream):
         self._noise = Generated(derive(world.seed, world.name, "noise"), "cpu")
         self._generator = torch.Generator().manual_seed(derive(world.seed, world.name, "draws"))
         self._explore = (schedule(source.epsilon, "epsilon"), schedule(source.sigma, "sigma"))
-        slack = source.warmup + BETWEEN_BOUNDARIES
+        # Twice, because the newest checkpoint may be damaged and because a boundary waits for other sources.
+        slack = source.warmup + 2 * (math.ceil(source.rate * world.boundary) + source.num_envs)
         spaces, stack = world.agent.spaces, world.env.stack
         self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack)
         self._priorities = Priorities(source.prioritised, self._ring) if source.prioritised else None
@@ -90,7 +89,7 @@ class ReplayStream(Stream):
             self._ring.cut()
         self._obs = self._env.reset([derive(self.world.seed, self.world.name, index, i) % 2**31 for i in range(count)])
         self._memory = self.world.agent.initial_state(count)
-        self._ring.begin(self._obs)
+        self._ring.begin(np.arange(count), self._obs)
 
     def next(self) -> Batch:
         while len(self._ring) < self.source.warmup:
@@ -119,17 +118,21 @@ class ReplayStream(Stream):
     def _interact(self, warm: bool) -> None:
         action = self._act(warm)
         step = self._env.step(action)
-        if not step.valid.all():
-            raise AssertionError("a replay needs environments that reset in the same step")
+        made, only_reset = np.flatnonzero(step.valid), np.flatnonzero(~step.valid)
         done = np.flatnonzero(step.terminated | step.truncated)
-        self._ring.add(action, step.reward, step.terminated, step.truncated, step.next_obs)
+        outcome = (step.reward, step.terminated, step.truncated, step.next_obs)
+        self._ring.add(made, action[made], *(rows(column, made) for column in outcome))
         if len(done):
             self._ring.end(done, rows(step.obs, done))
+        if len(only_reset):
+            self._ring.begin(only_reset, rows(step.obs, only_reset))
         if self._priorities:
-            self._priorities.grow()
+            self._priorities.grow(made)
         self._obs = step.obs
+        fresh = step.terminated | step.truncated | ~step.valid
+        self._memory = self.world.agent.restart(self._memory, torch.from_numpy(fresh))
         self._ended += [(value, length) for _, value, length in step.finished]
-        self.env_steps += len(action)
+        self.env_steps += len(made)
 
     def _act(self, warm: bool) -> Array:
         agent, device, count = self.world.agent, self.world.device, self.source.num_envs
@@ -153,7 +156,8 @@ class ReplayStream(Stream):
     def _draw(self) -> Batch:
         size = self.world.batch
         if self._priorities:
-            index, weight = self._priorities.draw(torch.rand(size, generator=self._generator).numpy(), self._steps)
+            share = torch.rand(size, generator=self._generator, dtype=torch.float64).numpy()
+            index, weight = self._priorities.draw(share, self._steps)
             lane, row = self._priorities.locate(index)
             self._drawn = index
         else:
@@ -187,7 +191,6 @@ class ReplayStream(Stream):
         return Batch(**columns)
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        self._ring.flush()
         saved = {"noise": self._noise.state(), "generator": self._generator.get_state()}
         if self._priorities:
             saved["priorities"] = self._priorities.save()
@@ -204,18 +207,18 @@ class ReplayStream(Stream):
 
 
 class Priorities:
-    """Leaf n of a lane belongs to its n-th transition, modulo the capacity; what may no longer be drawn weighs nothing."""
+    """Weights of what may be drawn: a lane's n-th transition has its leaf n modulo the capacity."""
 
     def __init__(self, config: Prioritised, ring: Ring) -> None:
         self._alpha, self._beta, self._ring = config.alpha, schedule(config.beta, "beta"), ring
         self._tree = SumTree(ring.lanes * ring.capacity)
         self._largest = 1.0
 
-    def grow(self) -> None:
-        """The newest transition of each lane, at the largest priority seen."""
-        lanes = np.arange(self._ring.lanes)
-        leaf = lanes * self._ring.capacity + (self._ring.count - 1) % self._ring.capacity
-        self._tree.set(leaf, np.full(len(leaf), self._largest**self._alpha))
+    def grow(self, lanes: Array) -> None:
+        """The newest transition of each of these lanes, at the largest priority seen."""
+        leaf = lanes * self._ring.capacity + (self._ring.count[lanes] - 1) % self._ring.capacity
+        if len(leaf):
+            self._tree.set(leaf, np.full(len(leaf), self._largest**self._alpha))
 
     def draw(self, share: Array, step: int) -> tuple[Array, Array]:
         """Leaves [B] and their importance weights [B], the largest of which is 1."""

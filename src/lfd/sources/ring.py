@@ -6,6 +6,7 @@ longer than what may be drawn from them: a writer that is set back to an earlier
 draw from then unharmed, and writes the later ones again.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfd.envs.spaces import Spaces
+from lfd.errors import Refused
 
 Array = NDArray[Any]
 
 
 class Ring:
-    """`slack` is how many transitions may be written between two cursors that one may return to."""
+    """`slack` is how many transitions may be written from the last cursor to the next."""
 
     def __init__(self, folder: Path, spaces: Spaces, lanes: int, capacity: int, slack: int, stack: int) -> None:
         self.lanes, self.stack = lanes, stack
@@ -29,8 +31,9 @@ class Ring:
         self.head = np.zeros(lanes, np.int64)  # next row of each lane, counted without wrapping
         self.count = np.zeros(lanes, np.int64)  # transitions written to each lane
         self._lane = np.arange(lanes)
+        self._kept = 0  # the largest count at the cursor that one may return to
         folder.mkdir(parents=True, exist_ok=True)
-        self._columns: dict[str, Array] = {}
+        self._columns: dict[str, Any] = {}
         self._dict = isinstance(spaces.observation, gym.spaces.Dict)
         for name, (shape, dtype) in self._layout(spaces).items():
             self._columns[name] = _mapped(folder / f"{name}.npy", (lanes, self.length, *shape), dtype)
@@ -46,27 +49,34 @@ class Ring:
         # age: steps since the episode began. position: the row of the lane's n-th transition, in slot n.
         return layout | {"age": ((), np.int32), "position": ((), np.int64)}
 
-    def begin(self, obs: Any) -> None:
-        """Fresh episodes in all lanes."""
-        self._write_obs(self._lane, self.head, obs)
-        self._columns["age"][self._lane, self.head % self.length] = 0
+    def begin(self, lanes: Array, obs: Any) -> None:
+        """Fresh episodes in these lanes, in place of what stands at their heads."""
+        self._write_obs(lanes, self.head[lanes], obs)
+        self._columns["age"][lanes, self.head[lanes] % self.length] = 0
 
-    def add(self, action: Array, reward: Array, terminated: Array, truncated: Array, next_obs: Any) -> None:
-        """One transition in every lane, from the observation at its head to `next_obs`."""
-        c, at = self._columns, self.head % self.length
-        for name, value in (("action", action), ("reward", reward), ("terminated", terminated), ("truncated", truncated)):
-            c[name][self._lane, at] = value
-        c["position"][self._lane, self.count % self._transitions] = self.head
-        self.head += 1
-        self.count += 1
-        self._write_obs(self._lane, self.head, next_obs)
-        c["age"][self._lane, self.head % self.length] = c["age"][self._lane, at] + 1
+    def add(
+        self, lanes: Array, action: Array, reward: Array, terminated: Array, truncated: Array, next_obs: Any
+    ) -> None:
+        """One transition in each of these lanes, from the observation at its head to `next_obs`."""
+        c, head = self._columns, self.head[lanes]
+        if self.count.max() - self._kept >= self._transitions - self.capacity - 1:
+            raise Refused(
+                f"replay: more than {(self._transitions - self.capacity - 1) * self.lanes:,} transitions came in "
+                "between two checkpoints, so that no resume would be possible; set a smaller boundary of the stage"
+            )
+        at = head % self.length
+        c["action"][lanes, at], c["reward"][lanes, at] = action, reward
+        c["terminated"][lanes, at], c["truncated"][lanes, at] = terminated, truncated
+        c["position"][lanes, self.count[lanes] % self._transitions] = head
+        self.head[lanes] += 1
+        self.count[lanes] += 1
+        self._write_obs(lanes, head + 1, next_obs)
+        c["age"][lanes, (head + 1) % self.length] = c["age"][lanes, at] + 1
 
     def end(self, lanes: Array, obs: Any) -> None:
         """These lanes' episodes are over: behind the final observation a new one begins with `obs`."""
         self.head[lanes] += 1
-        self._write_obs(lanes, self.head[lanes], obs)
-        self._columns["age"][lanes, self.head[lanes] % self.length] = 0
+        self.begin(lanes, obs)
 
     def cut(self) -> None:
         """Mark running episodes as truncated and leave room behind their last observation."""
@@ -80,11 +90,11 @@ class Ring:
 
     def locate(self, index: Array) -> tuple[Array, Array]:
         """Lane and row of the i-th drawable transition, i in [0, len)."""
-        lane = index % self.lanes
-        return lane, self.position(lane, self._oldest(lane) + index // self.lanes)
-
-    def _oldest(self, lane: Array) -> Array:
-        return np.maximum(self.count[lane] - self.capacity, 0)
+        held = np.minimum(self.count, self.capacity)
+        ends = held.cumsum()
+        lane = np.searchsorted(ends, index, side="right")
+        oldest = (self.count - held)[lane]
+        return lane, self.position(lane, oldest + index - (ends - held)[lane])
 
     def position(self, lane: Array, nth: Array) -> Array:
         """Row of the n-th transition that the lane took in."""
@@ -110,20 +120,26 @@ class Ring:
             self._columns[f"obs.{name}"][lanes, row % self.length] = newest
 
     def cursor(self) -> dict[str, list[int]]:
+        """Where the writing stands, durable; from now on only this cursor and later ones may be returned to."""
+        for column in self._columns.values():
+            column.flush()
+        self._kept = int(self.count.max())
         return {"head": self.head.tolist(), "count": self.count.tolist()}
 
     def return_to(self, cursor: dict[str, list[int]]) -> None:
         self.head[:], self.count[:] = cursor["head"], cursor["count"]
-
-    def flush(self) -> None:
-        for column in self._columns.values():
-            column.flush()  # type: ignore[attr-defined]
+        self._kept = int(self.count.max())
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: Any) -> Array:
-    if path.exists():
-        return np.lib.format.open_memmap(path, mode="r+")  # type: ignore[no-untyped-call, no-any-return]
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)  # type: ignore[no-untyped-call, no-any-return]
+    if not path.exists():
+        beside = path.with_name(f"{path.name}.tmp")
+        np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
+        with beside.open("r+b") as file:
+            # A mapped page that finds the disk full kills the process without a word: ask for the space now.
+            os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
+        beside.rename(path)
+    return np.lib.format.open_memmap(path, mode="r+")
 
 
 class SumTree:
@@ -153,7 +169,8 @@ class SumTree:
         node, rest = np.ones(len(share), np.int64), share * self.total
         while node[0] < self._leaves:
             left = self._nodes[2 * node]
-            right = rest >= left
+            # Sums are rounded: what is left over may not lead to a leaf without weight.
+            right = (rest >= left) & (self._nodes[2 * node + 1] > 0)
             rest = np.where(right, rest - left, rest)
             node = 2 * node + right
         found: Array = node - self._leaves

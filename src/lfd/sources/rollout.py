@@ -107,6 +107,7 @@ class RolloutStream(Stream):
         self._scale.restore(tensors)
         seen = {name[5:]: value for name, value in tensors.items() if name.startswith("seen/")}
         if seen:
+            seen = {name: value.to(self.world.device) for name, value in seen.items()}
             self._held = Batch(obs=seen if "" not in seen else seen[""])
         self.env_steps = int(state["env_steps"])
 
@@ -114,7 +115,7 @@ class RolloutStream(Stream):
         size = self.world.batch
         for _ in range(self.source.epochs):
             order = torch.randperm(total, generator=self._generator).to(self.world.device)
-            parts = order.split(size)
+            parts = torch.split(order, size)
             # A short remainder would be a step of another batch size: it waits for the next permutation.
             self._queue.extend(part for part in parts if len(part) == size or len(parts) == 1)
 
@@ -134,11 +135,12 @@ class RolloutStream(Stream):
         taken = action.cpu().numpy()
         step = self._env.step(taken)
         self._obs = step.obs
+        self._memory = self.world.agent.restart(self._memory, torch.from_numpy(step.terminated | step.truncated))
         self._ended += [(value, length) for _, value, length in step.finished]
         self.env_steps += int(step.valid.sum())
         reward = np.sign(step.reward) if self._sign else step.reward
         if self.source.scale_reward:
-            reward = self._scale(reward, step.terminated | step.truncated)
+            reward = self._scale(reward, step.terminated | step.truncated, step.valid)
         return {
             "obs": before, "action": taken, "reward": reward, "true_reward": step.reward, "next_obs": step.next_obs,
             "terminated": step.terminated, "truncated": step.truncated, "valid": step.valid,
@@ -168,15 +170,15 @@ class ReturnScale:
         self._returns = np.zeros(num_envs)
         self._count, self._mean, self._moment = 0.0, 0.0, 0.0
 
-    def __call__(self, reward: Any, done: Any) -> Any:
+    def __call__(self, reward: Any, done: Any, valid: Any) -> Any:
         self._returns = self._gamma * self._returns + reward
-        for value in self._returns:
+        for value in self._returns[valid]:
             self._count += 1
             delta = value - self._mean
             self._mean += delta / self._count
             self._moment += delta * (value - self._mean)
         self._returns[done] = 0.0
-        return (reward / np.sqrt(self._moment / self._count + 1e-8)).astype(np.float32)
+        return (reward / np.sqrt(self._moment / max(self._count, 1.0) + 1e-8)).astype(np.float32)
 
     def cut(self) -> None:
         self._returns[:] = 0.0

@@ -34,7 +34,7 @@ class Lab:
     metrics: MetricsLog
     run_log: RunLog
     stopping: Callable[[], bool]  # has somebody asked the run to stop?
-    spaces: Spaces | None  # None before the first data of an experiment without an environment
+    spaces: Spaces
 
     def record(self, **values: Any) -> None:
         """One record of the stage's history."""
@@ -86,10 +86,14 @@ class Stage(ABC):
         """How much there is to do, in `unit`."""
 
     unit: ClassVar[str] = "steps"
-    length_fields: ClassVar[tuple[str, ...]] = ()  # in which versions differ that can go on from each other's end
 
-    def material(self) -> Any:
-        """What its key is made of, beside the environment and the inputs."""
+    @property
+    def length_fields(self) -> tuple[str, ...]:
+        """Fields in which versions differ that can go on from each other's end."""
+        return ()
+
+    def material(self, digest: Callable[[Path], str]) -> Any:
+        """What its key is made of, beside the environment and the inputs; `digest` is a file's content as a hash."""
         return self
 
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:  # noqa: B027 - most fit anything
@@ -106,7 +110,7 @@ class Stage(ABC):
 
 
 def positive(stage: Stage, **values: float | None) -> None:
-    """Refuse values below 1."""
+    """Raise Refused for values below 1."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise Refused(f"{name} of a {type(stage).__name__.lower()} stage is {value}; 1 or more is expected")

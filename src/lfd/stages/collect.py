@@ -1,5 +1,6 @@
 """collect: play policies and keep what they did as a dataset."""
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -42,7 +43,7 @@ class Collect(Stage):
             raise Refused("a collect stage needs either transitions or episodes; set the other to null")
         positive(self, transitions=self.transitions, episodes=self.episodes, num_envs=self.num_envs)
         if not 0 <= self.epsilon <= 1 or self.sigma < 0:
-            raise Refused(f"epsilon is {self.epsilon} and sigma {self.sigma}; a share in [0, 1] and 0 or more are expected")
+            raise Refused(f"epsilon is {self.epsilon}, sigma {self.sigma}; a share in [0, 1] and 0 or more are expected")
         if self.policies and (abs(sum(self.policies.values()) - 1) > 1e-6 or min(self.policies.values()) <= 0):
             raise Refused(f"shares of policies are {dict(self.policies)}; positive numbers that sum to 1 are expected")
 
@@ -67,9 +68,10 @@ class Collect(Stage):
     def run(self, lab: Lab) -> Summary:
         with_frames = has_frames(lab.spaces.observation)
         lab.hardware.set_threads(with_frames)
-        _Collection(self, lab).run()
+        collection = _Collection(self, lab)
+        collection.run()
         data = Dataset.open(lab.folder / DATA)
-        return Summary(env_steps=len(data), more={"passport": data.passport})
+        return Summary(0, collection.env_steps, collection.seconds(), {"passport": data.passport})
 
     @staticmethod
     def open(folder: Path) -> Dataset:
@@ -94,14 +96,20 @@ class _Collection:
         self.env = lab.env.make(stage.num_envs, training=False)
         self.writer = Writer(lab.folder / "shards", lab.spaces, self.stack)
         self.best = -np.inf
+        self.env_steps = int(self.writer.cursor.get("env_steps", 0))  # of all episodes, kept or not
+        self._before = float(self.writer.cursor.get("seconds", 0.0))
+        self._since = time.monotonic()
+
+    def seconds(self) -> float:
+        """Of this session and the ones before."""
+        return self._before + time.monotonic() - self._since
 
     def run(self) -> None:
-        if not (self.lab.folder / DATA).exists():
-            try:
-                for name, amount in self._portions().items():
-                    self._fill(name, amount)
-            finally:
-                self.env.close()
+        try:
+            for name, amount in self._portions().items():
+                self._fill(name, amount)
+        finally:
+            self.env.close()
         made_by = {"policies": dict(self.stage.shares), "epsilon": self.stage.epsilon, "sigma": self.stage.sigma}
         assert self.lab.env is not None
         self.writer.finalise(self.lab.folder / DATA, {"env": self.lab.env.fingerprint(), "made_by": made_by})
@@ -124,7 +132,7 @@ class _Collection:
         while self._held() < amount:
             wave = int(self.writer.cursor.get("wave", 0))
             kept = self._wave(agent, wave, amount)
-            self.writer.commit({"wave": wave + 1})
+            self.writer.commit({"wave": wave + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
             fruitless = 0 if kept else fruitless + self.stage.num_envs
             if fruitless >= FRUITLESS:
                 raise Refused(
@@ -144,10 +152,11 @@ class _Collection:
         kept = 0
         for one in played:
             assert one.episode is not None
+            self.env_steps += one.length
             self.best = max(self.best, one.value)
             if self._held() < amount and (stage.min_return is None or one.value >= stage.min_return):
                 limit = amount - self.writer.transitions if stage.transitions else len(one.episode)
-                self.writer.add(_cut(one.episode, limit))
+                self.writer.add(cut(one.episode, limit))
                 kept += 1
         return kept
 
@@ -198,10 +207,11 @@ def _inside(spaces: Spaces, action: Any) -> Any:
     return np.clip(action, space.low, space.high).astype(np.float32)
 
 
-def _cut(episode: Episode, limit: int) -> Episode:
-    """The first `limit` steps; an episode that is cut is a truncated one, its next observation known."""
+def cut(episode: Episode, limit: int) -> Episode:
+    """The first `limit` steps. It ends neither in a termination nor at a time limit; its next observation is known."""
     if len(episode) <= limit:
         return episode
     obs = episode.observations
     shorter: Any = {k: v[: limit + 1] for k, v in obs.items()} if isinstance(obs, dict) else obs[: limit + 1]
-    return Episode(shorter, episode.actions[:limit], episode.rewards[:limit], False, True)
+    infos = {name: column[:limit] for name, column in episode.infos.items()}
+    return Episode(shorter, episode.actions[:limit], episode.rewards[:limit], False, False, infos)

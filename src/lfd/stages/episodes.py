@@ -55,25 +55,31 @@ def play(
     stopping: Callable[[], bool] = lambda: False,
     watch: Callable[[VecEnv], None] | None = None,
 ) -> list[Played]:
-    """Play one episode from each seed; `policy` makes a fresh policy for every wave. Raises Interrupted between waves.
+    """Play one episode from each seed; `policy` makes a fresh policy for every wave. Raises Interrupted when stopping.
 
     With `keep` the data of the episodes is returned, single frames where observations stack. `watch` sees each state.
     """
     played: list[Played] = []
     for start in range(0, len(seeds), env.num_envs):
-        if stopping():
-            raise Interrupted("stopped between episodes")
-        played += _wave(env, policy(), seeds[start : start + env.num_envs], keep, stack, watch)
+        some = seeds[start : start + env.num_envs]
+        obs = env.reset([*some, *[some[-1]] * (env.num_envs - len(some))])
+        lanes = [_Lane(rows(obs, index), keep, stack) for index in range(len(some))]
+        _wave(env, policy(), obs, lanes, stopping, watch)
+        played += [lane.played() for lane in lanes]
     return played
 
 
 def _wave(
-    env: VecEnv, policy: Policy, seeds: Sequence[int], keep: bool, stack: int, watch: Callable[[VecEnv], None] | None
-) -> list[Played]:
-    count = len(seeds)
-    obs = env.reset([*seeds, *[seeds[-1]] * (env.num_envs - count)])
-    lanes = [_Lane(rows(obs, index), keep, stack) for index in range(count)]
+    env: VecEnv,
+    policy: Policy,
+    obs: Any,
+    lanes: "list[_Lane]",
+    stopping: Callable[[], bool],
+    watch: Callable[[VecEnv], None] | None,
+) -> None:
     while any(lane.running for lane in lanes):
+        if stopping():
+            raise Interrupted("stopped while episodes were played")
         if watch:
             watch(env)
         action = policy(obs)
@@ -83,11 +89,10 @@ def _wave(
         for index, lane in enumerate(lanes):
             if lane.running:
                 lane.add(action[index], step.reward[index], rows(step.next_obs, index), bool(step.terminated[index]))
-                if success is not None:
+                if success is not None and not np.isnan(success[index]):
                     lane.success = float(success[index])
                 lane.running = not done[index]
         obs = step.obs
-    return [lane.played() for lane in lanes]
 
 
 class _Lane:

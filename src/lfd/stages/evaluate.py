@@ -1,7 +1,9 @@
 """evaluate: score policies on common episodes."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +25,7 @@ class Evaluate(Stage):
     unit: ClassVar[str] = "episodes"
 
     policies: list[str] = field(default_factory=list)  # whom to score
-    also: list[str] = field(default_factory=lambda: ["expert", "demos"])  # scored beside them if the run has them anyway
+    also: list[str] = field(default_factory=lambda: ["expert", "demos"])  # scored too if the run has them anyway
     episodes: int = 30  # the same start states for all
     seed: int = 0  # of the start states: one set for all runs, so that these compare like with like
 
@@ -49,7 +51,7 @@ class Evaluate(Stage):
         env = lab.env.make(count, training=False)
         seeds = [derive(self.seed, "start", index) % 2**31 for index in range(self.episodes)]
         scores: dict[str, dict[str, Any]] = {}
-        steps = 0
+        steps, began = 0, time.monotonic()
 
         def score(policy: Callable[[], Policy]) -> list[Played]:
             nonlocal steps
@@ -68,13 +70,13 @@ class Evaluate(Stage):
                 if isinstance(product, Dataset):
                     scores[name] = of_data(product)
                 elif isinstance(product, Trained):
-                    members = [score(lambda a=a: greedy(a, count, device)) for a in product.agents(snapshot)]  # type: ignore[misc]
+                    members = [score(partial(greedy, agent, count, device)) for agent in product.agents(snapshot)]
                     scores[name] = summarise([[one.value for one in played] for played in members], sum(members, []))
         finally:
             env.close()
         normalise(scores)
         save_json(lab.folder / "scores.json", scores)
-        return Summary(env_steps=steps)
+        return Summary(env_steps=steps, seconds=time.monotonic() - began)
 
     @staticmethod
     def open(folder: Path) -> dict[str, Any]:
@@ -98,8 +100,10 @@ def summarise(returns: list[list[float]], played: list[Played]) -> dict[str, Any
 
 
 def of_data(data: Dataset) -> dict[str, Any]:
-    """How well whoever made the data did, over its whole episodes."""
-    returns = data.returns()
+    """How well whoever made the data did, over its whole episodes (over all, if each was cut)."""
+    last = data.ends - 1
+    whole = data.columns["terminals"][last] | data.columns["timeouts"][last]
+    returns = data.returns()[whole] if whole.any() else data.returns()
     return {
         "return_mean": float(returns.mean()), "return_std": float(returns.std()), "return_min": float(returns.min()),
         "return_max": float(returns.max()), "episodes": len(returns), "success_rate": None,

@@ -1,9 +1,11 @@
 """fit: improve an agent by the losses of an algorithm."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lfd.agents import Agent
 from lfd.algos import MISSING, Loss
 from lfd.envs import Spaces
 from lfd.errors import Refused, nearest
@@ -42,7 +44,6 @@ class Checks:
 class Fit(Stage):
     gives: ClassVar[Product] = Product.policy
     unit: ClassVar[str] = "gradient steps"
-    length_fields: ClassVar[tuple[str, ...]] = ("steps", "stop", "checkpoints", "check")
 
     algo: Algo = MISSING  # type: ignore[assignment]
     steps: int = MISSING  # type: ignore[assignment] # gradient steps
@@ -56,13 +57,23 @@ class Fit(Stage):
     stop: Stop = field(default_factory=Stop)
 
     def __post_init__(self) -> None:
-        if self.steps != MISSING:
+        if isinstance(self.steps, int):
             positive(self, steps=self.steps, members=self.members, boundary=self.boundary, plateau=self.stop.plateau)
         if self.checkpoints < 0:
             raise Refused(f"checkpoints is {self.checkpoints}; 0 or more are expected")
-        reads_checks = self.stop.score, self.stop.success_rate, self.stop.plateau, self.checkpoints or None
-        if not self.check.every and any(value is not None for value in reads_checks):
+        if self.reads_checks and not self.check.every:
             raise Refused("stop rules on scores and checkpoints need check.every above 0")
+
+    @property
+    def reads_checks(self) -> bool:
+        """Does anything but the eye of a person depend on the checks?"""
+        rules = (self.stop.score, self.stop.success_rate, self.stop.plateau)
+        return self.checkpoints > 0 or any(rule is not None for rule in rules)
+
+    @property
+    def length_fields(self) -> tuple[str, ...]:
+        # Which snapshots are kept, and so which are still there, depends on the length.
+        return () if self.checkpoints else ("steps",)
 
     def sources(self) -> dict[str, Source]:
         """The algorithm's sources, and a plain dataset source for every other name that is read."""
@@ -75,7 +86,8 @@ class Fit(Stage):
         """The sources that some loss reads, directly or through a mix."""
         table = self.sources()
         names = [name for loss in self.algo.losses.values() for name, _ in loss.slots.values()]
-        names += [part for name in names for part in table[name].parts()]
+        for name in names:
+            names += [part for part in table[name].parts() if part not in names]
         return {name: table[name] for name in dict.fromkeys(names)}
 
     def inputs(self) -> dict[str, Product]:
@@ -90,43 +102,52 @@ class Fit(Stage):
     def total(self) -> int | None:
         return self.steps
 
-    def material(self) -> Any:
+    def material(self, digest: Callable[[Path], str]) -> Any:
         """Checks count only where something reads them."""
-        stop = self.stop
-        if self.checkpoints or any(rule is not None for rule in (stop.score, stop.success_rate, stop.plateau)):
-            return self
-        return replace(self, check=Checks())
+        return self if self.reads_checks else replace(self, check=Checks())
 
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
         """Raise Refused where losses, sources, agent and spaces do not fit together."""
-        algo = self.algo
+        algo, kind = self.algo, type(self.algo.agent).__name__
         if not algo.losses:
             raise Refused(f"{name}: the algorithm has no losses for {spaces.actions} actions; choose another algo=")
         if spaces.actions not in algo.agent.actions:
-            kind = type(algo.agent).__name__
-            raise Refused(f"{name}: {kind} acts in {', '.join(algo.agent.actions)} action spaces, the environment's is {spaces.actions}")
+            acts = ", ".join(algo.agent.actions)
+            raise Refused(f"{name}: {kind} acts in {acts} action spaces, the environment's is {spaces.actions}")
+        if self.members > 1 and self.interacts():
+            raise Refused(
+                f"{name}: members={self.members} needs sources without an environment; use -m {name}.seed=0,1,2 instead"
+            )
         agent = algo.agent.build(spaces)
         for row, loss in algo.losses.items():
-            if not isinstance(agent, loss.agents):
-                raise Refused(
-                    f"{name}: losses.{row} ({type(loss).__name__}) needs a {loss.agents.__name__}, "
-                    f"algo.agent builds a {type(agent).__name__}"
-                )
-            missing = [target for target in loss.targets if target not in algo.targets]
-            if missing:
-                raise Refused(f"{name}: losses.{row} reads a slow copy of {missing[0]!r}; add targets: {{{missing[0]}: {{tau: 0.005}}}}")
-            agent.add(loss.modules(agent))
+            self._check_modules(f"{name}: losses.{row}", loss, agent)
             self._check_columns(name, row, loss, datasets)
-        for key, known in (("targets", list(agent.nets)), ("optim", list(agent.nets))):
-            for module in getattr(algo, key):
-                if module not in known:
-                    raise Refused(f"{name}: {key}.{module} names no module of {type(agent).__name__}; {nearest(module, known)}")
-        for phase, content in algo.phases.items():
+        self._check_names(name, agent)
+
+    def _check_modules(self, what: str, loss: Loss, agent: Agent) -> None:
+        if not isinstance(agent, loss.agents):
+            raise Refused(
+                f"{what} ({type(loss).__name__}) needs a {loss.agents.__name__}, "
+                f"algo.agent builds a {type(agent).__name__}"
+            )
+        for target in loss.targets:
+            if target not in self.algo.targets:
+                raise Refused(f"{what} reads a slow copy of {target!r}; add targets: {{{target}: {{tau: 0.005}}}}")
+        agent.add(loss.modules(agent))
+
+    def _check_names(self, name: str, agent: Agent) -> None:
+        """Names of modules in `targets` and `optim`, and of losses in `phases`."""
+        for key, table in (("targets", self.algo.targets), ("optim", self.algo.optim)):
+            for module in table:
+                if module not in agent.nets:
+                    near = nearest(module, agent.nets)
+                    raise Refused(f"{name}: {key}.{module} names no module of {type(agent).__name__}; {near}")
+        for phase, content in self.algo.phases.items():
+            if not content.losses:
+                raise Refused(f"{name}: phases.{phase} has no losses; {nearest('', self.algo.losses)}")
             for row in content.losses:
-                if row not in algo.losses:
-                    raise Refused(f"{name}: phases.{phase} names the loss {row!r}; {nearest(row, algo.losses)}")
-        if self.members > 1 and self.interacts():
-            raise Refused(f"{name}: members={self.members} needs sources without an environment; use -m {name}.seed=0,1,2 instead")
+                if row not in self.algo.losses:
+                    raise Refused(f"{name}: phases.{phase} names the loss {row!r}; {nearest(row, self.algo.losses)}")
 
     def _check_columns(self, name: str, row: str, loss: Loss, datasets: list[str]) -> None:
         table = self.sources()
@@ -136,7 +157,8 @@ class Fit(Stage):
                 for product in table[each].products(each):
                     if product not in datasets:
                         known = sorted({*datasets, *self.algo.sources})
-                        raise Refused(f"{name}: losses.{row} reads {product!r}, which no stage or source gives; {nearest(product, known)}")
+                        near = nearest(product, known)
+                        raise Refused(f"{name}: losses.{row} reads {product!r}, which no stage or source gives; {near}")
             missing = sorted(set(needs) - table[source_name].gives(table))
             if missing:
                 kind = type(table[source_name]).__name__
@@ -146,6 +168,8 @@ class Fit(Stage):
                 )
 
     def run(self, lab: Lab) -> Summary:
+        if self.reads_checks and lab.env is None:
+            raise Refused(f"{lab.name}: stop rules on scores and checkpoints need an environment; choose an env")
         with Training(self, lab) as training:
             return training.run()
 

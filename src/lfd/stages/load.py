@@ -1,5 +1,8 @@
 """load: bring in a dataset that somebody else made."""
 
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -7,9 +10,10 @@ from typing import Any, ClassVar
 from lfd.algos import MISSING
 from lfd.data import Dataset, Writer
 from lfd.data.readers import read
+from lfd.envs import Env
 from lfd.errors import Refused
 from lfd.stages import Lab, Product, Stage, Summary, positive
-from lfd.stages.collect import DATA
+from lfd.stages.collect import DATA, cut
 
 
 @dataclass
@@ -43,31 +47,50 @@ class Load(Stage):
             raise Refused(f"dataset.path={self.path}: there is no such file")
         return path
 
-    def material(self) -> Any:
-        return replace(self, path=content_sha256(self.file))
+    def material(self, digest: Callable[[Path], str]) -> Any:
+        files = sorted(path for path in self.file.rglob("*") if path.is_file()) if self.file.is_dir() else [self.file]
+        return replace(self, path=" ".join(digest(path) for path in files))
 
     def run(self, lab: Lab) -> Summary:
         stack = lab.env.stack if lab.env else 1
+        began = time.monotonic()
         writer = Writer(lab.folder / "shards", lab.spaces, stack)
         if not (lab.folder / DATA).exists():
             self._copy(writer, lab)
         env = lab.env.fingerprint() if lab.env else None
         writer.finalise(lab.folder / DATA, {"env": env, "made_by": {"file": self.file.name}})
-        return Summary(more={"passport": Dataset.open(lab.folder / DATA).passport})
+        passport = Dataset.open(lab.folder / DATA).passport
+        return Summary(seconds=time.monotonic() - began, more={"passport": passport})
 
     def _copy(self, writer: Writer, lab: Lab) -> None:
         if writer.cursor:
             return
-        for episode in read(self.file, lab.spaces):
-            if self.transitions is not None and writer.transitions >= self.transitions:
-                break
-            if self.episodes is not None and writer.episodes >= self.episodes:
+        transitions, episodes = self.transitions or math.inf, self.episodes or math.inf
+        for episode in read(self.file, lab.spaces, _time_limit(lab.env)):
+            if writer.transitions >= transitions or writer.episodes >= episodes:
                 break
             if self.min_return is None or float(episode.rewards.sum()) >= self.min_return:
-                writer.add(episode)
+                writer.add(cut(episode, int(min(transitions - writer.transitions, len(episode)))))
                 lab.progress.update(writer.transitions)
+        for asked, has, unit in (
+            (self.transitions, writer.transitions, "transitions"), (self.episodes, writer.episodes, "episodes")
+        ):  # fmt: skip
+            if asked is not None and has < asked:
+                above = "" if self.min_return is None else f" in episodes with a return of at least {self.min_return:g}"
+                raise Refused(f"dataset.{unit}={asked}: {self.file} has only {has} {unit}{above}; ask for fewer")
         writer.commit({"read": True})
 
     @staticmethod
     def open(folder: Path) -> Dataset:
         return Dataset.open(folder / DATA)
+
+
+def _time_limit(env: Env | None) -> int | None:
+    """Steps after which an episode of the environment is cut off, which files often do not tell from its end."""
+    if env is None:
+        return None
+    one = env.single()
+    try:
+        return one.spec.max_episode_steps if one.spec else None
+    finally:
+        one.close()

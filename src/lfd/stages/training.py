@@ -1,7 +1,9 @@
 """One fit at work: the loop, its checks, its boundaries and its checkpoints."""
 
 import math
+import shutil
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -35,8 +37,12 @@ class Training:
         self.device = lab.hardware.open()
         lab.hardware.set_threads(has_frames(lab.spaces.observation))
         self.learner = Learner(self._agents(), fit.algo, fit.seed, self.device)
-        self.streams = self._open_streams()
         self.checkpoints = Checkpoints(lab.folder / "state")
+        self._found = self.checkpoints.load()
+        if self._found is None:
+            # What is there was left by a run that was killed before its first checkpoint, perhaps within a copy.
+            shutil.rmtree(lab.folder / "sources", ignore_errors=True)
+        self.streams = self._open_streams()
         self.history: list[dict[str, Any]] = []
         self.snapshots: list[dict[str, Any]] = []
         self.crossed = 0  # boundaries
@@ -73,19 +79,31 @@ class Training:
             agent.add(loss.modules(agent))
         if algo.normalize_obs:
             agent.normalise_observations()
-            for name, source in self.fit.read().items():
-                for product in source.products(name):
-                    agent.update_normalisers(tensors(statistics(self.lab.products[product]), torch.device("cpu")))
+            if agent.normalisers:
+                self._normalise(agent)
         if self.fit.init_from:
-            self._take_over(agent, self.lab.products[self.fit.init_from].agents()[0])
+            earlier = self.lab.products[self.fit.init_from].agents()
+            self._take_over(agent, earlier[index if len(earlier) == self.fit.members else 0])
         agent.keep_targets(list(algo.targets))
         for role, product in self.fit.frozen.items():
             agent.frozen[role] = self.lab.products[product].agents()[0].to(self.device)
         return agent.to(self.device)
 
+    def _normalise(self, agent: Agent) -> None:
+        """Statistics of the datasets that are read; those of a rollout come with its steps."""
+        products = [product for name, source in self.fit.read().items() for product in source.products(name)]
+        for product in dict.fromkeys(products):
+            for part in statistics(self.lab.products[product]):
+                agent.update_normalisers(tensors(part, torch.device("cpu")))
+
     def _take_over(self, agent: Agent, earlier: Agent) -> None:
-        own = agent.state_dict()
-        fitting = {name: value for name, value in earlier.state_dict().items() if name in own and own[name].shape == value.shape}
+        own, theirs = agent.state_dict(), earlier.state_dict()
+        if earlier.normalisers and not agent.normalisers:
+            raise Refused(
+                f"init_from={self.fit.init_from}: its networks saw normalised observations, those of this stage would not; "
+                "set normalize_obs=true of the algorithm"
+            )
+        fitting = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
         if not any(name.startswith("nets.") for name in fitting):
             raise Refused(
                 f"init_from={self.fit.init_from}: its {type(earlier).__name__} has no module in common with the "
@@ -100,11 +118,12 @@ class Training:
             for name, columns in loss.slots.values():
                 needs.setdefault(name, set()).update(columns)
         streams = {}
-        for name, columns in needs.items():
+        for name, wanted in needs.items():
             world = World(
                 name=name, env=self.lab.env, agent=self.learner.agent, act=self.learner.act, datasets=self.lab.products,
-                sources=sources, columns=frozenset(columns), batch=algo.batch, gamma=algo.gamma, seed=self.fit.seed,
-                folder=self.lab.folder / "sources" / name, device=self.device, members=self.fit.members,
+                sources=sources, columns=frozenset(wanted), batch=algo.batch, gamma=algo.gamma, seed=self.fit.seed,
+                folder=self.lab.folder / "sources" / name, boundary=self.fit.boundary, device=self.device,
+                members=self.fit.members,
             )  # fmt: skip
             streams[name] = sources[name].open(world)
         return streams
@@ -113,26 +132,34 @@ class Training:
 
     def run(self) -> Summary:
         self._resume()
-        stopped_by = self._stopped()
-        while stopped_by is None:
-            if self._at_boundary():
-                if self.crossed:
-                    self._save()
-                self._cross_boundary()
-            self._step()
-            step = self.learner.step_count
-            if step % LOG_EVERY == 0:
-                self._log()
-            if self._checks() and (step % self.fit.check.every == 0 or step >= self.fit.steps):
-                self._check()
-            self.lab.progress.update(step, self.history[-1]["score"] if self.history else None)
-            stopped_by = self._stopped()
-            if self.lab.stopping():
-                self._interrupt()
-        return self._finish(stopped_by)
+        try:
+            self._check_if_due()
+            while self._stopped() is None:
+                if self.lab.stopping():
+                    raise Interrupted(f"{self.lab.name} stopped at gradient step {self.learner.step_count:,}")
+                if self._at_boundary():
+                    if self.crossed:
+                        self._save()
+                    self._cross_boundary()
+                self._step()
+                if self.learner.step_count % LOG_EVERY == 0:
+                    self._log()
+                self._check_if_due()
+                self.lab.progress.update(self.learner.step_count, self.history[-1]["score"] if self.history else None)
+        except Interrupted:
+            if not self._interacting():
+                self._save()
+            raise
+        return self._finish()
 
     def _checks(self) -> bool:
-        return self.lab.env is not None and self.fit.check.every > 0
+        """Is there a check at the present step that has not been made?"""
+        checked = self.history[-1]["step"] if self.history else 0
+        return self.lab.env is not None and self.fit.check.every > 0 and checked < self.learner.step_count
+
+    def _check_if_due(self) -> None:
+        if self._checks() and self.learner.step_count % self.fit.check.every == 0:
+            self._check()
 
     def _step(self) -> None:
         active = self._active()
@@ -172,7 +199,7 @@ class Training:
             earlier = max(check["score"] for check in checks[: -stop.plateau])
             if all(check["score"] <= earlier for check in checks[-stop.plateau :]):
                 return "plateau"
-        if stop.env_steps is not None and self._env_steps() >= stop.env_steps:
+        if stop.env_steps is not None and self._env_steps() >= stop.env_steps and self._idle():
             return "env_steps"
         if stop.seconds is not None and self._seconds() >= stop.seconds:
             return "seconds"
@@ -199,7 +226,8 @@ class Training:
                 f"{bad[0]} is not finite at gradient step {self.learner.step_count}: the training diverged; "
                 "a smaller lr or a clip in optim is the usual way out"
             )
-        self.lab.record(step=self.learner.step_count, env_steps=self._env_steps(), seconds=round(self._seconds(), 2), **values)
+        seconds = round(self._seconds(), 2)
+        self.lab.record(step=self.learner.step_count, env_steps=self._env_steps(), seconds=seconds, **values)
 
     def _check(self) -> None:
         fit, env = self.fit, self.lab.env
@@ -209,7 +237,8 @@ class Training:
         seeds = [derive(fit.seed, "check", index) % 2**31 for index in range(fit.check.episodes)]
         played = []
         for agent in self.learner.each():
-            played += play(self._check_env, lambda a=agent: greedy(a, self._check_env.num_envs, self.device), seeds)  # type: ignore[misc]
+            policy = partial(greedy, agent, self._check_env.num_envs, self.device)
+            played += play(self._check_env, policy, seeds, stopping=self.lab.stopping)
         values = np.array([episode.value for episode in played])
         successes = [episode.success for episode in played if episode.success is not None]
         found = {
@@ -242,7 +271,10 @@ class Training:
 
     def _at_boundary(self) -> bool:
         due = self.crossed == 0 or self.learner.step_count - self.crossed_at >= self.fit.boundary
-        return due and all(stream.idle for stream in self.streams.values())
+        return due and self._idle()
+
+    def _idle(self) -> bool:
+        return all(stream.idle for stream in self.streams.values())
 
     def _cross_boundary(self) -> None:
         for stream in self.streams.values():
@@ -265,15 +297,16 @@ class Training:
         self.checkpoints.save(saved, state)
 
     def _resume(self) -> None:
-        found = self.checkpoints.load()
-        if found is None:
+        if self._found is None:
             self.lab.resume_log(0)
             return
-        saved, state = found
+        saved, state = self._found
+        self._found = None
         self.learner.restore(_under(saved, "learner/"))
         for name, stream in self.streams.items():
             stream.restore(_under(saved, f"source/{name}/"), state["sources"][name])
-        self._means.restore(_under(saved, "means/"), state["means"])
+        means = {name: value.to(self.device) for name, value in _under(saved, "means/").items()}
+        self._means.restore(means, state["means"])
         self.history, self.snapshots = state["history"], state["snapshots"]
         self.phase = tuple(state["phase"])
         self.crossed, self.seconds = state["crossed"], state["seconds"]
@@ -285,15 +318,14 @@ class Training:
     def _interacting(self) -> bool:
         return any(stream.interacts for stream in self.streams.values())
 
-    def _interrupt(self) -> None:
-        if not self._interacting():
-            self._save()
-        raise Interrupted(f"{self.lab.name} stopped at gradient step {self.learner.step_count:,}")
-
-    def _finish(self, stopped_by: str) -> Summary:
-        # A longer version of this stage goes on from here, or from the last boundary.
+    def _finish(self) -> Summary:
+        # A longer version of this stage goes on from here, or from the last boundary. It has no check at this step if
+        # none is due, hence the order.
         if self._at_boundary() or not self._interacting():
             self._save()
+        if self._checks():
+            self._check()
+        stopped_by = self._stopped()
         self.snapshots = self._keep_snapshots()
         save_trained(self.lab.folder, self.learner, self.history, self.snapshots)
         scores = [check["score"] for check in self.history]

@@ -1,0 +1,84 @@
+"""Reading a run back: its policy in the environment that it is from."""
+
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from lfd.agents import Agent
+from lfd.artifacts import record_of
+from lfd.batch import tensors
+from lfd.envs import Atari, Env, Gym, MiniGrid
+from lfd.errors import Refused, nearest
+from lfd.files import load_json
+from lfd.noise import derive
+from lfd.report.film import save_film
+from lfd.stages.episodes import greedy, play
+from lfd.stages.trained import open_trained
+
+KINDS: dict[str, type[Env]] = {kind.__name__: kind for kind in (Gym, Atari, MiniGrid)}
+
+
+@final
+class Policy:
+    """A trained agent at its best: raw observations in, actions of the environment out."""
+
+    def __init__(self, agent: Agent, env: Env) -> None:
+        self.agent, self.env = agent, env
+        self._state = agent.initial_state(1)
+
+    def reset(self) -> None:
+        """A new episode begins."""
+        self._state = self.agent.initial_state(1)
+
+    def act(self, observation: Any) -> Any:
+        """The action, an int or [A] float32, for one observation as the environment gives it (a dict of those for Dict)."""
+        if isinstance(observation, dict):
+            batch: Any = {name: np.asarray(part)[None] for name, part in observation.items()}
+        else:
+            batch = np.asarray(observation)[None]
+        action, self._state = self.agent.act(tensors(batch, torch.device("cpu")), self._state, None)
+        taken = action[0].numpy()
+        return int(taken) if taken.ndim == 0 else taken
+
+    def film(self, path: Path, episodes: int = 1, seed: int = 0, fps: float = 30) -> float:
+        """Play and write the pictures to `path`, a GIF; returns the mean return."""
+        env = self.env.make(1, training=False, render=True)
+        frames: list[Any] = []
+        try:
+            seeds = [derive(seed, "film", index) % 2**31 for index in range(episodes)]
+            policy = greedy(self.agent, 1, torch.device("cpu"))
+            played = play(env, lambda: policy, seeds, watch=lambda watched: frames.append(watched.render()[0]))
+        finally:
+            env.close()
+        save_film(frames, path, fps)
+        return float(np.mean([one.value for one in played]))
+
+
+def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:
+    """The policy of a run folder (of the stage of that name) or of a fit artifact's folder.
+
+    Raises Refused if there is none.
+    """
+    folder = _artifact(Path(run), stage)
+    record = record_of(folder)
+    if record is None or record["kind"] != "fit":
+        raise Refused(f"{run}: {folder.name} is no stored policy; repeat the run's command to make it again")
+    trained = open_trained(folder)
+    if not 0 <= member < trained.members:
+        raise Refused(f"member {member}: the policy has {trained.members}, counted from 0")
+    described = {**record["material"]["env"]}
+    described.pop("versions")
+    return Policy(trained.agents()[member], KINDS[described.pop("kind")](**described))
+
+
+def _artifact(path: Path, stage: str) -> Path:
+    if (path / "artifact.json").exists():
+        return path
+    if not (path / "result.json").exists():
+        raise Refused(f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…")
+    stages = load_json(path / "result.json").get("stages", {})
+    if stage not in stages:
+        raise Refused(f"{path}: the run has no stage {stage!r}; {nearest(stage, stages)}")
+    return path.parent.parent / "artifacts" / str(stages[stage]["artifact"])

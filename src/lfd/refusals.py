@@ -1,0 +1,225 @@
+"""What is wrong with a configuration, as one line: Hydra's and omegaconf's errors, and what these let pass."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from yaml import MarkedYAMLError
+
+from lfd.errors import Refused, nearest
+
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+
+
+def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
+    """The overrides of a command line. Raises Refused if one is malformed, or a key is given twice."""
+    parser = OverridesParser.create()
+    found: dict[str, Override] = {}
+    for line in overrides:
+        try:
+            override = parser.parse_override(line)
+        except HydraException as error:
+            raise Refused(f"{line}: cannot be read; key=value is expected, as in learn.steps=500") from error
+        if not override.key_or_group:
+            raise Refused(f"{line}: there is no key; key=value is expected, as in learn.steps=500")
+        if override.is_sweep_override() and not sweep:
+            as_list = f"{line.partition('=')[0]}=[...]"
+            raise Refused(f"{line}: several values; add -m to run one job each, or write {as_list} for a list")
+        key = override.get_key_element().lstrip("+~")
+        if key in found:
+            raise Refused(f"{found[key].input_line} {line}: {key} is given twice; leave one out")
+        found[key] = override
+    return list(found.values())
+
+
+def follow(cfg: DictConfig, key: str, new: bool = False) -> None:
+    """Refuse a dotted key that leads nowhere, or through an alias as `learn.algo.lr` into `algo.lr`.
+
+    With `new` its end need not exist.
+    """
+    node: Any = cfg
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        here = ".".join(parts[:depth])
+        if not isinstance(node, DictConfig) or node._is_none():
+            raise Refused(f"{key}: {here} is {node}, which has no {part!r}; give {here} as a whole")
+        if part not in node.keys():  # noqa: SIM118 - `in node` denies keys whose value is missing
+            if new:
+                return
+            raise Refused(f"{key}: {_unknown(node, here, part, key)}")
+        raw = node._get_node(part)
+        assert raw is not None and not isinstance(raw, list)
+        if depth < len(parts) - 1 and raw._is_interpolation():
+            target = str(raw._value()).removeprefix("${").removesuffix("}")
+            alias, rest = ".".join(parts[: depth + 1]), ".".join(parts[depth + 1 :])
+            raise Refused(f"{key}: {alias} is another name of {target}; set {target}.{rest}")
+        node = raw
+
+
+def _unknown(node: DictConfig, here: str, part: str, key: str) -> str:
+    known = [str(name) for name in node]
+    owner = f"{here} has" if here else "there is"
+    hint = nearest(part, known)
+    if here and OmegaConf.get_type(node) is dict and not hint.startswith("did you mean"):
+        return f"{owner} no {part!r} yet; new ones take a plus: +{key}=..."
+    return f"{owner} no {part!r}; {hint}"
+
+
+def placed(cfg: DictConfig, refusal: Refused) -> Refused:
+    """The refusal of a part's value with the key of the part before it."""
+    path, keys = _place(cfg, ())
+    text, where = str(refusal), ".".join(path)
+    if not where or text.startswith(where):
+        return refusal
+    # A text begins with the field that it is about, where it is about one.
+    return Refused(f"{where}.{text}" if text.partition(" ")[0].rstrip(":") in keys else f"{where}: {text}")
+
+
+def _place(node: DictConfig, path: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """The deepest part that refuses to be made, and its fields."""
+    for name in node:
+        child = node._get_node(name)
+        if not isinstance(child, DictConfig) or child._is_interpolation() or child._is_none() or child._is_missing():
+            continue
+        try:
+            OmegaConf.to_object(child)
+        except Refused:
+            return _place(child, (*path, str(name)))
+        except OmegaConfBaseException:
+            continue
+    return path, [str(name) for name in node]
+
+
+def sentence(error: Exception) -> Refused | None:
+    """Hydra's, omegaconf's or YAML's own error as a refusal; None if it is none of these."""
+    cause = error.__cause__ or error.__context__
+    match error:
+        case MarkedYAMLError(problem_mark=mark, problem=problem):
+            where = "" if mark is None else f"{Path(mark.name)}, line {mark.line + 1}: "
+            return Refused(f"{where}this is not YAML: {problem}")
+        case MissingMandatoryValue():
+            return Refused(f"{error.full_key} is missing; add {error.full_key}=...")
+        case MissingConfigException(missing_cfg_file=str(missing)):
+            group, _, option = missing.rpartition("/")
+            hint = nearest(option, _shown(error.options or []))
+            return Refused(f"{_reader(error)}{group} has no option {option!r}; {hint}")
+        case HydraException() if isinstance(cause, OmegaConfBaseException):
+            return Refused(f"{_reader(error)}{_value_error(cause)}")
+        case OmegaConfBaseException():
+            return Refused(_value_error(error))
+        case HydraException():
+            return Refused(" ".join(str(error).split("\nSee ")[0].split()))
+    return None
+
+
+def _reader(error: HydraException) -> str:
+    """The yaml file that Hydra's message begins with, "In 'algo/mine': ..."; empty if it is about the command line."""
+    match = re.match(r"In '(.*?)':", str(error))
+    return f"conf/{match[1]}.yaml: " if match else ""
+
+
+def _value_error(error: OmegaConfBaseException) -> str:
+    """omegaconf's message in our words: "algo.lr: a number is expected, not 'x'"."""
+    text = str(error).partition("\n")[0]
+    key = error.full_key or ""
+    if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
+        return f"{key}: {_unknown(error.parent_node, key.rpartition('.')[0], str(error.key), key)}"
+    if match := re.match(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", text):
+        value, given, wanted = match.groups()
+        text = f"{_KINDS.get(wanted, wanted)} is expected, not {value!r}"
+        text += "; write 1_000_000 for 1e6" if (given, wanted) == ("float", "Integer") else ""
+    elif match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", text):
+        text = f"there is no {match[1]!r}; {nearest(match[1], match[2].split(', '))}"
+    elif text.startswith(("Invalid type assigned", "Cannot assign")):
+        text = "a single value cannot stand here; set one of the keys below it"
+    return f"{key}: {text}" if key else text
+
+
+def _shown(options: Sequence[str]) -> list[str]:
+    """Options that people choose; the schemas are for yaml files."""
+    return [option for option in options if not option.endswith("schema")]
+
+
+class Tree:
+    """What could have been written: the configuration with its groups chosen and no value overridden.
+
+    Args:
+        loader: Hydra's, on the folders of this command line.
+        config: name of the primary configuration.
+        overrides: those of the command line.
+    """
+
+    def __init__(self, loader: Any, config: str, overrides: Sequence[Override]) -> None:
+        self._loader, self._config = loader, config
+        self._groups = [one for one in overrides if self._options(one) and not one.is_delete()]
+        self._values = [one for one in overrides if one not in self._groups and not one.is_delete()]
+
+    def check(self) -> None:
+        """Refuse the first override that does not fit."""
+        for group in self._groups:
+            self._check_option(group)
+        self._check_packages()
+        # One value of a swept group stands for all: the keys are sought in the first job.
+        cfg = self._composed([self._first(one) for one in self._groups])
+        for override in self._values:
+            follow(cfg, override.key_or_group, override.is_add() or override.is_force_add())
+        for override in self._values:
+            self._check_value(cfg, override)
+
+    def _options(self, override: Override) -> list[str]:
+        return _shown(self._loader.get_group_options(override.key_or_group))
+
+    def _composed(self, overrides: list[str]) -> DictConfig:
+        from hydra.types import RunMode
+
+        cfg: DictConfig = self._loader.load_configuration(self._config, overrides, RunMode.RUN)
+        return cfg
+
+    @staticmethod
+    def _each(override: Override) -> list[Any]:
+        if override.is_sweep_override():
+            return list(override.sweep_iterator())
+        value = override.value()
+        return value if isinstance(value, list) else [value]
+
+    def _first(self, override: Override) -> str:
+        if not override.is_sweep_override():
+            return override.input_line or ""
+        return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+
+    def _check_option(self, override: Override) -> None:
+        options = self._options(override)
+        for option in self._each(override):
+            if option not in options:
+                word = "null" if option is None else str(option)
+                key, group = override.get_key_element(), override.key_or_group
+                raise Refused(f"{key}={word}: {group} has no option {word!r}; {nearest(word, options)}")
+
+    def _check_packages(self) -> None:
+        """A group is overridden where it was chosen, and added (with a plus) where it was not."""
+        chosen: Mapping[str, Any] = self._composed([]).hydra.runtime.choices
+        plain = [one for one in self._groups if one.get_key_element() in chosen]
+        chosen = self._composed([self._first(one) for one in plain]).hydra.runtime.choices
+        for override in self._groups:
+            key, line = override.get_key_element().lstrip("+"), override.input_line
+            if key in chosen and override.is_add():
+                raise Refused(f"{line}: {key} is chosen already; leave out the plus")
+            if key not in chosen and not (override.is_add() or override.is_force_add()):
+                same = [other for other in chosen if other.partition("@")[0] == override.key_or_group]
+                hint = f"{nearest(key, same)} a new one takes a plus: +{line}"
+                raise Refused(f"{line}: nothing is chosen at {key}; {hint}")
+
+    @staticmethod
+    def _check_value(cfg: DictConfig, override: Override) -> None:
+        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
+        for value in values:
+            try:
+                OmegaConf.update(cfg, override.key_or_group, value, merge=True, force_add=True)
+            except OmegaConfBaseException as error:
+                raise Refused(_value_error(error)) from error

@@ -1,0 +1,267 @@
+"""Sweeps: the jobs of one line, each judged, run and reported on its own."""
+
+import os
+import signal
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import sha256
+from itertools import product
+from pathlib import Path
+from typing import Any, NoReturn, final
+
+import joblib
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, open_dict
+
+from lfd.artifacts import Store
+from lfd.errors import Interrupted, Refused
+from lfd.experiment import Experiment, build
+from lfd.files import load_json, write
+from lfd.log.progress import tell
+from lfd.plan import plan
+from lfd.refusals import parsed
+from lfd.report import sweep_html, sweep_json, sweep_table
+from lfd.run import RESULT, ended_by, finished, pipeline_of, run_experiment, run_folder
+
+Explain = Callable[[Exception, Namespace], NoReturn]
+EXIT_CODES = (75, 1, 3, 2, 0)  # the first that a job has is the sweep's
+
+NOT_BEGUN = ("interrupted", "not begun", Interrupted.exit_code)
+
+
+@final
+@dataclass(frozen=True)
+class Sweep:
+    """What a job, perhaps in another process, knows of the sweep that it is part of."""
+
+    id: str  # of the line: the same line again is the same sweep
+    varies: tuple[str, ...]  # keys that jobs differ in
+    at_once: int  # jobs that share the cores
+    stop: Path  # a file whose appearance asks all jobs to stop
+    process: int  # that runs the sweep
+
+    def name(self, overrides: Sequence[str]) -> str:
+        """A job's name among the others."""
+        return " ".join(one for one in overrides if one.partition("=")[0] in self.varies) or "job"
+
+
+@final
+@dataclass
+class Job:
+    """One job: what is asked, and how it ended, once it has."""
+
+    overrides: list[str]
+    experiment: Experiment | None = None
+    folder: Path | None = None  # of its run; None if it was refused before it had one
+    result: dict[str, Any] | None = None  # as in result.json
+
+    def end(self, end: dict[str, Any]) -> dict[str, Any]:
+        """It ended so, asked by these overrides."""
+        self.result = end | {"overrides": self.overrides}
+        return self.result
+
+    def stop(self, status: str, reason: str, exit_code: int) -> dict[str, Any]:
+        """It ended without a result of its own."""
+        return self.end({"status": status, "reason": reason, "exit_code": exit_code})
+
+
+def run_sweep(given: Namespace, folder: Path, config: str, explain: Explain) -> int:
+    """Run what is missing of all combinations of a line's values; returns the exit code.
+
+    Args:
+        given: the command line as Hydra's parser gives it.
+        folder: conf/; `config` is the name of the primary configuration in it.
+        explain: raises an error of a command line as Refused, or the error itself if it is none.
+    """
+    overrides = parsed(given.overrides, sweep=True)
+    settings = [_line(one) for one in overrides if one.is_hydra_override()]
+    if given.config_dir is not None:
+        settings.append(f"hydra.searchpath=[file://{Path(given.config_dir).absolute()}]")
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        master = loader.load_configuration(config, [*settings, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        chosen = [one for one in overrides if not one.is_hydra_override()]
+        jobs = [_look(line, loader, master, given, explain) for line in _combinations(chosen)]
+        outputs = _outputs(jobs)
+        if any(job.experiment and job.experiment.dry_run for job in jobs):
+            return _plans(jobs)
+        varies = tuple(one.get_key_element().lstrip("+") for one in chosen if one.is_sweep_override())
+        name = sha256("\n".join(sorted(_line(one) for one in chosen)).encode()).hexdigest()[:8]
+        place = outputs / "sweeps" / name
+        place.mkdir(parents=True, exist_ok=True)
+        todo = [job for job in jobs if job.result is None]
+        sweep = Sweep(name, varies, _at_once(master, len(todo)), place / f".stop-{os.getpid()}", os.getpid())
+        _announce(jobs, sweep)
+        if todo:
+            _run(todo, sweep, HydraContext(loader, Callbacks(master)), master)
+    return _report(jobs, place)
+
+
+def _line(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _combinations(overrides: Sequence[Override]) -> list[list[str]]:
+    """One list of overrides a job; the last key varies fastest."""
+    return [list(one) for one in product(*(_values(override) for override in overrides))]
+
+
+def _values(override: Override) -> list[str]:
+    if not override.is_sweep_override():
+        return [_line(override)]
+    if not override.is_discrete_sweep():
+        raise Refused(f"{_line(override)}: a range of real numbers has no end; list the values, as in lr=1e-4,1e-3")
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+
+
+def _look(overrides: list[str], loader: Any, master: DictConfig, given: Namespace, explain: Explain) -> Job:
+    """A job, refused if it must be, or answered if it was done before."""
+    job = Job(overrides)
+    try:
+        cfg = loader.load_sweep_config(master, overrides)
+        choices = cfg.hydra.runtime.choices
+        with open_dict(cfg):
+            del cfg["hydra"]
+        job.experiment = build(cfg, choices, overrides)
+        with Store(job.experiment.outputs / "artifacts") as store:
+            pipeline = pipeline_of(job.experiment, store)
+            job.folder = run_folder(job.experiment, pipeline)
+            stored = finished(job.folder, pipeline)
+            if stored is not None:
+                job.end(stored)
+    except Exception as error:
+        try:
+            explain(error, Namespace(**{**vars(given), "overrides": overrides, "multirun": False}))
+        except Refused as refusal:
+            job.stop("refused", str(refusal), refusal.exit_code)
+    return job
+
+
+def _outputs(jobs: Sequence[Job]) -> Path:
+    """Where results go. Raises Refused if no job can run."""
+    for job in jobs:
+        if job.experiment is not None and job.folder is not None:
+            return job.experiment.outputs
+    reasons = list(dict.fromkeys(job.result["reason"] for job in jobs if job.result is not None))
+    raise Refused("; ".join(reasons))
+
+
+def _plans(jobs: Sequence[Job]) -> int:
+    for job in jobs:
+        print(" ".join(job.overrides))
+        if job.experiment is not None and job.folder is not None:
+            print(plan(job.experiment), end="\n\n")
+        elif job.result is not None:
+            print(f"{job.result['status']}: {job.result['reason']}\n")
+    return 2 if any(job.folder is None for job in jobs) else 0
+
+
+def _at_once(master: DictConfig, jobs: int) -> int:
+    """How many jobs the launcher runs side by side on this machine: one, unless it has a number of its own."""
+    asked = master.hydra.launcher.get("n_jobs")
+    return 1 if asked is None else max(1, min(joblib.effective_n_jobs(asked), jobs))
+
+
+def _announce(jobs: Sequence[Job], sweep: Sweep) -> None:
+    refused = [job for job in jobs if job.folder is None]
+    todo = sum(job.result is None for job in jobs)
+    side_by_side = f", {sweep.at_once} side by side" if sweep.at_once > 1 else ""
+    tell(f"{len(jobs)} jobs: {len(jobs) - todo - len(refused)} stored already, {todo} to run{side_by_side}")
+    for job in refused:
+        assert job.result is not None
+        tell(f"refused: {' '.join(job.overrides)}: {job.result['reason']}")
+
+
+def _run(todo: list[Job], sweep: Sweep, context: HydraContext, master: DictConfig) -> None:
+    """Launch until every job has ended; a worker process that dies takes the pool with it, and the rest gets another."""
+    sweep.stop.unlink(missing_ok=True)
+    launcher = Plugins.instance().instantiate_launcher(context, partial(run_job, sweep=sweep), master)
+    try:
+        with _stopped_by_signals(sweep.stop):
+            while pending := [job for job in todo if job.result is None]:
+                begun = time.time_ns()
+                try:
+                    ends = launcher.launch([job.overrides for job in pending], initial_job_idx=0)
+                    for job, end in zip(pending, ends, strict=True):
+                        job.end(end.return_value)
+                except BrokenExecutor:
+                    _bury(pending, begun, sweep.stop.exists())
+    finally:
+        sweep.stop.unlink(missing_ok=True)
+
+
+def _bury(pending: Sequence[Job], begun: int, stopped: bool) -> None:
+    """After the death of a worker: what the jobs that had begun left in their run folders is how they ended."""
+    for job in pending:
+        assert job.folder is not None
+        path = job.folder / RESULT
+        if path.exists() and path.stat().st_mtime_ns >= begun:
+            end = job.end(load_json(path))
+            if end["status"] == "interrupted" and not stopped:
+                job.stop("failed", "its process died, killed or out of memory; the same command tries again", 1)
+        elif stopped:
+            job.stop(*NOT_BEGUN)
+    if all(job.result is None for job in pending):
+        for job in pending:
+            job.stop("failed", "its process died before it could begin", 1)
+
+
+@contextmanager
+def _stopped_by_signals(stop: Path) -> Iterator[None]:
+    """While inside, SIGTERM and Ctrl-C ask all jobs to stop, whichever process they are in."""
+    before = {
+        number: signal.signal(number, lambda *_: stop.touch()) for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_job(cfg: DictConfig, sweep: Sweep) -> dict[str, Any]:
+    """A job as a launcher runs it. It returns how it ended and never raises: that would end its neighbours too."""
+    settings = HydraConfig.get()
+    job = Job(list(settings.overrides.task))
+    if os.getpid() != sweep.process:
+        # A terminal sends Ctrl-C to the whole group, but only the sweep's own process decides what it means.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+    if sweep.stop.exists():
+        return job.stop(*NOT_BEGUN)
+    try:
+        experiment = build(cfg, settings.runtime.choices, job.overrides)
+        jobs = max(experiment.hardware.jobs, sweep.at_once)
+        experiment.hardware = replace(experiment.hardware, jobs=jobs)
+        name = sweep.name(job.overrides)
+        return run_experiment(experiment, name, sweep.id, sweep.stop)
+    # Whatever it is, the other jobs go on; the reason is told at once and stands in the table.
+    except Exception as error:
+        end = job.end(ended_by(error))
+        if isinstance(error, Interrupted):
+            sweep.stop.touch()
+        tell(f"{sweep.name(job.overrides)}: {end['status']}: {end['reason']}")
+        return end
+
+
+def _report(jobs: Sequence[Job], place: Path) -> int:
+    """The table on stdout and as sweep.json and sweep.html, whose place is the last line; returns the exit code."""
+    results = [job.result for job in jobs if job.result is not None]
+    write(place / "sweep.json", sweep_json(results).encode())
+    write(place / "sweep.html", sweep_html(results).encode())
+    print(sweep_table(results))
+    print(place / "sweep.json")
+    codes = {result["exit_code"] for result in results}
+    return next(code for code in EXIT_CODES if code in codes)

@@ -1,0 +1,52 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from lfd.envs import MiniGrid
+from lfd.envs.minigrid import VOCABULARY, tokens
+from lfd.errors import Refused
+
+
+def test_ids_of_words_are_fixed() -> None:
+    # trained agents know these numbers
+    assert len(VOCABULARY) == len(set(VOCABULARY)) and VOCABULARY[:3] == ("a", "after", "and")
+    assert tokens("go to the red ball", 7).tolist() == [10, 27, 25, 23, 4, 0, 0]
+    assert tokens("Go to the RED ball, then", 6).tolist() == [10, 27, 25, 23, 4, 26]
+    assert VOCABULARY[30] == "your"
+
+
+def test_unknown_words_and_long_missions_are_refused() -> None:
+    with pytest.raises(Refused, match="dragon.*env.mission=false"):
+        tokens("go to the dragon", 9)
+    with pytest.raises(Refused, match="5 words.*env.mission_length"):
+        tokens("go to the red ball", 4)
+
+
+def test_the_mission_of_an_episode_is_shown() -> None:
+    env = MiniGrid("BabyAI-GoToLocal-v0", mission_length=6).make(2, training=False)
+    obs = env.reset([1, 2])
+    words = [[VOCABULARY[i - 1] for i in row if i] for row in obs["mission"]]
+    assert all(row[:2] == ["go", "to"] and len(row) == 5 for row in words) and words[0] != words[1]
+    assert obs["image"].shape == (2, 7, 7, 3) and obs["direction"].shape == (2,)
+    assert obs["direction"].dtype == np.int64
+
+
+def test_a_mission_can_be_left_out() -> None:
+    space = MiniGrid("MiniGrid-Empty-5x5-v0", mission=False).spaces().observation
+    assert isinstance(space, gym.spaces.Dict) and set(space.spaces) == {"image", "direction"}
+
+
+def test_success_is_a_positive_reward() -> None:
+    env = MiniGrid("MiniGrid-Empty-5x5-v0", mission=False).make(1, training=False)
+    env.reset([0])
+    forward, right = np.array([2]), np.array([1])
+    steps = [env.step(action) for action in (forward, forward, right, forward, forward)]
+    assert [float(step.infos["success"][0]) for step in steps] == [0, 0, 0, 0, 1]
+    assert steps[-1].terminated[0] and steps[-1].reward[0] > 0.9
+
+
+def test_a_full_episode_is_truncated_not_terminated() -> None:
+    env = MiniGrid("BabyAI-GoToLocal-v0").make(1, training=True)
+    env.reset([0])
+    ends = [env.step(np.array([0])) for _ in range(64)][-1]
+    assert ends.truncated[0] and not ends.terminated[0] and ends.infos["success"][0] == 0

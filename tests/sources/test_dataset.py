@@ -1,0 +1,142 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.q import QNet
+from lfd.data import Episode
+from lfd.envs import Spaces
+from lfd.errors import Refused
+from lfd.sources import dataset as module
+from lfd.sources.dataset import Demonstrations, split, statistics
+
+VECTOR = Spaces(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), gym.spaces.Discrete(100))
+FRAMES = Spaces(gym.spaces.Box(0, 255, (4, 3, 3), np.uint8), gym.spaces.Discrete(100))
+ALL = frozenset({
+    "obs", "action", "reward", "true_reward", "next_obs", "discount", "terminated", "truncated",
+    "next_action", "return_to_go",
+})  # fmt: skip
+
+
+def episode(name: int, length: int, end: str) -> Episode:
+    """Observations (name, t), action t, reward t + 1."""
+    observations = np.stack([np.full(length + 1, name), np.arange(length + 1)], 1).astype(np.float32)
+    rewards = np.arange(1, length + 1, dtype=np.float32)
+    return Episode(observations, np.arange(length), rewards, end == "terminated", end == "truncated")
+
+
+EPISODES = [episode(1, 5, "terminated"), episode(2, 1, "truncated"), episode(3, 4, "truncated"), episode(4, 3, "cut")]
+
+
+@pytest.fixture
+def data(write_data):
+    return write_data(EPISODES, VECTOR)
+
+
+@pytest.fixture
+def stream_of(open_source, data):
+    agent = QNet([8]).build(VECTOR)
+    return lambda source=None, **world: open_source(
+        source or Demonstrations(), agent, **{"name": "demos", "datasets": {"demos": data}, "columns": ALL, **world}
+    )
+
+
+def table(stream, rows):
+    return stream._table.gather(torch.as_tensor(rows))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_every_column_by_hand(stream_of, steps):
+    batch = table(stream_of(Demonstrations(n_step=steps)), np.arange(13))
+    row = 0
+    for one in EPISODES:
+        length, name = len(one), one.observations[0, 0]
+        for t in range(length):
+            taken = min(steps, length - t)
+            ends = t + taken == length
+            assert batch.obs[row].tolist() == [name, t] and batch.next_obs[row].tolist() == [name, t + taken]
+            assert batch.action[row] == t and batch.next_action[row] == min(t + taken, length - 1)
+            assert batch.true_reward[row] == t + 1
+            summed = sum(0.9**k * (t + 1 + k) for k in range(taken))
+            assert float(batch.reward[row]) == pytest.approx(summed, rel=1e-6)
+            assert float(batch.discount[row]) == pytest.approx(0.0 if ends and one.terminated else 0.9**taken, rel=1e-6)
+            assert bool(batch.terminated[row]) == (ends and one.terminated)
+            assert bool(batch.truncated[row]) == (ends and one.truncated)
+            togo = sum(0.9**k * (t + 1 + k) for k in range(length - t))
+            assert float(batch.return_to_go[row]) == pytest.approx(togo, rel=1e-6)
+            row += 1
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_resident_and_mapped_data_give_equal_batches(stream_of, monkeypatch, members):
+    resident = stream_of(Demonstrations(n_step=2), members=members)
+    monkeypatch.setattr(module, "RESIDENT", 0)
+    mapped = stream_of(Demonstrations(n_step=2), members=members)
+    assert resident._table._resident is not None and mapped._table._resident is None
+    for _ in range(3):
+        one, other = resident.next(), mapped.next()
+        assert one.action.shape == ((64,) if members == 1 else (3, 64))
+        for name in ALL:
+            assert torch.equal(getattr(one, name), getattr(other, name)), name
+
+
+def test_members_draw_rows_of_their_own(stream_of):
+    obs = stream_of(members=2).next().obs
+    assert not torch.equal(obs[0], obs[1])
+
+
+def test_only_columns_that_are_read_are_made(stream_of):
+    assert set(stream_of(columns=frozenset({"obs", "action"})).next().__dict__) == {"obs", "action"}
+
+
+@pytest.mark.parametrize("used", [0, 1, 255, 256, 257, 300])
+def test_set_back_within_a_chunk_of_draws_gives_the_same_bits(stream_of, used):
+    first, second = stream_of(batch=4), stream_of(batch=4)
+    for _ in range(used):
+        first.next()
+    tensors, state = first.save()
+    second.restore(tensors, state)
+    tensors, state = second.save()
+    second.restore(tensors, state)
+    for _ in range(300):
+        assert torch.equal(first.next().obs, second.next().obs)
+
+
+def test_stacked_frames_at_the_start_and_end_of_episodes(write_data, open_source):
+    frames = [np.arange(10 * k, 10 * k + 4, dtype=np.uint8)[:, None, None] * np.ones((3, 3), np.uint8) for k in (1, 2)]
+    rewards = np.ones(3, np.float32)
+    data = write_data([Episode(f, np.arange(3), rewards, False, True) for f in frames], FRAMES, stack=4)
+    agent = QNet([8]).build(FRAMES)
+    stream = open_source(Demonstrations(), agent, name="demos", datasets={"demos": data}, columns=ALL)
+    batch = table(stream, np.arange(6))
+    stacks, after = batch.obs[:, :, 0, 0].tolist(), batch.next_obs[:, :, 0, 0].tolist()
+    assert stacks[:3] == [[10, 10, 10, 10], [10, 10, 10, 11], [10, 10, 11, 12]]
+    assert stacks[3] == [20, 20, 20, 20]
+    assert after[:3] == [[10, 10, 10, 11], [10, 10, 11, 12], [10, 11, 12, 13]]
+
+
+@pytest.mark.parametrize(("episodes", "share", "count"), [(10, 0.1, 1), (10, 0.9, 9), (3, 0.67, 2), (20, 0.01, 1), (5, 0.0, 0)])
+def test_validation_holds_out_whole_episodes(write_data, episodes, share, count):
+    data = write_data([episode(k, 3, "terminated") for k in range(episodes)], VECTOR)
+    learn, held = split(data, share)
+    assert not set(data.episode_of(learn)) & set(data.episode_of(held))
+    assert len(set(data.episode_of(held))) == count and len(learn) + len(held) == len(data)
+
+
+def test_what_is_held_out_is_never_drawn_and_is_given_for_validation(stream_of):
+    stream = stream_of(Demonstrations(validation=0.25))
+    drawn = set(torch.cat([stream.next().obs[:, 0] for _ in range(20)]).tolist())
+    held = set(torch.cat([batch.obs[:, 0] for batch in stream.held_out()]).tolist())
+    assert len(held) == 1 and drawn == {1.0, 2.0, 3.0, 4.0} - held
+
+
+def test_holding_out_everything_is_refused(write_data, open_source):
+    data = write_data([episode(1, 3, "terminated")], VECTOR)
+    with pytest.raises(Refused, match="no transition to learn from"):
+        open_source(Demonstrations(validation=0.5), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data})
+
+
+def test_statistics_are_of_all_rows_in_parts(data, monkeypatch):
+    seen = np.concatenate(list(statistics(data)))
+    assert len(seen) == len(data) and np.array_equal(seen, data.observations(np.arange(len(data))))
+    assert len(np.concatenate(list(statistics(data, limit=5)))) == 5

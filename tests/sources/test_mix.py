@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from lfd.agents.q import QNet
+from lfd.data import Episode
+from lfd.errors import Refused
+from lfd.sources.dataset import Demonstrations
+from lfd.sources.mix import Mix
+from lfd.sources.replay import Prioritised, Replay
+
+
+@pytest.fixture
+def open_mix(counting, open_source, write_data):
+    """A mix of demonstrations, in which action 1 is always taken and t counts from 100, and a replay."""
+    import numpy as np
+
+    observations = np.stack([np.full(11, 5000), 100 + np.arange(11)], 1).astype(np.float32)
+    data = write_data([Episode(observations, np.ones(10, np.int64), np.ones(10, np.float32), True, False)] * 4, counting.spaces())
+
+    def open_it(replay, shares=None, batch=10, demos=None, **world):
+        mix = Mix(shares or {"demos": 0.3, "replay": 0.7})
+        sources = {"demos": demos or Demonstrations(), "replay": replay, "source": mix}
+        torch.manual_seed(0)
+        agent = QNet([8]).build(counting.spaces())
+        return open_source(mix, agent, counting, datasets={"demos": data}, sources=sources, batch=batch, **world)
+
+    return open_it
+
+
+def test_each_part_has_its_share_of_every_batch(open_mix):
+    stream = open_mix(Replay(100, 2, 10))
+    for _ in range(5):
+        batch = stream.next()
+        assert (batch.obs[:3, 0] == 5000).all() and (batch.obs[3:, 0] < 5000).all() and len(batch.action) == 10
+    assert stream.env_steps > 0 and stream.interacts
+
+
+def test_shares_are_rounded_to_the_size_of_the_batch(open_mix):
+    batch = open_mix(Replay(100, 2, 10), {"demos": 1 / 3, "replay": 2 / 3}, batch=8).next()
+    assert (batch.obs[:, 0] == 5000).sum() == 3 and len(batch.action) == 8
+
+
+def test_columns_are_those_that_all_parts_give():
+    sources = {"demos": Demonstrations(), "replay": Replay()}
+    given = Mix({"demos": 0.5, "replay": 0.5}).gives(sources)
+    assert given == Replay().gives({}) and "next_action" not in given
+
+
+def test_prioritised_parts_weigh_their_rows_and_hear_of_their_errors(open_mix):
+    stream = open_mix(Replay(100, 2, 10, prioritised=Prioritised(alpha=1.0)))
+    assert (stream.next().weight[:3] == 1).all()
+    replay = stream._parts["replay"]
+    stream.feedback({"priority": torch.arange(10.0)})
+    drawn = dict(zip(replay._drawn.tolist(), range(3, 10), strict=True))
+    for leaf, error in drawn.items():
+        assert replay._priorities._tree.weights(torch.tensor([leaf]).numpy()) == pytest.approx(error, rel=1e-5)
+
+
+def test_validation_rows_of_a_part_are_those_of_the_mix(open_mix):
+    assert len(open_mix(Replay(100, 2, 10)).held_out()) == 0
+    held = open_mix(Replay(100, 2, 10), demos=Demonstrations(validation=0.25)).held_out()
+    assert sum(len(batch.action) for batch in held) == 10
+
+
+def test_set_back_to_a_checkpoint_gives_the_same_batches(open_mix):
+    stream = open_mix(Replay(100, 2, 10))
+    for _ in range(7):
+        stream.next()
+    tensors, state = stream.save()
+    tensors = {name: value.clone() for name, value in tensors.items()}
+
+    def go_on(stream):
+        stream.boundary(1)
+        return [stream.next() for _ in range(30)]
+
+    expected = go_on(stream)
+    stream.restore(tensors, state)
+    for one, other in zip(expected, go_on(stream), strict=True):
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dict__)
+
+
+@pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}])
+def test_shares_that_are_none_are_refused(shares):
+    with pytest.raises(Refused, match="sum to 1"):
+        Mix(shares)
+
+
+def test_a_batch_too_small_for_its_shares_is_refused(open_mix):
+    with pytest.raises(Refused, match="too small"):
+        open_mix(Replay(100, 2, 10), {"demos": 0.01, "replay": 0.99})

@@ -1,0 +1,158 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.actor_critic import SoftPolicyCritic
+from lfd.agents.q import QNet
+from lfd.errors import Refused
+from lfd.sources.replay import Prioritised, Priorities, Replay
+from lfd.sources.ring import Ring
+
+SIZES = [8]
+
+
+def agent_for(env, seed=0):
+    torch.manual_seed(seed)
+    return QNet(SIZES).build(env.spaces())
+
+
+def check_transitions(batch, gamma=0.9, steps=1):
+    """Every row against the rules of the counting environment."""
+    name, t = batch.obs[:, 0], batch.obs[:, 1]
+    assert torch.equal(batch.next_obs[:, 0], name), "a transition crosses a reset"
+    taken = batch.next_obs[:, 1] - t
+    assert ((taken >= 1) & (taken <= steps)).all()
+    for row in range(len(name)):
+        rewards = [(float(t[row]) + 1 + k) * gamma**k for k in range(int(taken[row]))]
+        assert float(batch.reward[row]) == pytest.approx(sum(rewards), rel=1e-5)
+    length = 1 + name % 5
+    over = batch.next_obs[:, 1] == length
+    assert torch.equal(batch.terminated, over & (name % 2 == 0))
+    discount = torch.where(batch.terminated, 0.0, gamma**taken)
+    torch.testing.assert_close(batch.discount, discount)
+    return taken, over
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_successors_are_right_at_terminations_truncations_and_boundaries(counting, open_source, steps):
+    stream = open_source(Replay(400, 3, 50, n_step=steps), agent_for(counting), counting)
+    seen = Counter()
+    for index in range(1, 30):
+        for _ in range(20):
+            batch = stream.next()
+            taken, over = check_transitions(batch, steps=steps)
+            seen["terminated"] += int(batch.terminated.sum())
+            seen["truncated"] += int((batch.truncated & over).sum())
+            seen["cut"] += int((batch.truncated & ~over).sum())
+            seen["long"] += int((taken == steps).sum())
+            # Short of n steps only where the episode, or so far the data, ends.
+            short = (taken < steps) & ~batch.terminated & ~batch.truncated
+            assert all(row in stream._obs.tolist() for row in batch.next_obs[short].tolist())
+        stream.boundary(index)
+    assert all(seen[kind] > 0 for kind in ("terminated", "truncated", "cut", "long"))
+
+
+def test_reset_rows_of_next_step_autoreset_are_no_transitions(counting_next_step, open_source):
+    stream = open_source(Replay(400, 3, 50), agent_for(counting_next_step), counting_next_step)
+    for _ in range(300):
+        check_transitions(stream.next())
+    assert stream.env_steps < 300 + 50 + 3
+
+
+def test_set_back_to_a_checkpoint_gives_the_same_draws(counting, open_source, tmp_path):
+    source = Replay(64, 3, 20, n_step=2, epsilon=0.5, prioritised=Prioritised())
+    agent = agent_for(counting)
+    first = open_source(source, agent, counting, batch=8)
+    for _ in range(50):
+        first.feedback({"priority": first.next().reward.abs()})
+    tensors, state = first.save()
+    tensors = {name: value.clone() for name, value in tensors.items()}
+
+    def go_on(stream):
+        stream.boundary(1)
+        batches = []
+        for _ in range(60):
+            batches.append(stream.next())
+            stream.feedback({"priority": batches[-1].reward.abs()})
+        return batches
+
+    expected = go_on(first)
+    second = source.open(first.world)
+    second.restore(tensors, state)
+    for one, other in zip(expected, go_on(second), strict=True):
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dict__)
+
+
+def test_warmup_rate_and_env_steps(counting, open_source):
+    stream = open_source(Replay(1000, 4, 100, rate=0.5), agent_for(counting), counting)
+    stream.next()
+    assert stream.env_steps == 100
+    for _ in range(79):
+        stream.next()
+    assert stream.env_steps == 100 + 40
+
+
+def test_random_actions_have_their_share(counting, open_source):
+    agent = agent_for(counting)
+    with torch.no_grad():
+        agent.nets["q"].head[-1].bias.copy_(torch.tensor([0.0, 1e6]))  # always action 1, unless exploring
+    stream = open_source(Replay(20_000, 8, 8, rate=8.0, epsilon=0.25), agent, counting, boundary=2_000)
+    for _ in range(1_500):
+        stream.next()
+    actions = stream._ring.column("action", *stream._ring.locate(np.arange(8, len(stream._ring))))
+    assert 1 - actions.mean() == pytest.approx(0.125, abs=0.015)
+
+
+def test_gaussian_exploration_stays_inside_the_bounds(counting_continuous, open_source):
+    agent = SoftPolicyCritic(SIZES).build(counting_continuous.spaces())
+    stream = open_source(Replay(1000, 4, 10, rate=4.0, sigma=0.5), agent, counting_continuous)
+    actions = torch.cat([stream.next().action for _ in range(50)])
+    assert actions.shape[1:] == (1,) and actions.abs().max() <= 2.0 and actions.std() > 0.1
+
+
+def test_priorities_are_drawn_in_exact_proportion_with_exact_weights(counting, tmp_path):
+    ring = Ring(tmp_path, counting.spaces(), 1, capacity=4, slack=10, stack=1)
+    lane = np.zeros(1, np.int64)
+    ring.begin(lane, np.zeros((1, 2), np.float32))
+    priorities = Priorities(Prioritised(alpha=0.5, beta=1.0), ring)
+    no = np.zeros(1, np.bool_)
+    for k in range(6):
+        ring.add(lane, np.zeros(1, np.int64), np.full(1, k, np.float32), no, no, np.zeros((1, 2), np.float32))
+        priorities.grow(lane)
+    errors = {2: 1.0, 3: 4.0, 4: 9.0, 5: 16.0}  # the last four transitions
+    leaves = np.array([k % 4 for k in errors])
+    priorities.update(leaves, np.array(list(errors.values())))
+    share = (np.arange(10_000) + 0.5) / 10_000
+    leaf, weight = priorities.draw(share, 0)
+    drawn = Counter(ring.column("reward", *priorities.locate(leaf)).astype(int).tolist())
+    for transition, error in errors.items():
+        assert drawn[transition] == pytest.approx(10_000 * error**0.5 / 10, abs=2)
+    # beta = 1: weights are inverse to the probabilities, and the rarest counts 1.
+    rewards = ring.column("reward", *priorities.locate(leaf))
+    for transition, error in errors.items():
+        assert weight[rewards == transition] == pytest.approx(1 / error**0.5, rel=1e-4)
+
+
+def test_fresh_transitions_get_the_largest_priority(counting, open_source):
+    stream = open_source(Replay(1000, 2, 10, prioritised=Prioritised(alpha=1.0), rate=2.0), agent_for(counting), counting)
+    stream.next()
+    stream.feedback({"priority": torch.full((64,), 7.0)})
+    stream.next()
+    newest = stream._ring.count - 1
+    leaf = np.arange(2) * stream._ring.capacity + newest % stream._ring.capacity
+    assert stream._priorities._tree.weights(leaf) == pytest.approx([7.0, 7.0], rel=1e-4)
+
+
+def test_weights_are_given_only_where_draws_are_prioritised(counting, open_source):
+    assert "weight" not in Replay().gives({})
+    assert "weight" in Replay(prioritised=Prioritised()).gives({})
+    batch = open_source(Replay(100, 2, 10, prioritised=Prioritised()), agent_for(counting), counting).next()
+    assert batch.weight.shape == (64,) and batch.weight.max() == 1
+
+
+@pytest.mark.parametrize("wrong", [{"capacity": 0}, {"warmup": 200_000}, {"rate": 0.0}, {"epsilon": 1.5}])
+def test_values_out_of_range_are_refused(wrong):
+    with pytest.raises(Refused):
+        Replay(**wrong)

@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.actor_critic import Policy, PolicyValue
+from lfd.batch import Batch
+from lfd.sources.rollout import ON_POLICY, ReturnScale, Rollout
+
+SIZES = [8]
+ALL = frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}) | ON_POLICY
+
+
+def agent_for(env):
+    torch.manual_seed(0)
+    return PolicyValue(SIZES).build(env.spaces())
+
+
+def collected(stream):
+    """One collection in the order of its steps, [T, N], and the batch that was made of it."""
+    steps = []
+    inner = stream._step
+    stream._step = lambda: steps.append(inner()) or steps[-1]
+    stream.next()
+    stream._step = inner
+    return {name: np.stack([step[name] for step in steps]) for name in steps[0]}, stream._held
+
+
+def advantages(c, agent, gamma, lam):
+    """Of every step in float64, by walking on from it to the end of its episode or of the collection."""
+    with torch.no_grad():
+        value, following = (agent.value(torch.from_numpy(c[name])).double().numpy() for name in ("obs", "next_obs"))
+    found = np.zeros_like(value)
+    for t, n in np.ndindex(value.shape):
+        factor = 1.0
+        for k in range(t, len(value)):
+            bootstrap = 0.0 if c["terminated"][k, n] else gamma * following[k, n]
+            found[t, n] += factor * (float(c["reward"][k, n]) + bootstrap - value[k, n])
+            if c["terminated"][k, n] or c["truncated"][k, n]:
+                break
+            factor *= gamma * lam
+    return found, value
+
+
+@pytest.mark.parametrize("kind", ["counting", "counting_next_step", "counting_continuous"])
+def test_advantages_equal_an_independent_computation(kind, request, open_source):
+    env = request.getfixturevalue(kind)
+    agent = agent_for(env)
+    stream = open_source(Rollout(3, 40, lam=0.8), agent, env, columns=ALL, batch=8)
+    c, held = collected(stream)
+    assert c["terminated"].any() and (c["truncated"] & ~c["terminated"]).any()
+    expected, value = advantages(c, agent, 0.9, 0.8)
+    valid = c["valid"]
+    assert valid.all() == (kind != "counting_next_step")
+    np.testing.assert_allclose(held.advantage.numpy(), expected[valid], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(held.value_target.numpy(), (expected + value)[valid], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["counting", "counting_next_step"])
+def test_no_transition_crosses_a_reset(kind, request, open_source):
+    env = request.getfixturevalue(kind)
+    stream = open_source(Rollout(3, 40), agent_for(env), env, columns=ALL, batch=8)
+    _, held = collected(stream)
+    assert torch.equal(held.next_obs[:, 0], held.obs[:, 0])
+    assert torch.equal(held.next_obs[:, 1], held.obs[:, 1] + 1)
+    assert torch.equal(held.true_reward, held.next_obs[:, 1])
+    assert stream.env_steps == len(held.action)
+
+
+def test_log_probs_are_those_of_the_policy_that_acted(counting_continuous, open_source):
+    agent = agent_for(counting_continuous)
+    stream = open_source(Rollout(3, 10), agent, counting_continuous, columns=ALL, batch=8)
+    _, held = collected(stream)
+    prepared = agent.prepare(held)
+    with torch.no_grad():
+        expected = agent.distribution(prepared.obs).log_prob(prepared.action)
+    torch.testing.assert_close(held.log_prob, expected)
+
+
+def test_an_epoch_has_every_row_once_and_no_short_batch(counting, open_source):
+    stream = open_source(Rollout(2, 8, epochs=3), agent_for(counting), counting, columns=ALL, batch=4)
+    first = stream.next()
+    rows = stream._held.advantage
+    batches = [first] + [stream.next() for _ in range(11)]
+    assert stream.idle and stream.epoch_steps() == 4
+    for epoch in range(3):
+        dealt = torch.cat([batch.advantage for batch in batches[4 * epoch : 4 * epoch + 4]])
+        assert torch.equal(dealt.sort().values, rows.sort().values)
+    before = stream.env_steps
+    stream.next()
+    assert stream.env_steps == before + 16
+
+
+def test_a_batch_that_does_not_divide_the_collection_leaves_the_rest_out(counting, open_source):
+    stream = open_source(Rollout(2, 8, epochs=1), agent_for(counting), counting, columns=ALL, batch=6)
+    assert [len(stream.next().action) for _ in range(2)] == [6, 6] and stream.idle
+
+
+def test_the_rest_of_a_collection_is_left_once_the_policy_moved_too_far(counting, open_source):
+    stream = open_source(Rollout(2, 8, kl_stop=0.02), agent_for(counting), counting, columns=ALL, batch=4)
+    stream.next()
+    stream.feedback({"kl": torch.tensor(0.01)})
+    assert not stream.idle
+    stream.feedback({"kl": torch.tensor(0.03)})
+    assert stream.idle
+
+
+def test_rewards_are_scaled_and_true_rewards_are_not(counting, open_source):
+    stream = open_source(Rollout(2, 50, scale_reward=True), agent_for(counting), counting, columns=ALL, batch=4)
+    c, held = collected(stream)
+    assert torch.equal(held.true_reward, held.next_obs[:, 1])
+    returns, seen, running = [], [], np.zeros(2)
+    for t in range(50):
+        running = 0.9 * running + c["true_reward"][t]
+        seen += list(running)
+        returns.append(c["true_reward"][t] / np.sqrt(np.var(seen) + 1e-8))
+        running[c["terminated"][t] | c["truncated"][t]] = 0
+    np.testing.assert_allclose(c["reward"], np.array(returns), rtol=1e-5)
+
+
+def test_reset_rows_do_not_count_in_the_scale():
+    scale, other = ReturnScale(2, 0.9), ReturnScale(1, 0.9)
+    no, both = np.zeros(2, np.bool_), np.array([True, False])
+    for reward in (1.0, 5.0, 2.0):
+        found = scale(np.array([reward, 0.0]), no, both)
+        assert found[0] == pytest.approx(other(np.array([reward]), no[:1], both[:1])[0])
+
+
+def test_statistics_of_observations_change_between_collections_only(counting, open_source):
+    agent = agent_for(counting)
+    agent.normalise_observations()
+    stream = open_source(Rollout(2, 8, epochs=2), agent, counting, columns=ALL, batch=8)
+    stream.next()
+    first = stream._held.obs
+    for _ in range(3):
+        stream.next()
+    assert agent.normalisers["obs"].count == 0
+    stream.next()
+    normaliser = agent.normalisers["obs"]
+    assert normaliser.count == 16
+    torch.testing.assert_close(normaliser.mean, first.mean(0))
+    torch.testing.assert_close(normaliser.variance, first.var(0, unbiased=False), rtol=1e-3, atol=1e-3)
+
+
+def test_set_back_to_a_checkpoint_gives_the_same_batches(counting, open_source):
+    agent = agent_for(counting)
+    agent.normalise_observations()
+    source = Rollout(2, 8, epochs=2, scale_reward=True)
+    first = open_source(source, agent, counting, columns=ALL, batch=8)
+    for _ in range(8):
+        first.next()
+    tensors, state = first.save()
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    weights = {name: value.clone() for name, value in agent.state_dict().items()}
+
+    def go_on(stream) -> list[Batch]:
+        stream.boundary(1)
+        return [stream.next() for _ in range(9)]
+
+    expected = go_on(first)
+    agent.load_state_dict(weights)
+    second = source.open(first.world)
+    second.restore(tensors, state)
+    for one, other in zip(expected, go_on(second), strict=True):
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dict__)
+
+
+def test_cloning_can_read_a_rollout_of_an_agent_without_values(counting, open_source):
+    agent = Policy(SIZES).build(counting.spaces())
+    stream = open_source(Rollout(2, 8), agent, counting, columns=frozenset({"obs", "action"}), batch=4)
+    assert "advantage" not in stream.next().__dict__
