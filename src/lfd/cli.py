@@ -21,11 +21,12 @@ def config_folder() -> Path:
 
 def main() -> None:
     """Entry point of `run.py` and of the console script `lfd`."""
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run())
 
 
-def run(arguments: list[str]) -> int:
-    """Run one command line, which is also in sys.argv; returns the exit code."""
+def run() -> int:
+    """Run the command line in sys.argv; returns the exit code."""
+    arguments = sys.argv[1:]
     if {"-h", "--help"} & set(arguments):
         from lfd.help import page
 

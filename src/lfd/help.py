@@ -27,7 +27,7 @@ KEYS = {
     "algo.losses.gap.weight=2": "how much a loss counts: a number or {start: 1, end: 0, steps: 2_000}",
     "dataset.transitions=20_000": "how much data; or dataset.transitions=null dataset.episodes=50",
     "score.episodes=100": "episodes that the final score is the mean of",
-    "env.id=Taxi-v3": "any environment that Gymnasium knows, with env=gym",
+    "env=gym env.id=FrozenLake-v1": "any environment that Gymnasium knows",
     "outputs=elsewhere": "the folder that everything is kept in",
     "dry_run=true": "show the stages, what is stored and what it would take; run nothing",
 }
@@ -73,7 +73,7 @@ def page(folder: Path, program: str) -> str:
     chosen = defaults(folder)
     parts = [
         "lfd: learning from demonstrations.\n"
-        "Trains an expert, collects its demonstrations, learns from them and scores the result, in one command.",
+        "Trains an expert, collects its demonstrations, learns from them and scores the result.",
         f"usage: {program} [group=option] [key=value] ...\n       {program} -m [key=value,value] ...",
         "Examples\n" + _rows({f"{program} {line}".strip(): what for line, what in EXAMPLES.items()}),
         "Groups, each with its options (* is chosen when you say nothing)",

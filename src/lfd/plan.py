@@ -1,7 +1,9 @@
 """`dry_run=true`: the stage graph as a table, with estimates; nothing is built or stored."""
 
+from math import isnan
+
 from lfd.artifacts import Store, record_of
-from lfd.estimates import Estimate, Estimator
+from lfd.estimates import Estimate, estimates
 from lfd.experiment import Experiment
 from lfd.log.progress import clock, short
 from lfd.pipeline import TrainingPipeline
@@ -23,18 +25,17 @@ def plan(experiment: Experiment) -> str:
     with Store(experiment.outputs / "artifacts") as store:
         pipeline = pipeline_of(experiment, store)
         missing = pipeline.missing()
-        estimator = Estimator(pipeline)
-        estimates = {name: estimator.of(name) for name in missing}
-        rows = [_row(pipeline, name, estimates.get(name)) for name in pipeline.order]
+        found, note = estimates(pipeline, missing)
+        rows = [_row(pipeline, name, found.get(name)) for name in pipeline.order]
         folder = run_folder(experiment, pipeline)
         done = finished(folder, pipeline) is not None
+    lines = ["", f"run folder: {folder}" + (", finished" if done else "")]
     if missing:
-        seconds = sum(estimate.seconds for estimate in estimates.values())
-        memory = max(estimate.memory for estimate in estimates.values())
-        disk = sum(estimate.disk for estimate in estimates.values())
-        rows.append(["total", "", "", "", "", "", *_cells(Estimate(seconds, memory, disk))])
-    where = f"run folder: {folder}" + (", finished" if done else "")
-    return "\n".join([align(HEADINGS, rows, left=6), "", where, *estimator.notes()])
+        seconds = sum(one.seconds for one in found.values())
+        memory, disk = max(one.memory for one in found.values()), sum(one.disk for one in found.values())
+        rows.append(["total", *[""] * 5, *_cells(Estimate(seconds, memory, disk))])
+        lines.append(note)
+    return "\n".join([align(HEADINGS, rows, left=6), *lines])
 
 
 def _row(pipeline: TrainingPipeline, name: str, estimate: Estimate | None) -> list[str]:
@@ -49,7 +50,8 @@ def _row(pipeline: TrainingPipeline, name: str, estimate: Estimate | None) -> li
 
 
 def _cells(estimate: Estimate) -> list[str]:
-    return [clock(estimate.seconds), f"{short(estimate.memory)}B", f"{short(estimate.disk)}B"]
+    time = MISSING if isnan(estimate.seconds) else clock(estimate.seconds)
+    return [time, f"{short(estimate.memory)}B", f"{short(estimate.disk)}B"]
 
 
 def _amount(stage: Stage) -> str:

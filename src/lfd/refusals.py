@@ -164,9 +164,7 @@ class Tree:
         """Refuse the first override that does not fit."""
         for group in self._groups:
             self._check_option(group)
-        self._check_packages()
-        # One value of a swept group stands for all: the keys are sought in the first job.
-        cfg = self._composed([self._first(one) for one in self._groups])
+        cfg = self._chosen()
         for override in self._values:
             follow(cfg, override.key_or_group, override.is_add() or override.is_force_add())
         for override in self._values:
@@ -188,7 +186,9 @@ class Tree:
         value = override.value()
         return value if isinstance(value, list) else [value]
 
-    def _first(self, override: Override) -> str:
+    @staticmethod
+    def _first(override: Override) -> str:
+        """The override with one value: the keys of a sweep are sought in its first job."""
         if not override.is_sweep_override():
             return override.input_line or ""
         return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
@@ -201,19 +201,25 @@ class Tree:
                 key, group = override.get_key_element(), override.key_or_group
                 raise Refused(f"{key}={word}: {group} has no option {word!r}; {nearest(word, options)}")
 
-    def _check_packages(self) -> None:
-        """A group is overridden where it was chosen, and added (with a plus) where it was not."""
-        chosen: Mapping[str, Any] = self._composed([]).hydra.runtime.choices
-        plain = [one for one in self._groups if one.get_key_element() in chosen]
-        chosen = self._composed([self._first(one) for one in plain]).hydra.runtime.choices
+    def _chosen(self) -> DictConfig:
+        """The configuration with all groups chosen; each where there was a choice, or else added with a plus."""
+        cfg = self._composed([])
+        plain = [one for one in self._groups if one.get_key_element() in cfg.hydra.runtime.choices]
+        if plain:
+            cfg = self._composed([self._first(one) for one in plain])
         for override in self._groups:
-            key, line = override.get_key_element().lstrip("+"), override.input_line
-            if key in chosen and override.is_add():
-                raise Refused(f"{line}: {key} is chosen already; leave out the plus")
-            if key not in chosen and not (override.is_add() or override.is_force_add()):
-                same = [other for other in chosen if other.partition("@")[0] == override.key_or_group]
-                hint = f"{nearest(key, same)} a new one takes a plus: +{line}"
-                raise Refused(f"{line}: nothing is chosen at {key}; {hint}")
+            self._check_package(override, cfg.hydra.runtime.choices)
+        return cfg if len(plain) == len(self._groups) else self._composed([self._first(one) for one in self._groups])
+
+    @staticmethod
+    def _check_package(override: Override, chosen: Mapping[str, Any]) -> None:
+        key, line = override.get_key_element().lstrip("+"), override.input_line
+        if key in chosen and override.is_add():
+            raise Refused(f"{line}: {key} is chosen already; leave out the plus")
+        if key not in chosen and not (override.is_add() or override.is_force_add()):
+            same = [other for other in chosen if other.partition("@")[0] == override.key_or_group]
+            hint = f"{nearest(key, same)} a new one takes a plus: +{line}"
+            raise Refused(f"{line}: nothing is chosen at {key}; {hint}")
 
     @staticmethod
     def _check_value(cfg: DictConfig, override: Override) -> None:

@@ -149,7 +149,9 @@ def _scores(pipeline: TrainingPipeline, reports: Mapping[str, Report]) -> dict[s
 def _draw(experiment: Experiment, pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any]) -> None:
     records = read_records(folder / METRICS)
     fits = [name for name in pipeline.order if pipeline.stages[name].gives is Product.policy]
-    references = {name: result["scores"][name]["return_mean"] for name in ("expert", "random") if name in result["scores"]}
+    references = {
+        name: result["scores"][name]["return_mean"] for name in ("expert", "random") if name in result["scores"]
+    }
     by_stage = {name: [record for record in records if record["stage"] == name] for name in fits}
     curves(by_stage, folder / CURVES, references)
     page = report_html(folder, result, experiment.config, records, (folder / CURVES).read_bytes())

@@ -178,14 +178,15 @@ def _announce(jobs: Sequence[Job], sweep: Sweep) -> None:
     refused = [job for job in jobs if job.folder is None]
     todo = sum(job.result is None for job in jobs)
     side_by_side = f", {sweep.at_once} side by side" if sweep.at_once > 1 else ""
-    tell(f"{len(jobs)} jobs: {len(jobs) - todo - len(refused)} stored already, {todo} to run{side_by_side}")
+    count = "1 job" if len(jobs) == 1 else f"{len(jobs)} jobs"
+    tell(f"{count}: {len(jobs) - todo - len(refused)} stored already, {todo} to run{side_by_side}")
     for job in refused:
         assert job.result is not None
         tell(f"refused: {' '.join(job.overrides)}: {job.result['reason']}")
 
 
 def _run(todo: list[Job], sweep: Sweep, context: HydraContext, master: DictConfig) -> None:
-    """Launch until every job has ended; a worker process that dies takes the pool with it, and the rest gets another."""
+    """Launch until every job has ended: a worker that dies takes the pool with it, and the rest gets another."""
     sweep.stop.unlink(missing_ok=True)
     launcher = Plugins.instance().instantiate_launcher(context, partial(run_job, sweep=sweep), master)
     try:
@@ -221,9 +222,7 @@ def _bury(pending: Sequence[Job], begun: int, stopped: bool) -> None:
 @contextmanager
 def _stopped_by_signals(stop: Path) -> Iterator[None]:
     """While inside, SIGTERM and Ctrl-C ask all jobs to stop, whichever process they are in."""
-    before = {
-        number: signal.signal(number, lambda *_: stop.touch()) for number in (signal.SIGTERM, signal.SIGINT)
-    }
+    before = {number: signal.signal(number, lambda *_: stop.touch()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 
 import gymnasium as gym
-import numpy as np
 import pytest
 import torch
 
@@ -21,13 +20,7 @@ from lfd.envs.spaces import Spaces
 from lfd.learner import Algo, Learner, Optim, Optimizer, Target
 from lfd.noise import Generated, Sketched, Taped
 from lfd.registry import LOSSES
-
-VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
-FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
-DICT = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5)})
-TWO = gym.spaces.Discrete(2)
-BOX = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
-
+from tests.algos.cases import BOX, DICT, FRAMES, TWO, VECTOR, batch
 
 @dataclass
 class Case:
@@ -77,26 +70,8 @@ def agent_of(case: Case, seed: int):
     return agent
 
 
-def observations(space: gym.Space, size: int, generator: torch.Generator):
-    if isinstance(space, gym.spaces.Dict):
-        return {name: observations(part, size, generator) for name, part in space.items()}
-    if isinstance(space, gym.spaces.Discrete):
-        return torch.randint(int(space.n), (size,), generator=generator)
-    if space.dtype == np.uint8:
-        return torch.randint(256, (size, *space.shape), generator=generator, dtype=torch.uint8)
-    return torch.randn(size, *space.shape, generator=generator)
-
-
-def batch_of(case: Case, seed: int, size: int = 8) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    if case.action is TWO:
-        action = torch.randint(2, (size,), generator=g)
-    else:
-        action = torch.rand(size, 3, generator=g) * 4 - 2
-    columns = {name: torch.randn(size, generator=g) for name in ("reward", "log_prob", "advantage", "value_target")}
-    discount = 0.99 * (torch.rand(size, generator=g) > 0.2).float()
-    obs, next_obs = observations(case.obs, size, g), observations(case.obs, size, g)
-    return Batch(obs=obs, action=action, next_obs=next_obs, discount=discount, **columns)
+def batch_of(case: Case, seed: int) -> Batch:
+    return batch(case.obs, case.action, seed)
 
 
 def test_every_registered_loss_has_a_case():

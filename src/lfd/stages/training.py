@@ -51,6 +51,7 @@ class Training:
         self.seconds = 0.0
         self._since = time.monotonic()
         self._means = Means()
+        self._ended: list[tuple[float, int]] = []  # training episodes that no record tells of yet
         self._check_env: Any = None
 
     def __enter__(self) -> Self:
@@ -100,8 +101,8 @@ class Training:
         own, theirs = agent.state_dict(), earlier.state_dict()
         if earlier.normalisers and not agent.normalisers:
             raise Refused(
-                f"init_from={self.fit.init_from}: its networks saw normalised observations, those of this stage would not; "
-                "set normalize_obs=true of the algorithm"
+                f"init_from={self.fit.init_from}: its networks saw normalised observations, those of this stage would "
+                "not; set normalize_obs=true of the algorithm"
             )
         fitting = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
         if not any(name.startswith("nets.") for name in fitting):
@@ -216,7 +217,7 @@ class Training:
     def _log(self) -> None:
         name = self.lab.name
         values = {f"{name}/{key}": value for key, value in self._means.take().items()}
-        ended = [episode for stream in self.streams.values() for episode in stream.episodes()]
+        ended, self._ended = self._all_ended(), []
         if ended:
             values[f"{name}/train_return"] = float(np.mean([value for value, _ in ended]))
             values[f"{name}/train_length"] = float(np.mean([length for _, length in ended]))
@@ -228,6 +229,11 @@ class Training:
             )
         seconds = round(self._seconds(), 2)
         self.lab.record(step=self.learner.step_count, env_steps=self._env_steps(), seconds=seconds, **values)
+
+    def _all_ended(self) -> list[tuple[float, int]]:
+        for stream in self.streams.values():
+            self._ended += stream.episodes()
+        return self._ended
 
     def _check(self) -> None:
         fit, env = self.fit, self.lab.env
@@ -292,7 +298,8 @@ class Training:
         saved |= {f"means/{key}": value for key, value in means.items()}
         state = {
             "sources": states, "history": self.history, "snapshots": self.snapshots, "crossed": self.crossed,
-            "phase": list(self.phase), "seconds": self._seconds(), "means": counts, "log": self.lab.metrics.offset(),
+            "phase": list(self.phase), "seconds": self._seconds(), "means": counts, "ended": self._all_ended(),
+            "log": self.lab.metrics.offset(),
         }  # fmt: skip
         self.checkpoints.save(saved, state)
 
@@ -308,7 +315,7 @@ class Training:
         means = {name: value.to(self.device) for name, value in _under(saved, "means/").items()}
         self._means.restore(means, state["means"])
         self.history, self.snapshots = state["history"], state["snapshots"]
-        self.phase = tuple(state["phase"])
+        self.phase, self._ended = tuple(state["phase"]), state["ended"]
         self.crossed, self.seconds = state["crossed"], state["seconds"]
         self.lab.resume_log(state["log"])
         self._since = time.monotonic()

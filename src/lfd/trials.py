@@ -1,0 +1,143 @@
+"""A little of the real work of a stage, timed: gradient steps on made-up batches, environment steps, acting."""
+
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, final
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from lfd.agents import Agent
+from lfd.batch import Batch, tensors
+from lfd.envs import Env, Spaces
+from lfd.learner import Learner
+from lfd.nets import has_frames
+from lfd.noise import Generated
+from lfd.pipeline import TrainingPipeline
+from lfd.stages.collect import random_policy
+from lfd.stages.episodes import greedy
+from lfd.stages.fit import Fit
+
+SECONDS = 0.3  # that something is tried for
+LANES = 4  # environments side by side while they are tried
+
+
+@final
+class Trials:
+    """What was tried once is not tried again. Nothing is written."""
+
+    def __init__(self, pipeline: TrainingPipeline, env: Env) -> None:
+        self._stages, self._env, self._device = pipeline.stages, env, pipeline.hardware.open()
+        self._learners: dict[str, Learner] = {}
+        self._paces: dict[str, float] = {}
+        pipeline.hardware.set_threads(has_frames(self._spaces.observation))
+
+    @property
+    def _spaces(self) -> Spaces:
+        return self._env.spaces()
+
+    def learner(self, name: str, fit: Fit) -> Learner:
+        """An untrained learner of a fit."""
+        if name not in self._learners:
+            agents = [self._agent(fit) for _ in range(fit.members)]
+            self._learners[name] = Learner(agents, fit.algo, fit.seed, self._device)
+        return self._learners[name]
+
+    def step_seconds(self, name: str, fit: Fit) -> float:
+        """Of one gradient step."""
+        needs: dict[str, set[str]] = {}
+        for loss in fit.algo.losses.values():
+            for source, columns in loss.slots.values():
+                needs.setdefault(source, set()).update(columns)
+        learner = self.learner(name, fit)
+        lead = (fit.members, fit.algo.batch) if fit.members > 1 else (fit.algo.batch,)
+        batches = {source: _made_up(columns, self._spaces, lead, self._device) for source, columns in needs.items()}
+
+        def step() -> None:
+            metrics, _ = learner.step(batches, list(fit.algo.losses))
+            # Reading a number waits for the device.
+            next(iter(metrics.values())).sum().item()
+
+        return _timed(step)
+
+    def pace(self, policy: str) -> float:
+        """Seconds a transition where several environments are stepped side by side, acting included."""
+        if policy not in self._paces:
+            self._paces[policy] = self._env_pace + self._act_pace(policy)
+        return self._paces[policy]
+
+    @cached_property
+    def _env_pace(self) -> float:
+        env, act = self._env.make(LANES, training=True), random_policy(self._spaces, LANES, Generated(0))
+        try:
+            env.reset(range(LANES))
+            return _timed(lambda: env.step(act(None))) / LANES
+        finally:
+            env.close()
+
+    def _act_pace(self, policy: str) -> float:
+        stage = self._stages.get(policy)
+        if not isinstance(stage, Fit):
+            return 0.0
+        act = greedy(self.learner(policy, stage).member(0), LANES, self._device)
+        obs = _sampled(self._spaces.observation, (LANES,), np.random.default_rng(0))
+        return _timed(lambda: act(obs)) / LANES
+
+    def _agent(self, fit: Fit) -> Agent:
+        agent = fit.algo.agent.build(self._spaces)
+        for loss in fit.algo.losses.values():
+            agent.add(loss.modules(agent))
+        if fit.algo.normalize_obs:
+            agent.normalise_observations()
+        agent.keep_targets(list(fit.algo.targets))
+        for role, product in fit.frozen.items():
+            other = self._stages[product]
+            if isinstance(other, Fit):
+                agent.frozen[role] = self._agent(other)
+        return agent.to(self._device)
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    """Seconds that it takes, after a first time that may have to set things up, unless that was long enough."""
+    start = time.perf_counter()
+    work()
+    first = time.perf_counter() - start
+    if first > SECONDS:
+        return first
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < SECONDS:
+        work()
+        count += 1
+    return (time.perf_counter() - start) / count
+
+
+def _made_up(columns: set[str], spaces: Spaces, lead: tuple[int, ...], device: torch.device) -> Batch:
+    """A batch of the right shapes and types."""
+    rng = np.random.default_rng(0)
+    made: dict[str, Any] = {}
+    for column in columns:
+        match column:
+            case "obs" | "next_obs":
+                made[column] = _sampled(spaces.observation, lead, rng)
+            case "action" | "next_action":
+                made[column] = _sampled(spaces.action, lead, rng)
+            case "terminated" | "truncated":
+                made[column] = np.zeros(lead, np.bool_)
+            case _:
+                made[column] = rng.random(lead, np.float32)
+    return Batch(**{name: tensors(column, device) for name, column in made.items()})
+
+
+def _sampled(space: gym.Space[Any], lead: tuple[int, ...], rng: np.random.Generator) -> Any:
+    match space:
+        case gym.spaces.Dict():
+            return {name: _sampled(part, lead, rng) for name, part in space.spaces.items()}
+        case gym.spaces.Discrete():
+            return rng.integers(int(space.n), size=lead)
+    assert isinstance(space, gym.spaces.Box)
+    if space.dtype == np.uint8:
+        return rng.integers(256, size=(*lead, *space.shape), dtype=np.uint8)
+    low, high = np.maximum(space.low, -1), np.minimum(space.high, 1)
+    return (low + rng.random((*lead, *space.shape)) * (high - low)).astype(np.float32)

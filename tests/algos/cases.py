@@ -1,0 +1,64 @@
+"""Batches and spaces that the tests of losses share."""
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from lfd.algos import Loss, Out
+from lfd.agents import Agent
+from lfd.batch import Batch
+from lfd.envs.spaces import Spaces
+from lfd.noise import Generated, Noise
+
+VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+DICT = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5)})
+TWO = gym.spaces.Discrete(2)
+BOX = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)
+
+
+def spaces(observation: gym.Space, action: gym.Space) -> Spaces:
+    """A pair of spaces; the networks built in them are the same at every call."""
+    torch.manual_seed(7)
+    return Spaces(observation, action)
+
+
+def observations(space: gym.Space, size: int, generator: torch.Generator):
+    """Random observations [size, ...] of a space."""
+    if isinstance(space, gym.spaces.Dict):
+        return {name: observations(part, size, generator) for name, part in space.items()}
+    if isinstance(space, gym.spaces.Discrete):
+        return torch.randint(int(space.n), (size,), generator=generator)
+    if space.dtype == np.uint8:
+        return torch.randint(256, (size, *space.shape), generator=generator, dtype=torch.uint8)
+    return torch.randn(size, *space.shape, generator=generator)
+
+
+def batch(observation: gym.Space, action: gym.Space, seed: int, size: int = 8) -> Batch:
+    """Random rows with every column that some loss reads; actions are in [-2, 2]."""
+    g = torch.Generator().manual_seed(seed)
+    if action is TWO:
+        taken = torch.randint(2, (size,), generator=g)
+    else:
+        taken = torch.rand(size, 3, generator=g) * 4 - 2
+    columns = {name: torch.randn(size, generator=g) for name in ("reward", "log_prob", "advantage", "value_target")}
+    discount = 0.99 * (torch.rand(size, generator=g) > 0.2).float()
+    obs, next_obs = observations(observation, size, g), observations(observation, size, g)
+    return Batch(obs=obs, action=taken, next_obs=next_obs, discount=discount, **columns)
+
+
+BATCH = batch(VECTOR, TWO, 1)
+
+
+def boxed(discrete: Batch) -> Batch:
+    """The same rows with continuous actions in network units, [-0.95, 0.95]^3."""
+    drawn = torch.rand(len(discrete.action), 3, generator=torch.Generator().manual_seed(5))
+    return discrete.having(action=1.9 * drawn - 0.95)
+
+
+def answer(loss: Loss, agent: Agent, rows: Batch, noise: Noise | None = None) -> Out:
+    """What the loss says of rows that are in network units already."""
+    agent.begin_step(noise or Generated(2))
+    out = loss(agent, rows)
+    agent.end_step()
+    return out

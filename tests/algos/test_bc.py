@@ -1,0 +1,53 @@
+"""Cloning against the textbook losses, and a clone that has to learn."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lfd.agents.actor_critic import Head, Policy
+from lfd.algos.bc import Cloning, Error
+from lfd.errors import Refused
+from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, spaces
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_discrete_is_smoothed_cross_entropy(smoothing):
+    agent = Policy([8]).build(spaces(VECTOR, TWO))
+    logits = agent.distribution(BATCH.obs).logits.double()
+    out = answer(Cloning("data", label_smoothing=smoothing), agent, BATCH)
+    expected = F.cross_entropy(logits, BATCH.action, label_smoothing=smoothing)
+    assert out.terms["policy"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert out.metrics["accuracy"].item() == (logits.argmax(-1) == BATCH.action).double().mean().item()
+
+
+def test_squared_error_is_of_the_mode():
+    agent = Policy([8]).build(spaces(VECTOR, BOX))
+    batch = boxed(BATCH)
+    mode = torch.tanh(agent.nets["policy"].net(batch.obs)[:, :3]).double()
+    out = answer(Cloning("data", error=Error.mse), agent, batch)
+    expected = ((mode - batch.action.double()) ** 2).sum(-1).mean()
+    assert out.terms["policy"].item() == pytest.approx(expected.item(), rel=1e-5)
+    assert out.metrics["l1"].item() == pytest.approx((mode - batch.action).abs().mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("head", list(Head))
+def test_likelihood_against_torch(head):
+    agent = Policy([8], head=head).build(spaces(VECTOR, BOX))
+    batch = boxed(BATCH)
+    mean, log_std = agent.nets["policy"].net(batch.obs).double().chunk(2, -1)
+    policy: torch.distributions.Distribution = torch.distributions.Normal(mean, log_std.clamp(-5, 2).exp())
+    if head is Head.squashed:
+        policy = torch.distributions.TransformedDistribution(policy, torch.distributions.TanhTransform())
+    expected = -policy.log_prob(batch.action.double()).sum(-1).mean()
+    assert answer(Cloning("data"), agent, batch).terms["policy"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_likelihood_is_finite_for_actions_at_the_bounds():
+    agent = Policy([8]).build(spaces(VECTOR, BOX))
+    edge = boxed(BATCH).having(action=torch.ones(len(BATCH.action), 3))
+    assert torch.isfinite(answer(Cloning("data"), agent, edge).terms["policy"])
+
+
+def test_smoothing_outside_its_range_is_refused():
+    with pytest.raises(Refused, match="label_smoothing is 1.5"):
+        Cloning("data", label_smoothing=1.5)

@@ -1,0 +1,63 @@
+"""Soft actor-critic against its equations, with the draws given."""
+
+import math
+
+import pytest
+import torch
+
+from lfd.agents.actor_critic import SoftPolicyCritic
+from lfd.algos.sac import SAC
+from lfd.noise import Generated, Sketched, Taped
+from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, spaces
+
+
+def squashed(agent, obs, noise):
+    """An action in [-1, 1] and its density, by the change of variables in float64."""
+    mean, log_std = agent.nets["policy"].net(obs).double().chunk(2, -1)
+    u = mean + log_std.clamp(-5, 2).exp() * noise.double()
+    density = torch.distributions.Normal(mean, log_std.clamp(-5, 2).exp()).log_prob(u)
+    return u.tanh(), (density - torch.log(1 - u.tanh() ** 2)).sum(-1)
+
+
+def critics(nets, obs, action):
+    return nets(obs, action.float()).double()
+
+
+@pytest.mark.parametrize("entropy_backup", [True, False])
+def test_terms(entropy_backup):
+    batch = boxed(BATCH)
+    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    loss = SAC("data", entropy_backup=entropy_backup)
+    agent.add(loss.modules(agent))
+    agent.keep_targets(["critic"])
+    with torch.no_grad():
+        agent.nets["temperature"].value.fill_(-0.7)
+        for parameter in agent.targets.parameters():
+            parameter.mul_(1.3)
+    sketch, generator = Sketched(), Generated(3)
+    answer(loss, agent, batch, sketch)
+    draws = [generator.draw(kind, shape) for kind, shape in sketch.asked]
+    out = answer(loss, agent, batch, Taped(draws))
+    alpha = math.exp(-0.7)
+    following, log_following = squashed(agent, batch.next_obs, draws[0])
+    value = critics(agent.targets["critic"], batch.next_obs, following).amin(-1)
+    value = value - alpha * log_following if entropy_backup else value
+    target = (batch.reward.double() + batch.discount.double() * value).detach()
+    q = critics(agent.nets["critic"], batch.obs, batch.action)
+    td = sum(((q[:, i] - target) ** 2).mean() for i in range(2))
+    action, log_prob = squashed(agent, batch.obs, draws[1])
+    policy = (alpha * log_prob - critics(agent.nets["critic"], batch.obs, action).amin(-1)).mean()
+    temperature = -(-0.7 * (log_prob - 3)).mean()  # three action dimensions: a target entropy of -3
+    assert out.terms["critic"].item() == pytest.approx(td.item(), rel=1e-4)
+    assert out.terms["policy"].item() == pytest.approx(policy.item(), rel=1e-4)
+    assert out.terms["temperature"].item() == pytest.approx(temperature.item(), rel=1e-4)
+
+
+def test_the_temperature_rises_when_the_policy_is_too_sure():
+    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    loss = SAC("data", target_entropy=10.0)  # no policy is as random as that
+    agent.add(loss.modules(agent))
+    agent.keep_targets(["critic"])
+    term = answer(loss, agent, boxed(BATCH)).terms["temperature"]
+    (gradient,) = torch.autograd.grad(term, list(agent.nets["temperature"].parameters()))
+    assert gradient.item() < 0  # descent raises it

@@ -1,0 +1,167 @@
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
+from lfd.algos.bc import Cloning
+from lfd.algos.ppo import PPO
+from lfd.data import Writer
+from lfd.errors import Interrupted, Refused
+from lfd.learner import Algo
+from lfd.sources.rollout import Rollout
+from lfd.stages import collect as module
+from lfd.stages.collect import Collect, split_name
+from lfd.stages.fit import Checks, Fit
+
+SIZES = [8]
+
+
+def expert(**settings):
+    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch=16, lr=0.1)
+    return Fit(algo, 20, check=Checks(5, 1), **settings)
+
+
+def check_rows(data):
+    """All rows against the rules of the counting environment."""
+    rows = np.arange(len(data))
+    seen, after = data.observations(rows), data.successors(rows)
+    assert np.array_equal(after[:, 0], seen[:, 0]) and np.array_equal(after[:, 1], seen[:, 1] + 1)
+    assert np.array_equal(data.columns["rewards"], after[:, 1])
+    over = after[:, 1] == 1 + seen[:, 0] % 5
+    assert np.array_equal(data.columns["terminals"], over & (seen[:, 0] % 2 == 0))
+    assert np.array_equal(data.columns["timeouts"], over & (seen[:, 0] % 2 == 1))
+    return over
+
+
+def test_exactly_so_many_transitions_and_all_of_them_true(run_stages, counting):
+    data = run_stages({"demos": Collect("random", transitions=101)}, counting).product("demos")
+    over = check_rows(data)
+    assert len(data) == 101
+    assert over[data.ends - 1].sum() >= len(data.ends) - 1  # the last episode may be cut
+    assert data.passport["ends"]["cut"] == len(data.ends) - over.sum()
+
+
+def test_exactly_so_many_whole_episodes(run_stages, counting):
+    data = run_stages({"demos": Collect("random", episodes=13)}, counting).product("demos")
+    assert len(data.starts) == 13 and check_rows(data)[data.ends - 1].all()
+
+
+def test_every_episode_has_a_start_state_of_its_own(run_stages, counting):
+    data = run_stages({"demos": Collect("random", episodes=40)}, counting).product("demos")
+    assert len(set(data.columns["observations"][data.starts, 0])) > 30
+
+
+def test_short_episodes_are_not_preferred(run_stages, counting):
+    data = run_stages({"demos": Collect("random", episodes=400, num_envs=50)}, counting).product("demos")
+    assert (data.ends - data.starts).mean() == pytest.approx(3.0, abs=0.25)
+
+
+def test_the_greedy_policy_acts_unless_told_otherwise(run_stages, counting):
+    stages = {"expert": expert(), "demos": Collect("expert", transitions=100)}
+    pipeline = run_stages(stages, counting)
+    data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
+    rows = np.arange(100)
+    greedy = agent.act(torch.from_numpy(data.observations(rows)), (), None)[0].numpy()
+    assert np.array_equal(data.columns["actions"], greedy)
+
+
+def test_epsilon_is_the_share_of_random_actions(run_stages, counting):
+    stages = {"expert": expert(), "demos": Collect("expert", transitions=4_000, num_envs=50, epsilon=0.3)}
+    pipeline = run_stages(stages, counting)
+    data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
+    greedy = agent.act(torch.from_numpy(data.observations(np.arange(4_000))), (), None)[0].numpy()
+    assert (data.columns["actions"] != greedy).mean() == pytest.approx(0.15, abs=0.02)
+
+
+def test_gaussian_noise_is_in_halves_of_the_range_and_what_is_stored_is_within_bounds(run_stages, counting_continuous):
+    stages = {
+        "random": Collect("random", transitions=50),
+        "expert": Fit(Algo(Policy(SIZES), {"bc": Cloning("random")}, lr=0.0), 1, check=Checks(0)),
+        "demos": Collect("expert", transitions=4_000, num_envs=50, sigma=0.25),
+    }
+    pipeline = run_stages(stages, counting_continuous)
+    data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
+    greedy = agent.act(torch.from_numpy(data.observations(np.arange(4_000))), (), None)[0].numpy()
+    inside = np.abs(data.columns["actions"]) < 2
+    noise = (data.columns["actions"] - greedy)[inside & (np.abs(greedy) < 0.5)]
+    assert np.abs(data.columns["actions"]).max() <= 2
+    if len(noise) > 200:
+        assert noise.std() == pytest.approx(0.5, rel=0.15)
+
+
+def test_random_actions_fill_the_space(run_stages, counting_continuous, counting):
+    actions = run_stages({"demos": Collect("random", transitions=2_000)}, counting_continuous).product("demos").columns["actions"]
+    assert actions.min() < -1.9 and actions.max() > 1.9 and abs(actions.mean()) < 0.1
+    actions = run_stages({"demos": Collect("random", transitions=2_000)}, counting, "other").product("demos").columns["actions"]
+    assert actions.mean() == pytest.approx(0.5, abs=0.05)
+
+
+def test_policies_have_their_shares_and_snapshots_are_policies(run_stages, counting):
+    shares = {"random": 0.25, "learner@0": 0.25, "learner": 0.5}
+    stages = {"learner": expert(checkpoints=2), "demos": Collect(policies=shares, transitions=200)}
+    pipeline = run_stages(stages, counting)
+    data, trained = pipeline.product("demos"), pipeline.product("learner")
+    check = data.observations(np.arange(200))
+    for agent, rows in ((trained.agents(0)[0], slice(50, 100)), (trained.agents()[0], slice(100, 200))):
+        greedy = agent.act(torch.from_numpy(check[rows]), (), None)[0].numpy()
+        assert np.array_equal(data.columns["actions"][rows], greedy)
+    assert {50, 100, 200} <= set(data.ends.tolist())
+
+
+def test_episodes_below_min_return_are_left_out(run_stages, counting):
+    pipeline = run_stages({"demos": Collect("random", episodes=20, min_return=10.0)}, counting)
+    returns = pipeline.product("demos").returns()
+    assert len(returns) == 20 and set(returns) == {10.0, 15.0}
+    assert pipeline.reports["demos"].summary["env_steps"] > returns.sum() / 10
+
+
+def test_an_unreachable_min_return_is_refused(run_stages, counting):
+    with pytest.raises(Refused, match="the best had 15.0"):
+        run_stages({"demos": Collect("random", episodes=20, min_return=16.0)}, counting)
+
+
+def test_killed_between_waves_it_ends_with_the_same_bytes(run_stages, counting, monkeypatch):
+    stages = {"demos": Collect("random", transitions=300, epsilon=0.5)}
+    expected = (run_stages(stages, counting, "straight").product("demos").path).read_bytes()
+    commit, left = Writer.commit, iter([1, 2, 3])
+
+    def dies(self, cursor):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        commit(self, cursor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "commit", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages(stages, counting, "killed")
+    assert run_stages(stages, counting, "killed").product("demos").path.read_bytes() == expected
+
+
+def test_it_stops_within_an_episode_when_asked(counting, run_stages, monkeypatch):
+    asked = iter([False] * 3)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "play", lambda *a, **k: (_ for _ in ()).throw(Interrupted("now")) if next(asked, True) else play(*a, **k))
+        from lfd.stages.episodes import play
+
+        with pytest.raises(Interrupted):
+            run_stages({"demos": Collect("random", transitions=300)}, counting)
+    assert len(run_stages({"demos": Collect("random", transitions=300)}, counting).product("demos")) == 300
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"policy": "a", "policies": {"b": 1.0}, "transitions": 1}, {"policy": "a"},
+        {"policy": "a", "transitions": 1, "episodes": 1}, {"policy": "a", "transitions": 0},
+        {"policy": "a", "transitions": 1, "epsilon": 1.5}, {"policies": {"a": 0.5, "b": 0.4}, "transitions": 1},
+    ],
+)  # fmt: skip
+def test_wrong_values_are_refused(wrong):
+    with pytest.raises(Refused):
+        Collect(**wrong)
+
+
+def test_names_of_snapshots():
+    assert split_name("expert@2") == ("expert", 2) and split_name("expert") == ("expert", None)
+    with pytest.raises(Refused, match="a number is expected behind @"):
+        split_name("expert@last")

@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+
+from lfd.agents.actor_critic import Policy
+from lfd.algos.bc import Cloning
+from lfd.data import Episode
+from lfd.learner import Algo
+from lfd.stages.collect import Collect
+from lfd.stages.evaluate import Evaluate, normalise, of_data, summarise
+from lfd.stages.episodes import Played
+from lfd.stages.fit import Checks, Fit
+
+
+def learn(steps=2, **settings):
+    return Fit(Algo(Policy([8]), {"bc": Cloning("demos")}, batch=16), steps, check=Checks(0), **settings)
+
+
+DEMOS = Collect("random", transitions=101)
+
+
+def test_all_policies_meet_the_same_start_states(run_stages, counting):
+    stages = {
+        "demos": DEMOS, "one": learn(), "other": learn(seed=1),
+        "score": Evaluate(["one", "other"], episodes=20),
+    }  # fmt: skip
+    scores = run_stages(stages, counting).product("score")
+    # In this environment only the start state decides the return.
+    assert scores["one"]["return_mean"] == scores["other"]["return_mean"] == scores["random"]["return_mean"]
+    assert scores["one"]["episodes"] == 20 and scores["one"]["return_std"] > 0
+
+
+def test_its_seed_and_not_the_learners_decides_the_start_states(run_stages, counting):
+    def score(name, **settings):
+        stages = {"demos": DEMOS, "learn": learn(seed=settings.pop("learner", 0)), "score": Evaluate(["learn"], **settings)}
+        return run_stages(stages, counting, name).product("score")["learn"]["return_mean"]
+
+    assert score("a") == score("b", learner=5) != score("c", seed=3)
+
+
+def test_data_is_scored_beside_by_its_whole_episodes(run_stages, counting):
+    stages = {"demos": DEMOS, "learn": learn(), "score": Evaluate(["learn"], episodes=4)}
+    pipeline = run_stages(stages, counting)
+    data, score = pipeline.product("demos"), pipeline.product("score")["demos"]
+    whole = (data.columns["terminals"] | data.columns["timeouts"])[data.ends - 1]
+    assert score["return_mean"] == pytest.approx(data.returns()[whole].mean()) and score["episodes"] == whole.sum()
+
+
+def test_a_cut_episode_says_nothing_of_who_made_the_data(write_data, counting):
+    def episode(length, truncated):
+        return Episode(np.zeros((length + 1, 2)), np.zeros(length, int), np.ones(length, np.float32), False, truncated)
+
+    assert of_data(write_data([episode(10, True), episode(3, False)], counting.spaces()))["return_mean"] == 10
+    only_cut = write_data([episode(3, False)], counting.spaces(), name="cut")
+    assert of_data(only_cut)["return_mean"] == 3
+
+
+def test_what_is_not_in_the_graph_is_not_made_for_it(run_stages, counting):
+    stages = {"expert": Collect("random", transitions=10), "demos": DEMOS, "learn": learn(), "score": Evaluate(["learn"], episodes=2)}
+    pipeline = run_stages(stages, counting)
+    assert "expert" not in pipeline.reports and set(pipeline.product("score")) == {"random", "learn", "demos"}
+
+
+def test_the_product_is_json(run_stages, counting):
+    pipeline = run_stages({"demos": DEMOS, "learn": learn(), "score": Evaluate(["learn", "random"], episodes=3)}, counting)
+    assert json.loads(json.dumps(pipeline.product("score"))) == pipeline.product("score")
+    assert pipeline.reports["score"].summary["seconds"] > 0 and pipeline.reports["score"].summary["env_steps"] > 0
+
+
+def test_spread_is_told_for_members():
+    played = [Played(value, 1, None, None) for value in (1, 3, 5, 7)]
+    summary = summarise([[1, 3], [5, 7]], played)
+    assert summary["members"] == [2.0, 6.0] and summary["return_mean"] == 4 and summary["success_rate"] is None
+
+
+def test_scores_are_normalised_between_random_and_expert():
+    scores = {"random": {"return_mean": 10.0}, "expert": {"return_mean": 30.0}, "learn": {"return_mean": 25.0}}
+    normalise(scores)
+    assert [score["normalized"] for score in scores.values()] == [0.0, 1.0, 0.75]
+    worse = {"random": {"return_mean": 10.0}, "expert": {"return_mean": 10.0}}
+    normalise(worse)
+    assert worse["random"]["normalized"] is None

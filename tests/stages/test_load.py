@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from lfd.envs import Gym
+from lfd.errors import Refused
+from lfd.stages.load import Load
+
+CARTPOLE = Gym("CartPole-v1")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Two episodes in the form of stable-baselines 2: the first stopped by the limit of 500 steps, the second fell."""
+    lengths = [500, 20]
+    starts = np.zeros(520, bool)
+    starts[[0, 500]] = True
+    path = tmp_path / "expert.npz"
+    np.savez(
+        path, obs=np.random.default_rng(0).normal(size=(520, 4)), actions=np.zeros((520, 1), int), rewards=np.ones(520),
+        episode_returns=np.array(lengths, float), episode_starts=starts,
+    )  # fmt: skip
+    return path
+
+
+def test_a_time_limit_of_the_environment_is_told_from_a_termination(file, run_stages):
+    data = run_stages({"demos": Load(str(file))}, CARTPOLE).product("demos")
+    assert data.columns["timeouts"][data.ends - 1].tolist()[0] and not data.columns["terminals"][data.ends - 1][0]
+    assert data.columns["terminals"][data.ends - 1][1]
+
+
+def test_exactly_so_many_transitions(file, run_stages):
+    assert len(run_stages({"demos": Load(str(file), transitions=30)}, CARTPOLE).product("demos")) == 30
+
+
+def test_so_many_episodes_of_a_return(file, run_stages):
+    data = run_stages({"demos": Load(str(file), episodes=1, min_return=100.0)}, CARTPOLE).product("demos")
+    assert data.returns().tolist() == [500.0]
+
+
+def test_more_than_there_is_is_refused(file, run_stages):
+    with pytest.raises(Refused, match="has only"):
+        run_stages({"demos": Load(str(file), episodes=2, min_return=100.0)}, CARTPOLE)
+
+
+def test_the_key_is_of_the_content_and_not_of_the_place(file, run_stages, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    other = tmp_path / "elsewhere" / "copy.npz"
+    other.write_bytes(file.read_bytes())
+    run_stages({"demos": Load(str(file))}, CARTPOLE)
+    assert run_stages({"demos": Load(str(other))}, CARTPOLE).reports["demos"].cached
+    np.savez(other, obs=np.zeros((3, 4)), actions=np.zeros(3, int), rewards=np.ones(3), episode_starts=np.array([1, 0, 0]),
+             episode_returns=np.ones(1))  # fmt: skip
+    assert not run_stages({"demos": Load(str(other))}, CARTPOLE).reports["demos"].cached
+
+
+@pytest.mark.parametrize(("path", "message"), [("nowhere.npz", "no such file"), ("???", "is missing")])
+def test_a_file_that_is_not_there_is_refused(path, message, run_stages):
+    with pytest.raises(Refused, match=message):
+        run_stages({"demos": Load(path)}, CARTPOLE)
+
+
+def test_objects_pickled_in_a_file_are_not_brought_to_life(tmp_path, run_stages):
+    path = tmp_path / "evil.npz"
+    np.savez(path, obs=np.array([object()]), actions=np.zeros(1), rewards=np.ones(1), episode_starts=np.ones(1))
+    with pytest.raises(Refused):
+        run_stages({"demos": Load(str(path))}, CARTPOLE)

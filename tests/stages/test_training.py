@@ -1,0 +1,237 @@
+"""What a fit does beside gradient steps: phases, checks, stop rules, snapshots, what it starts from, members."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.actor_critic import Policy, PolicyValue
+from lfd.agents.q import QNet
+from lfd.algos.bc import Cloning
+from lfd.algos.cql import ConservativeDiscrete
+from lfd.algos.dqn import DQN
+from lfd.algos.ppo import PPO
+from lfd.errors import Refused
+from lfd.learner import Algo, Learner, Phase, Target
+from lfd.log import read_records
+from lfd.sources.dataset import Demonstrations
+from lfd.sources.replay import Replay
+from lfd.sources.rollout import Rollout
+from lfd.stages.collect import Collect
+from lfd.stages.evaluate import Evaluate
+from lfd.stages.fit import Checks, Fit, Stop
+from lfd.stages.training import Training
+
+SIZES = [8]
+DEMOS = Collect("random", transitions=200)
+
+
+def cloning(**settings):
+    return Algo(Policy(SIZES), {"bc": Cloning("demos")}, batch=16, **settings)
+
+
+def never(**settings):
+    return Fit(**{"steps": 30, "check": Checks(0), **settings})
+
+
+@pytest.fixture
+def active(monkeypatch):
+    """Names of the losses of every gradient step."""
+    seen = []
+    step = Learner.step
+    monkeypatch.setattr(Learner, "step", lambda self, batches, names: seen.append(list(names)) or step(self, batches, names))
+    return seen
+
+
+def test_phases_follow_each_other_in_rounds(counting, run_stages, active):
+    losses = {"gap": ConservativeDiscrete("demos"), "td": DQN("demos")}
+    rounds = {"first": Phase(["gap"], steps=3), "second": Phase(["td", "gap"], steps=2)}
+    algo = Algo(QNet(SIZES), losses, phases=rounds, targets={"q": Target()})
+    run_stages({"demos": DEMOS, "learn": never(algo=algo, steps=12)}, counting)
+    assert active == ([["gap"]] * 3 + [["td", "gap"]] * 2) * 2 + [["gap"]] * 2
+
+
+def test_a_phase_of_epochs_passes_over_its_source(counting, run_stages, active):
+    losses = {"bc": Cloning("demos"), "ppo": PPO("rollout")}
+    rounds = {"clone": Phase(["bc"], epochs=2), "improve": Phase(["ppo"], epochs=1)}
+    sources = {"rollout": Rollout(2, 16, epochs=1)}
+    algo = Algo(PolicyValue(SIZES), losses, sources, rounds, batch=16)
+    run_stages({"demos": Collect("random", transitions=40), "learn": never(algo=algo, steps=10)}, counting)
+    assert active == ([["bc"]] * 6 + [["ppo"]] * 2) + [["bc"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("stop", "score", "steps", "reason"),
+    [
+        (Stop(score=4.0), [1, 3, 5, 9], 30, "score"),
+        (Stop(success_rate=0.5), [0.1, 0.4, 0.6], 30, "success_rate"),
+        (Stop(plateau=2), [5, 6, 6, 4, 9], 40, "plateau"),
+        (Stop(plateau=3), [5, 6, 6, 4, 9, 1], 60, "steps"),
+        (Stop(seconds=0.0), [], 0, "seconds"),
+    ],
+)
+def test_stop_rules(counting, run_stages, monkeypatch, stop, score, steps, reason):
+    told = iter(score)
+
+    def check(self):
+        value = next(told)
+        self.history.append({"step": self.learner.step_count, "score": value, "success_rate": value})
+
+    monkeypatch.setattr(Training, "_check", check)
+    stages = {"demos": DEMOS, "learn": Fit(cloning(), 60, check=Checks(10), stop=stop)}
+    if not steps:
+        monkeypatch.setattr(Training, "_checks", lambda self: False)
+    summary = run_stages(stages, counting).reports["learn"].summary
+    assert (summary["gradient_steps"], summary["stopped_by"]) == (steps, reason)
+    assert summary["converged"] == (reason in ("score", "success_rate"))
+
+
+def test_a_limit_of_env_steps_lets_the_last_collection_be_learnt_from(counting, run_stages):
+    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16, epochs=2)}, batch=16)
+    summary = run_stages({"learn": never(algo=algo, steps=100, stop=Stop(env_steps=60))}, counting).reports["learn"].summary
+    assert (summary["env_steps"], summary["gradient_steps"], summary["stopped_by"]) == (64, 8, "env_steps")
+
+
+def test_a_success_rate_comes_from_the_environment(run_stages, counting, monkeypatch):
+    pipeline = run_stages({"demos": DEMOS, "learn": Fit(cloning(), 20, check=Checks(10, 3))}, counting)
+    history = pipeline.product("learn").history
+    assert [check["step"] for check in history] == [10, 20]
+    assert history[0]["success_rate"] is None
+
+
+def test_checks_use_the_same_start_states_every_time(run_stages, counting):
+    history = run_stages({"demos": DEMOS, "learn": Fit(cloning(), 40, check=Checks(10, 4))}, counting).product("learn").history
+    assert len({check["score"] for check in history}) == 1  # no action changes a return there
+
+
+def test_validation_is_recorded_and_falls_with_what_is_learnt(run_stages, write_data, counting):
+    algo = Algo(Policy(SIZES), {"bc": Cloning("demos")}, {"demos": Demonstrations(validation=0.2)}, batch=16, lr=0.01)
+    pipeline = run_stages({"demos": DEMOS, "learn": Fit(algo, 20, check=Checks(10, 1))}, counting)
+    records = read_records(pipeline.product("learn").folder / "metrics.jsonl")
+    validated = [record for record in records if "learn/validation/bc" in record]
+    assert len(validated) == 2 and 0 <= validated[0]["learn/validation/bc/accuracy"] <= 1
+
+
+def test_snapshots_are_products_of_their_own(run_stages, counting):
+    fit = Fit(cloning(lr=0.1), 50, check=Checks(10, 1), checkpoints=3)
+    pipeline = run_stages({"demos": DEMOS, "learn": fit}, counting)
+    trained = pipeline.product("learn")
+    assert [one["step"] for one in trained.snapshots] == [10, 30, 50]
+    weights = [trained.agents(k)[0].state_dict()["nets.policy.net.head.0.weight"] for k in range(3)]
+    last = trained.agents()[0].state_dict()["nets.policy.net.head.0.weight"]
+    assert torch.equal(weights[2], last) and not torch.equal(weights[0], weights[1])
+    assert len(list(trained.folder.glob("snapshot-*"))) == 3
+    with pytest.raises(Refused, match="snapshot 3 was not kept"):
+        trained.agents(3)
+
+
+def test_it_starts_from_an_earlier_product(run_stages, counting):
+    stages = {
+        "demos": DEMOS,
+        "first": never(algo=cloning(normalize_obs=True), steps=20),
+        "second": never(algo=Algo(
+            PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch=16, lr=0.0, normalize_obs=True
+        ), steps=1, init_from="first"),
+    }  # fmt: skip
+    with pytest.raises(Refused, match="no module in common"):
+        run_stages({**stages, "third": never(algo=Algo(QNet(SIZES), {"gap": ConservativeDiscrete("demos")}, normalize_obs=True), init_from="first")}, counting)
+    stages["second"].algo.agent = Policy(SIZES)
+    stages["second"].algo.losses = {"bc": Cloning("demos")}
+    pipeline = run_stages(stages, counting)
+    first, second = (pipeline.product(name).agents()[0].state_dict() for name in ("first", "second"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_networks_of_normalised_observations_are_not_taken_over_without(run_stages, counting):
+    stages = {
+        "demos": DEMOS,
+        "first": never(algo=cloning(normalize_obs=True), steps=2),
+        "second": never(algo=cloning(), steps=2, init_from="first"),
+    }
+    with pytest.raises(Refused, match="normalize_obs=true"):
+        run_stages(stages, counting)
+
+
+def test_normalisation_is_that_of_the_data_and_travels_with_the_product(run_stages, counting):
+    pipeline = run_stages({"demos": DEMOS, "learn": never(algo=cloning(normalize_obs=True))}, counting)
+    data = pipeline.product("demos")
+    seen = data.observations(np.arange(len(data)))
+    normaliser = pipeline.product("learn").agents()[0].normalisers["obs"]
+    np.testing.assert_allclose(normaliser.mean, seen.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(normaliser.variance, seen.var(0), rtol=1e-3)
+
+
+def test_frozen_products_are_there_and_stay_as_they_are(run_stages, counting, monkeypatch):
+    seen = []
+
+    class Watching(Cloning):
+        def __call__(self, agent, batch):
+            seen.append(agent.frozen["teacher"].state_dict()["nets.policy.net.head.0.weight"].clone())
+            return super().__call__(agent, batch)
+
+    algo = Algo(Policy(SIZES), {"bc": Watching("demos")}, batch=16, lr=0.1)
+    stages = {
+        "demos": DEMOS,
+        "first": never(algo=cloning(), steps=5),
+        "second": never(algo=algo, steps=5, frozen={"teacher": "first"}),
+    }
+    pipeline = run_stages(stages, counting)
+    first = pipeline.product("first").agents()[0].state_dict()["nets.policy.net.head.0.weight"]
+    assert len(seen) == 5 and all(torch.equal(weight, first) for weight in seen)
+    assert not torch.equal(first, pipeline.product("second").agents()[0].state_dict()["nets.policy.net.head.0.weight"])
+
+
+def test_members_are_agents_of_their_own_and_scored_with_their_spread(run_stages, counting):
+    stages = {
+        "demos": DEMOS,
+        "learn": Fit(cloning(normalize_obs=True), 30, members=3, check=Checks(10, 2)),
+        "score": Evaluate(["learn"], episodes=4),
+    }
+    pipeline = run_stages(stages, counting)
+    trained = pipeline.product("learn")
+    weights = [agent.state_dict()["nets.policy.net.head.0.weight"] for agent in trained.agents()]
+    assert len(weights) == 3 and not torch.equal(weights[0], weights[1]) and not torch.equal(weights[1], weights[2])
+    score = pipeline.product("score")["learn"]
+    assert len(score["members"]) == 3 and score["episodes"] == 12
+    assert score["return_mean"] == pytest.approx(np.mean(score["members"]))
+
+
+def test_checks_of_members_play_all_of_them(run_stages, counting, monkeypatch):
+    seen = []
+    from lfd.stages import training
+
+    greedy = training.greedy
+    monkeypatch.setattr(
+        training, "greedy",
+        lambda agent, *rest: seen.append(agent.state_dict()["nets.policy.net.head.0.weight"].clone()) or greedy(agent, *rest),
+    )  # fmt: skip
+    run_stages({"demos": DEMOS, "learn": Fit(cloning(), 10, members=3, check=Checks(10, 2))}, counting)
+    assert len(seen) == 3 and not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+def test_members_start_from_the_members_of_an_earlier_product(run_stages, counting):
+    stages = {
+        "demos": DEMOS,
+        "first": never(algo=cloning(), steps=5, members=2),
+        "second": never(algo=cloning(lr=0.0), steps=1, members=2, init_from="first"),
+    }
+    pipeline = run_stages(stages, counting)
+    for one, other in zip(pipeline.product("first").agents(), pipeline.product("second").agents(), strict=True):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_a_diverged_training_is_told_in_one_line(run_stages, counting):
+    algo = Algo(QNet(SIZES), {"td": DQN("replay")}, {"replay": Replay(100, 2, 10)}, lr=1e38, targets={"q": Target(tau=1.0)})
+    with pytest.raises(Refused, match="not finite at gradient step 100"):
+        run_stages({"learn": never(algo=algo, steps=200)}, counting)
+
+
+def test_what_is_recorded(run_stages, counting):
+    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch=16)
+    pipeline = run_stages({"learn": Fit(algo, 200, check=Checks(100, 2))}, counting)
+    records = read_records(pipeline.product("learn").folder / "metrics.jsonl")
+    assert [record["step"] for record in records] == [100, 100, 200, 200]
+    assert {"learn/ppo", "learn/ppo/kl", "learn/train_return", "env_steps", "seconds"} <= records[0].keys()
+    assert {"score", "score_std", "success_rate"} <= records[1].keys()
+    assert json.loads((pipeline.product("learn").folder / "agent.json").read_text())["history"][1]["step"] == 200

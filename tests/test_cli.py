@@ -1,0 +1,188 @@
+"""The command line: what it prints, what it refuses and how it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lfd import cli
+from lfd.errors import Interrupted, LabelsNeeded
+from lfd.help import GROUPS, WIDTH, options
+
+RUN = Path(__file__).parents[1] / "run.py"
+
+
+@pytest.fixture(autouse=True)
+def world(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def lfd(monkeypatch, capsys):
+    """Runs a command line in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        code = cli.run()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+# Help and other questions
+
+
+def test_help_needs_neither_torch_nor_hydra():
+    script = "import sys; from lfd import cli; cli.run(); print(*{'torch', 'hydra', 'numpy'} & set(sys.modules))"
+    asked = [sys.executable, "-c", script, "--help"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("continues\n\n"), done.stdout[-200:]
+
+
+def test_help_shows_every_option_in_lines_of_fair_width(lfd):
+    code, page, _ = lfd("-h")
+    assert code == 0
+    lines = page.splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    for group in GROUPS:
+        start = next(i for i, line in enumerate(lines) if line.startswith(f"  {group}: "))
+        block = lines[start + 1 : lines.index("", start)]
+        shown = {line[4:].split()[0] for line in block if not line.startswith(" " * 8)}
+        assert shown == set(options(cli.config_folder(), group))
+    assert "  * cql " in page and "  * cartpole " in page
+
+
+def test_version_and_hydras_questions(lfd):
+    code, out, _ = lfd("--version")
+    assert (code, out) == (0, "lfd 0.1.0\n")
+    code, out, _ = lfd("--cfg", "job", "algo=bc")
+    assert code == 0 and "label_smoothing: 0.0" in out
+    # in a process of its own: Hydra turns the logging up for it, for good
+    done = subprocess.run([sys.executable, RUN, "--info", "defaults"], capture_output=True, text=True, check=True)
+    assert "loss@algo.losses.td" in done.stdout
+
+
+# Refusals
+
+REFUSED = {
+    "algo=cqll": "algo=cqll: algo has no option 'cqll'; did you mean 'cql'?",
+    "algo=null": "algo=null: algo has no option 'null'; known: bc, ",
+    "lern.steps=5": "lern.steps: there is no 'lern'; did you mean 'learn'?",
+    "learn.step=5": "learn.step: learn has no 'step'; did you mean 'steps'?",
+    "algo.losses.gap.wieght=1": "algo.losses.gap has no 'wieght'; did you mean 'weight'?",
+    "algo.losses.gapp.weight=1": "algo.losses has no 'gapp'; did you mean 'gap'?",
+    "algo.optim.q.lr=1": "algo.optim has no 'q' yet; new ones take a plus: +algo.optim.q.lr=...",
+    "algoo=cql": "algoo: there is no 'algoo'; did you mean 'algo'?",
+    "algo@expert=ppo": "nothing is chosen at algo@expert; did you mean 'algo@expert_algo'?",
+    "+algo=bc": "+algo=bc: algo is chosen already; leave out the plus",
+    "+lern.steps=5": "lern is {'steps': 5}, which nothing reads; did you mean 'learn'?",
+    "learn=3": "learn is 3, which nothing reads; a stage is expected there",
+    "targets=3": "targets is 3; a list of stages is expected, as in targets=[score]",
+    "learn.steps=abc": "learn.steps: a whole number is expected, not 'abc'",
+    "learn.steps=1e6": "learn.steps: a whole number is expected, not '1000000.0'; write 1_000_000 for 1e6",
+    "algo.gamma=high": "algo.gamma: a number is expected, not 'high'",
+    "dry_run=maybe": "dry_run: true or false is expected, not 'maybe'",
+    "hardware.device=tpu": "hardware.device: there is no 'tpu'; did you mean 'gpu'?",
+    "learn.stop=3": "learn.stop: a single value cannot stand here; set one of the keys below it",
+    "learn.seed=${sed}": "learn.seed: Interpolation key 'sed' not found",
+    "dataset=file": "dataset.path is missing; add dataset.path=...",
+    "env=gym": "env.id is missing; add env.id=...",
+    "algo.batch=-1": "algo.batch is -1; 1 or more rows are expected",
+    "algo.losses.gap.every=0": "algo.losses.gap: every of ConservativeDiscrete is 0; 1 or more",
+    "learn.steps": "learn.steps: cannot be read; key=value is expected",
+    "=3": "=3: there is no key; key=value is expected",
+    "a=[": "a=[: cannot be read; key=value is expected",
+    "seed=0,1": "seed=0,1: several values; add -m to run one job each, or write seed=[...] for a list",
+    "algo=bc algo=cql": "algo=bc algo=cql: algo is given twice; leave one out",
+    "learn.algo.lr=1": "learn.algo.lr: learn.algo is another name of algo; set algo.lr",
+    "expert.algo.lrr=1": "expert.algo.lrr: expert.algo is another name of expert_algo; set expert_algo.lrr",
+    "algo=dqn env=pendulum": "learn: QNet acts in discrete action spaces, the environment's is continuous",
+    "algo=ppo algo.losses.ppo.reads=demos": "needs the columns advantage, log_prob, value_target, which 'demos'",
+    "algo.losses.gap.reads=demo": "no stage is called 'demo'; did you mean 'demos'?",
+    "targets=[scores]": "targets: no stage is called 'scores'; did you mean 'score'?",
+    "env=gym env.id=CartPol-v1": "did you mean 'CartPole-v1'?",
+    "dataset=file dataset.path=nope.npz": "dataset.path=nope.npz: there is no such file",
+    "--bogus": "unrecognized arguments: --bogus; `python run.py --help` lists the flags",
+    "--config-dir nowhere": "nowhere' not found",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_refused_in_one_line_before_anything_is_made(line, lfd, tmp_path):
+    code, out, err = lfd(*line.split())
+    assert (code, out) == (2, "")
+    assert err.startswith("lfd: ") and err.count("\n") == 1
+    assert REFUSED[line] in err
+    assert not list(tmp_path.iterdir())
+
+
+BROKEN = {
+    "losses: {bc: [": "algo/mine.yaml, line 1: this is not YAML",
+    "defaults: [schema, /loss@losses.bc: clonning]": "algo/mine.yaml: loss has no option 'clonning'; did you mean 'cloning'?",
+    "defaults: [schema, _self_]\nlossses: {}": "algo/mine.yaml: algo.lossses: algo has no 'lossses'; did you mean 'losses'?",
+    "defaults: [schema, _self_]\nbatch: many": "algo/mine.yaml: algo.batch: a whole number is expected, not 'many'",
+}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_file_of_the_user_is_named(content, lfd, tmp_path):
+    mine = tmp_path / "mine" / "algo" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(content)
+    code, _, err = lfd("--config-dir", "mine", "algo=mine")
+    assert code == 2 and err.count("\n") == 1
+    assert BROKEN[content] in err
+
+
+def test_the_traceback_is_shown_when_asked_for(lfd, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    code, _, err = lfd("learn.step=5")
+    assert code == 2 and "Traceback" in err and "ConfigCompositionException" in err
+
+
+def test_the_process_ends_with_the_code():
+    done = subprocess.run([sys.executable, RUN, "--bogus"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("lfd: ") and done.stderr.count("\n") == 1
+
+
+# Other ends
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (Interrupted("learn stopped at gradient step 5"), 75, "gradient step 5; the same command continues"),
+        (KeyboardInterrupt(), 75, "stopped; the same command continues"),
+        (LabelsNeeded("12 labels are asked for in labels.json"), 3, "12 labels"),
+        (ZeroDivisionError("division\nby zero"), 1, "a fault of ours: ZeroDivisionError: division by zero (test_cli.py:"),
+    ],
+)
+def test_ends(error, code, text, lfd, monkeypatch):
+    def run():
+        raise error
+
+    monkeypatch.setattr(cli, "_run", run)
+    ended, _, err = lfd()
+    assert ended == code and text in err and err.count("\n") == 1
+
+
+def test_sigterm_before_the_pipeline_ends_as_interrupted(lfd, monkeypatch):
+    monkeypatch.setattr(cli, "_run", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    assert lfd()[0] == 75
+
+
+def test_the_last_line_is_the_path_of_the_result(lfd):
+    small = "algo=bc dataset=random dataset.transitions=200 learn.steps=20 learn.check.every=0 score.episodes=2"
+    code, out, _ = lfd(*small.split())
+    *table, last = out.splitlines()
+    assert code == 0
+    assert json.loads(Path(last).read_text())["scores"]["learn"]["episodes"] == 2
+    assert any(line.startswith("learn ") for line in table)

@@ -1,0 +1,151 @@
+"""Every option of every group: it composes to objects that fit together, or is refused with a sentence."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import open_dict
+
+from lfd.artifacts import Store
+from lfd.cli import config_folder
+from lfd.envs import Env
+from lfd.errors import Refused
+from lfd.experiment import Experiment, build, register
+from lfd.help import EXAMPLES, GROUPS, KEYS, options
+from lfd.pipeline import TrainingPipeline
+from lfd.run import pipeline_of
+
+CONF = config_folder()
+DEALT = ("algo", "env", "dataset")
+ALGOS, ENVS, DATASETS = (list(options(CONF, group)) for group in DEALT)
+# What has no default of its own.
+GIVEN = {
+    "env=atari": ["env.id=ALE/Seaquest-v5"],
+    "env=minigrid": ["env.id=BabyAI-GoToObj-v0"],
+    "env=gym": ["env.id=FrozenLake-v1"],
+    "dataset=file": ["dataset.path=data.npz"],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hydra():
+    register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def spaces():
+    """An environment's spaces, found once a module: making a simulator takes longer than composing."""
+    known = {}
+    found = Env.spaces
+
+    def remembered(env):
+        key = repr(env)
+        if key not in known:
+            known[key] = found(env)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Env, "spaces", remembered)
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("data.npz").write_bytes(b"only its content's hash is asked for")
+    return tmp_path
+
+
+def composed(line: list[str]) -> tuple[Experiment, dict[str, str]]:
+    more = [word for one in line for word in GIVEN.get(one, []) if word not in line]
+    overrides = [*line, *more]
+    cfg = compose("config", overrides, return_hydra_config=True)
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return build(cfg, choices, overrides), choices
+
+
+def wired(experiment: Experiment, folder: Path) -> TrainingPipeline:
+    with Store(folder / "artifacts") as store:
+        return pipeline_of(experiment, store)
+
+
+def kinds() -> list[str]:
+    """One environment of each kind: the others of a kind have the same defaults list, and so the same files."""
+    heads = {}
+    for env in ENVS:
+        lines = (CONF / "env" / f"{env}.yaml").read_text().splitlines()
+        heads.setdefault(next(line for line in lines if line.startswith("defaults")), env)
+    return list(heads.values())
+
+
+def rows() -> list[list[str]]:
+    """All pairs of algorithm, kind of environment and dataset; each other environment, and each file of tuned/."""
+    pairs = [(algo, env) for algo in ALGOS for env in kinds()]
+    pairs += [(algo, env) for algo in ALGOS for env in ENVS if (CONF / "tuned" / f"{algo}_{env}.yaml").exists()]
+    pairs += [(ALGOS[i % len(ALGOS)], env) for i, env in enumerate(ENVS) if env not in {env for _, env in pairs}]
+    dealt = [(ALGOS.index(algo) + ENVS.index(env)) % len(DATASETS) for algo, env in pairs]
+    for index, pair in enumerate(pairs[: len(ALGOS) * len(kinds())]):
+        dealt[index] = (ALGOS.index(pair[0]) + kinds().index(pair[1])) % len(DATASETS)
+    found = [[f"algo={a}", f"env={e}", f"dataset={DATASETS[d]}"] for (a, e), d in zip(pairs, dealt, strict=True)]
+    others = [[f"{group}={name}"] for group in GROUPS for name in options(CONF, group) if group not in DEALT]
+    return [*found, *others]
+
+
+def test_rows_are_pairwise():
+    pairs = {(one, other) for row in rows() for one in row for other in row}
+    names = [f"algo={n}" for n in ALGOS], [f"env={n}" for n in kinds()], [f"dataset={n}" for n in DATASETS]
+    assert pairs >= {(a, b) for one in names for other in names if one is not other for a in one for b in other}
+    assert {one for one, _ in pairs} >= {f"env={n}" for n in ENVS}
+
+
+def test_every_option_fits_or_is_refused_and_every_file_is_reached(folder):
+    reached, fits, refused = set(), set(), {}
+    for row in rows():
+        try:
+            experiment, choices = composed(row)
+            pipeline = wired(experiment, folder)
+        except Refused as refusal:
+            refused[" ".join(row)] = str(refusal)
+            continue
+        assert pipeline.order[-1] == "score"
+        reached |= {f"{group.partition('@')[0]}/{option}" for group, option in choices.items()}
+        fits |= set(row)
+    files = {str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*/*.yaml")}
+    # whether a CUDA device is there is the machine's affair
+    assert files - reached <= {"hardware/gpu"}, refused
+    assert fits >= {f"{group}={name}" for group in DEALT for name in options(CONF, group)}
+    assert all(len(text) > 20 and "\n" not in text for text in refused.values())
+
+
+def test_only_what_does_not_act_in_a_space_is_refused(folder):
+    """Refused are value-based learners of continuous actions, and no others."""
+    for algo, env, is_fine in [("dqn", "pendulum", False), ("dqn", "cartpole", True), ("cql", "pendulum", True)]:
+        experiment, _ = composed([f"algo={algo}", f"env={env}"])
+        if is_fine:
+            wired(experiment, folder)
+            continue
+        with pytest.raises(Refused, match="acts in discrete action spaces, the environment's is continuous"):
+            wired(experiment, folder)
+
+
+@pytest.mark.parametrize("line", [*EXAMPLES, *KEYS])
+def test_what_the_help_shows_works(line, folder):
+    words = [word.partition(",")[0] if line.startswith("-m") else word for word in line.split() if word != "-m"]
+    experiment, _ = composed(words)
+    assert wired(experiment, folder).order[-1] == "score"
+
+
+def test_every_file_says_what_it_is():
+    for path in CONF.rglob("*/*.yaml"):
+        comments = [line for line in path.read_text().splitlines() if line.startswith("# ") and "@package" not in line]
+        assert comments, path
+
+
+def test_an_experts_seed_and_data_are_shared_by_all_seeds(folder):
+    keys = [wired(composed([f"seed={seed}"])[0], folder).keys for seed in (0, 1)]
+    assert keys[0]["expert"] == keys[1]["expert"] and keys[0]["demos"] == keys[1]["demos"]
+    assert keys[0]["learn"] != keys[1]["learn"]

@@ -1,0 +1,170 @@
+import multiprocessing
+import os
+import time
+
+import pytest
+
+from lfd.agents.actor_critic import Policy
+from lfd.agents.q import QNet
+from lfd.algos.bc import Cloning
+from lfd.algos.cql import ConservativeDiscrete
+from lfd.artifacts import Store
+from lfd.errors import Refused
+from lfd.hardware import Hardware
+from lfd.learner import Algo
+from lfd.pipeline import TrainingPipeline
+from lfd.stages.collect import Collect
+from lfd.stages.evaluate import Evaluate
+from lfd.stages.fit import Checks, Fit, Stop
+from lfd.stages.training import Training
+
+
+def demos(**settings):
+    return Collect("random", **{"transitions": 60, **settings})
+
+
+def learn(steps=4, reads="demos", **settings):
+    return Fit(Algo(Policy([8]), {"bc": Cloning(reads)}, batch=8), steps, **{"check": Checks(0), **settings})
+
+
+def score(*names, **settings):
+    return Evaluate(list(names or ["learn"]), **{"episodes": 2, **settings})
+
+
+@pytest.fixture
+def plan(tmp_path, counting):
+    """A pipeline that is not run."""
+    return lambda stages, targets=("score",), env=counting: TrainingPipeline(
+        stages, list(targets), env, Hardware(), Store(tmp_path / "store")
+    )
+
+
+STANDARD = {"expert": learn(), "demos": demos(), "learn": learn(), "score": score()}
+
+
+def test_only_what_a_target_needs_is_in_the_graph(plan):
+    assert plan(STANDARD).order == ["demos", "learn", "score"]
+    assert plan(STANDARD, ["demos"]).order == ["demos"]
+
+
+def test_a_second_run_answers_from_what_is_stored(run_stages, counting):
+    first, second = (run_stages(STANDARD, counting) for _ in range(2))
+    assert not any(report.cached for report in first.reports.values())
+    assert list(second.reports) == ["score", *()] or all(report.cached for report in second.reports.values())
+    assert second.missing() == [] and first.product("score") == second.product("score")
+
+
+def test_a_change_makes_only_what_stands_behind_it_again(run_stages, counting):
+    run_stages(STANDARD, counting)
+    pipeline = run_stages({**STANDARD, "learn": learn(seed=1)}, counting)
+    assert {name: report.cached for name, report in pipeline.reports.items()} == {
+        "demos": True, "learn": False, "score": False,
+    }  # fmt: skip
+
+
+def test_names_of_stages_are_not_part_of_a_key(plan):
+    first = plan(STANDARD)
+    renamed = plan({"data": demos(), "student": learn(reads="data"), "result": score("student")}, ["result"])
+    assert first.keys["demos"] == renamed.keys["data"] and first.keys["learn"] == renamed.keys["student"]
+
+
+def test_seeds_steps_data_and_env_are_part_of_a_key(plan, counting_next_step):
+    base = plan(STANDARD).keys["learn"]
+    for other in (
+        {"learn": learn(seed=1)}, {"learn": learn(steps=5)}, {"demos": demos(seed=1)},
+        {"learn": learn(stop=Stop(env_steps=10))}, {"learn": learn(members=2)},
+    ):  # fmt: skip
+        assert plan({**STANDARD, **other}).keys["learn"] != base
+    assert plan(STANDARD, env=counting_next_step).keys["learn"] != base
+
+
+def test_what_is_wrongly_wired_is_refused(plan):
+    cases = [
+        ({}, ["scores"], "targets: no stage is called 'scores'; did you mean 'score'"),
+        ({}, [], "targets is empty"),
+        ({"score": score("lern")}, ["score"], "score: no stage is called 'lern'; did you mean 'learn'"),
+        ({"score": score("demos")}, ["score"], "needs a policy and 'demos' gives a dataset"),
+        ({"learn": learn(init_from="learn")}, ["score"], "circle: learn -> learn"),
+        ({"learn": learn(reads="learn")}, ["score"], "needs a dataset and 'learn' gives a policy"),
+    ]
+    for change, targets, message in cases:
+        with pytest.raises(Refused, match=message):
+            plan({**STANDARD, **change}, targets)
+
+
+def test_a_stage_that_interacts_needs_an_environment(plan):
+    with pytest.raises(Refused, match="demos: steps an environment and env=none gives none"):
+        plan(STANDARD, env=None)
+
+
+def test_a_failed_stage_leaves_nothing_that_looks_whole(run_stages, counting, monkeypatch, tmp_path):
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run_stages(STANDARD, counting)
+    assert not list((tmp_path / "store").glob("fit-*")) and len(list((tmp_path / "store").glob("collect-*"))) == 1
+    assert not run_stages(STANDARD, counting).reports["learn"].cached
+
+
+def test_a_copy_of_a_shorter_run_that_was_cut_off_is_no_harm(run_stages, counting, monkeypatch):
+    """Killed while it copies what it goes on from, a run begins again."""
+    import shutil
+
+    expected = run_stages({"demos": demos(), "learn": learn(20)}, counting, "straight").product("learn")
+    copy, left = shutil.copytree, iter([1])
+
+    def dies(*args, **kwargs):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return copy(*args, **kwargs)
+
+    run_stages({"demos": demos(), "learn": learn(10)}, counting)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run_stages({"demos": demos(), "learn": learn(20)}, counting)
+    again = run_stages({"demos": demos(), "learn": learn(20)}, counting).product("learn")
+    assert (again.folder / "agent.safetensors").read_bytes() == (expected.folder / "agent.safetensors").read_bytes()
+
+
+def test_many_processes_that_need_the_same_make_it_once(tmp_path, counting):
+    made = tmp_path / "made"
+    inner = Collect.run
+
+    def run(self, lab):
+        with made.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(0.2)
+        return inner(self, lab)
+
+    def job(seed):
+        from lfd.log import RunLog
+
+        Collect.run = run
+        with Store(tmp_path / "store") as store:
+            stages = {"demos": demos(), "learn": learn(seed=seed)}
+            TrainingPipeline(stages, ["learn"], counting, Hardware(), store).run(RunLog(tmp_path / f"run{seed}" / "m.jsonl"))
+
+    processes = [multiprocessing.get_context("fork").Process(target=job, args=(seed,)) for seed in range(16)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 16
+    assert len(made.read_text().splitlines()) == 1
+    assert len(list((tmp_path / "store").glob("collect-*"))) == 1 and len(list((tmp_path / "store").glob("fit-*"))) == 16
+
+
+def test_stages_in_a_row_each_start_from_the_one_before(run_stages, counting):
+    stages = {
+        "demos": demos(), "a": learn(), "b": learn(init_from="a", seed=1), "c": learn(init_from="b", seed=2),
+    }  # fmt: skip
+    assert list(run_stages(stages, counting).reports) == ["demos", "a", "b", "c"]
+
+
+def test_a_loss_for_another_agent_is_refused_before_anything_runs(plan, tmp_path):
+    wrong = Fit(Algo(QNet([8]), {"bc": Cloning("demos")}), 5)
+    with pytest.raises(Refused, match="needs a PolicyAgent"):
+        plan({**STANDARD, "learn": wrong})
+    assert not (tmp_path / "store").exists()
+    plan({**STANDARD, "learn": Fit(Algo(QNet([8]), {"gap": ConservativeDiscrete("demos")}), 5)})

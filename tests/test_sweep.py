@@ -1,0 +1,209 @@
+"""Sweeps as people run them: whole command lines, most of them in processes of their own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from lfd import cli, sweep
+from lfd.errors import Interrupted, Refused
+from lfd.hardware import Hardware
+from lfd.refusals import parsed
+
+TINY = [
+    "env=cartpole", "expert.steps=40", "expert.check.every=0", "expert.stop.score=null", "learn.steps=50",
+    "learn.check.every=0", "dataset.transitions=300", "score.episodes=2",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Any:
+    """A command line in this process sets handlers."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def start(folder: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """A command line in a process and a process group of its own."""
+    source = str(Path(sweep.__file__).parents[1])
+    return subprocess.Popen(
+        [sys.executable, "-c", "from lfd.cli import main; main()", *arguments],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": source, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def here(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> int:
+    """The same in this process; a job of the basic launcher then needs no import of PyTorch."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    return cli.run()
+
+
+def wait_for_records(folder: Path, process: "subprocess.Popen[str]") -> None:
+    """Until a job has begun to learn."""
+    deadline = time.monotonic() + 60
+    while not any(path.stat().st_size for path in folder.glob("outputs/runs/*/metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+
+
+def summary(folder: Path, output: str) -> dict[str, Any]:
+    """The sweep.json that the last line of the output names."""
+    found: dict[str, Any] = json.loads((folder / output.splitlines()[-1]).read_text())
+    return found
+
+
+def made(folder: Path, kind: str) -> list[str]:
+    return sorted(path.name for path in (folder / "outputs" / "artifacts").glob(f"{kind}-*"))
+
+
+def test_jobs_share_the_expert_and_one_that_is_refused_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = here(monkeypatch, tmp_path, "-m", *TINY, "algo=bc,nosuch", "seed=0,1")
+    output = capsys.readouterr()
+    found = summary(tmp_path, output.out)
+    assert code == 2
+    assert [group["seeds"] for group in found["groups"]] == [["0", "1"], []]
+    assert [failure["status"] for failure in found["failures"]] == ["refused", "refused"]
+    assert "no option 'nosuch'" in found["failures"][0]["reason"]
+    assert "refused: " in output.out and "no option 'nosuch'" in output.out
+    assert len(made(tmp_path, "fit")) == 3 and len(made(tmp_path, "collect")) == 1
+    assert (tmp_path / "outputs" / "sweeps").is_dir() and not (tmp_path / "multirun").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"outputs"}
+
+
+def test_a_larger_sweep_in_parallel_reuses_the_smaller_and_the_same_line_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(monkeypatch, tmp_path, "-m", *TINY, "algo=bc", "seed=0") == 0
+    assert "1 job: 0 stored already, 1 to run" in capsys.readouterr().err
+    line = ["-m", *TINY, "algo=bc,cql", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    large = start(tmp_path, *line)
+    output, told = large.communicate()
+    assert large.returncode == 0 and "4 jobs: 1 stored already, 3 to run, 2 side by side" in told, told
+    assert [group["seeds"] for group in summary(tmp_path, output)["groups"]] == [["0", "1"], ["0", "1"]]
+    assert len(made(tmp_path, "fit")) == 5 and len(made(tmp_path, "collect")) == 1
+    runs = tmp_path / "outputs" / "runs"
+    before = {path: path.stat().st_mtime_ns for path in runs.rglob("*.[ph]*")}
+    assert len(list(runs.iterdir())) == 4 and len(before) >= 8
+    assert here(monkeypatch, tmp_path, *line) == 0
+    again = capsys.readouterr()
+    assert "4 jobs: 4 stored already, 0 to run" in again.err and again.out == output
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_fault_in_one_job_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Gymnasium takes any value for gravity, and multiplies with it in the first step.
+    line = [*TINY[4:], "env=pendulum", "dataset=random", "algo=bc", "+env.kwargs.g=heavy,9.81"]
+    code = here(monkeypatch, tmp_path, "-m", *line)
+    found = summary(tmp_path, capsys.readouterr().out)
+    assert code == 1
+    assert [len(group["returns"]) for group in found["groups"]] == [0, 1]
+    assert "a fault of ours: " in found["failures"][0]["reason"]
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/*/result.json")]
+    (failed,) = [result for result in results if result["status"] == "failed"]
+    assert "Traceback" in failed["traceback"] and failed["exit_code"] == 1
+
+
+def test_a_worker_that_is_killed_takes_no_queued_job_with_it(tmp_path: Path) -> None:
+    line = ["learn.steps=2_500", "dataset=random", "algo=bc", "seed=0,1", "hydra/launcher=joblib"]
+    process = start(tmp_path, "-m", *[one for one in TINY if one != "learn.steps=50"], *line, "hydra.launcher.n_jobs=1")
+    wait_for_records(tmp_path, process)
+    (lock,) = tmp_path.glob("outputs/artifacts/.locks/fit-*")
+    os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
+    output, told = process.communicate(timeout=60)
+    found = summary(tmp_path, output)
+    assert process.returncode == 1, told
+    assert found["groups"][0]["seeds"] == ["1"]
+    assert "its process died" in found["failures"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "number", "whole_group", "again"),
+    [
+        ("basic", signal.SIGINT, True, False),
+        ("joblib", signal.SIGINT, True, False),
+        ("joblib", signal.SIGTERM, False, True),
+    ],
+)
+def test_an_interrupted_sweep_exits_75_and_the_same_line_continues_it(
+    tmp_path: Path, launcher: str, number: signal.Signals, whole_group: bool, again: bool
+) -> None:
+    line = ["-m", *TINY, "learn.steps=2_500", "dataset=random", "algo=bc", "seed=0,1", f"hydra/launcher={launcher}"]
+    line = [one for one in line if one != "learn.steps=50"] + ["hydra.launcher.n_jobs=1"] * (launcher == "joblib")
+    process = start(tmp_path, *line)
+    wait_for_records(tmp_path, process)
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    output, told = process.communicate(timeout=30)
+    assert process.returncode == 75 and "Traceback" not in told, told
+    reasons = [failure["reason"] for failure in summary(tmp_path, output)["failures"]]
+    assert "stopped at gradient step" in reasons[0] and reasons[1] == "not begun"
+    (result,) = tmp_path.glob("outputs/runs/*/result.json")
+    assert json.loads(result.read_text())["status"] == "interrupted"
+    assert not list(tmp_path.glob("outputs/sweeps/*/.stop-*"))
+    if again:
+        process = start(tmp_path, *line)
+        output, told = process.communicate(timeout=60)
+        assert process.returncode == 0, told
+        assert summary(tmp_path, output)["groups"][0]["seeds"] == ["0", "1"]
+        (stage,) = [json.loads(result.read_text())["stages"]["learn"]]
+        assert stage["gradient_steps"] == 2_500
+
+
+def test_a_line_expands_to_all_combinations_in_order() -> None:
+    line = parsed(["algo=bc,cql", "learn.steps=5", "seed=range(2)"], sweep=True)
+    assert sweep._combinations(line) == [
+        ["algo=bc", "learn.steps=5", "seed=0"],
+        ["algo=bc", "learn.steps=5", "seed=1"],
+        ["algo=cql", "learn.steps=5", "seed=0"],
+        ["algo=cql", "learn.steps=5", "seed=1"],
+    ]
+    with pytest.raises(Refused, match="list the values"):
+        sweep._combinations(parsed(["algo.lr=interval(0,1)"], sweep=True))
+
+
+def test_if_no_job_can_run_it_is_one_line_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert here(monkeypatch, tmp_path, "-m", "learn.stepz=5", "seed=0,1") == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err == "lfd: learn.stepz: learn has no 'stepz'; did you mean 'steps'?\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_cores_are_divided_between_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def run_experiment(experiment: Any, job: str, group: str, stop: Path) -> dict[str, Any]:
+        seen.update(jobs=experiment.hardware.jobs, job=job, group=group)
+        raise Interrupted("stopped")
+
+    monkeypatch.setattr(sweep, "run_experiment", run_experiment)
+    monkeypatch.setattr(sweep, "build", lambda *_: Namespace(hardware=Hardware()))
+    settings = OmegaConf.create({"hydra": {"overrides": {"task": ["algo=bc", "seed=1"]}, "runtime": {"choices": {}}}})
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: settings.hydra))
+    part = sweep.Sweep("abc", ("seed",), 3, tmp_path / ".stop", os.getpid())
+    assert sweep.run_job(OmegaConf.create(), part)["status"] == "interrupted"
+    assert seen == {"jobs": 3, "job": "seed=1", "group": "abc"}
+    assert sweep.run_job(OmegaConf.create(), part)["reason"] == "not begun"
+    for cores, asked, jobs, expected in [(8, -1, 3, 3), (8, -1, 16, 8), (8, 2, 16, 2)]:
+        monkeypatch.setattr(sweep.joblib, "effective_n_jobs", lambda n, cores=cores: cores if n == -1 else n)
+        master = OmegaConf.create({"hydra": {"launcher": {"n_jobs": asked}}})
+        assert sweep._at_once(master, jobs) == expected
+    assert sweep._at_once(OmegaConf.create({"hydra": {"launcher": {}}}), 16) == 1
