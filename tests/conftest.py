@@ -49,7 +49,20 @@ class Counting(gym.Env):
         return np.array([self.name, self.t], np.float32)
 
 
+class CountingDict(gym.ObservationWrapper):
+    """The same with its two numbers under names."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(Counting())
+        number = gym.spaces.Box(0, np.inf, (1,), np.float32)
+        self.observation_space = gym.spaces.Dict({"name": number, "t": number})
+
+    def observation(self, seen: Any) -> Any:
+        return {"name": seen[:1], "t": seen[1:]}
+
+
 gym.register(COUNTING, Counting)
+gym.register("CountingDict-v0", CountingDict)
 
 
 @final
@@ -78,6 +91,11 @@ def counting() -> Gym:
 @pytest.fixture
 def counting_continuous() -> Gym:
     return Gym(COUNTING, {"actions": "continuous"})
+
+
+@pytest.fixture
+def counting_dict() -> Gym:
+    return Gym("CountingDict-v0")
 
 
 @pytest.fixture

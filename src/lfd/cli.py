@@ -10,8 +10,6 @@ from typing import Any, NoReturn, final
 
 from lfd.errors import Ending, Interrupted, Refused
 
-CONFIG = "config"  # the primary configuration in conf/
-
 
 def config_folder() -> Path:
     """conf/: inside the installed package, or beside src/ in a checkout."""
@@ -75,49 +73,48 @@ def _program() -> str:
 
 
 def _run() -> int:
-    # Hydra's own trap would print its own texts and exit 1.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    import hydra
+    given = _Flags(_program(), add_help=False).read(sys.argv[1:])
 
+    from lfd.composing import CONFIG, Composer
     from lfd.experiment import register
 
-    given = _parsed(sys.argv[1:])
     register()
-    failed: list[Exception] = []
-
-    def job(cfg: Any) -> None:
-        # Hydra writes lines of its own about a job that raises.
-        try:
-            _single(cfg)
-        except Exception as error:
-            failed.append(error)
-
     try:
         if given.multirun:
             from lfd.sweep import run_sweep
 
             return run_sweep(given, config_folder(), CONFIG, _refuse)
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=CONFIG)(job)()
+        if given.cfg or given.info or given.hydra_help or given.shell_completion:
+            _answer(CONFIG)
+            return 0
+        cfg = Composer(config_folder(), given.config_dir).compose(given.overrides)
     except Exception as error:
         _refuse(error, given)
-    if failed:
-        raise failed[0]
+    _single(cfg, given.overrides)
     return 0
 
 
-def _single(cfg: Any) -> None:
+def _answer(config: str) -> None:
+    """Let Hydra answer a question about the configuration."""
+    import hydra
+
+    # Its own trap would print texts of its own and exit 1.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=config)(lambda cfg: None)()
+
+
+def _single(cfg: Any, overrides: list[str]) -> None:
     """One experiment: its table, and last the path of its result."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
+    from omegaconf import open_dict
 
     from lfd.experiment import build
     from lfd.report import table
-    from lfd.run import run_experiment
+    from lfd.run import RESULT, run_experiment
 
-    settings = HydraConfig.get()
-    # As they were typed: an interpolation in one belongs to the configuration, not to this list.
-    overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
-    experiment = build(cfg, settings.runtime.choices, overrides)
+    choices = dict(cfg.hydra.runtime.choices)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    experiment = build(cfg, choices, overrides)
     if experiment.dry_run:
         from lfd.plan import plan
 
@@ -125,48 +122,46 @@ def _single(cfg: Any) -> None:
         return
     result = run_experiment(experiment)
     print(table(result))
-    print(experiment.outputs / "runs" / result["run"] / "result.json")
+    print(experiment.outputs / "runs" / result["run"] / RESULT)
 
 
 @final
-class _Flags:
-    """Hydra's flags; a wrong one is refused in a line."""
+class _Flags(ArgumentParser):
+    """Flags by Hydra's names; a wrong one is refused in a line."""
 
-    def __init__(self) -> None:
-        from hydra._internal.utils import get_args_parser
+    def read(self, arguments: list[str]) -> Namespace:
+        """The command line, with its overrides checked one by one."""
+        self.add_argument("overrides", nargs="*")
+        self.add_argument("--multirun", "-m", action="store_true")
+        self.add_argument("--cfg", "-c", choices=["job", "hydra", "all"])
+        self.add_argument("--resolve", action="store_true")
+        self.add_argument("--package", "-p")
+        self.add_argument("--info", "-i", nargs="?", const="all")
+        self.add_argument("--config-dir", "-cd", type=Path)
+        self.add_argument("--hydra-help", action="store_true")
+        self.add_argument("--shell-completion", "-sc", action="store_true")
+        given = self.parse_intermixed_args(arguments)
+        if given.config_dir is not None and not given.config_dir.is_dir():
+            raise Refused(f"--config-dir {given.config_dir}: there is no such folder")
 
-        self._parser: ArgumentParser = get_args_parser()
-        self._parser.error = self._refuse  # type: ignore[method-assign]
+        from lfd.refusals import parsed
 
-    def parse(self, arguments: list[str]) -> Namespace:
-        return self._parser.parse_args(arguments)
+        parsed(given.overrides, given.multirun)
+        return given
 
-    @staticmethod
-    def _refuse(message: str) -> NoReturn:
-        raise Refused(f"{message}; `{_program()} --help` lists the flags")
-
-
-def _parsed(arguments: list[str]) -> Namespace:
-    """The command line; refused where it cannot be read."""
-    from lfd.refusals import parsed
-
-    given = _Flags().parse(arguments)
-    parsed(given.overrides, given.multirun)
-    return given
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message}; `{self.prog} --help` lists the flags")
 
 
 def _refuse(error: Exception, given: Namespace) -> NoReturn:
     """Raise what is wrong with the configuration as Refused, or the error itself if that is sound."""
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.utils import create_config_search_path
-
+    from lfd.composing import Composer
     from lfd.refusals import Tree, parsed, sentence
 
-    folders = create_config_search_path(str(config_folder()))
-    if given.config_dir is not None:
-        folders.prepend("command-line", f"file://{Path(given.config_dir).absolute()}")
+    if isinstance(error, Ending):
+        raise error
     try:
-        Tree(ConfigLoaderImpl(folders), CONFIG, parsed(given.overrides, given.multirun)).check()
+        Tree(Composer(config_folder(), given.config_dir), parsed(given.overrides, given.multirun)).check()
     except Refused as found:
         raise found from error
     except Exception as other:

@@ -41,6 +41,7 @@ class TrainingPipeline:
         self.stages, self.targets, self.env, self.hardware, self.store = stages, targets, env, hardware, store
         self.order = self._sorted()
         self._check()
+        self._fingerprint = describe(env.fingerprint()) if env is not None else None
         self.keys = self._keys()
         self._opened: dict[str, Any] = {}
 
@@ -114,7 +115,7 @@ class TrainingPipeline:
             described["fields"].pop(field)
         material: dict[str, Any] = {"stage": _renamed(described, {read: keys[read] for read in reads})}
         if self.env is not None:
-            material["env"] = describe(self.env.fingerprint())
+            material["env"] = self._fingerprint
         return material
 
     def _digest(self, path: Path) -> str:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import MarkedYAMLError
 
+from lfd.composing import Composer
 from lfd.errors import Refused, nearest
 
-_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+_KINDS = {"Integer": "a whole number", "Float": "a number"}
 
 
 def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
@@ -107,7 +108,7 @@ def sentence(error: Exception) -> Refused | None:
             return Refused(f"{error.full_key} is missing; add {error.full_key}=...")
         case MissingConfigException(missing_cfg_file=str(missing)):
             group, _, option = missing.rpartition("/")
-            hint = nearest(option, _shown(error.options or []))
+            hint = nearest(option, [one for one in error.options or [] if not one.endswith("schema")])
             return Refused(f"{_reader(error)}{group} has no option {option!r}; {hint}")
         case HydraException() if isinstance(cause, OmegaConfBaseException):
             return Refused(f"{_reader(error)}{_value_error(cause)}")
@@ -134,6 +135,8 @@ def _value_error(error: OmegaConfBaseException) -> str:
         value, given, wanted = match.groups()
         text = f"{_KINDS.get(wanted, wanted)} is expected, not {value!r}"
         text += "; write 1_000_000 for 1e6" if (given, wanted) == ("float", "Integer") else ""
+    elif match := re.match(r"Value '(.*)' is not a valid bool", text):
+        text = f"true or false is expected, not {match[1]!r}"
     elif match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", text):
         text = f"there is no {match[1]!r}; {nearest(match[1], match[2].split(', '))}"
     elif text.startswith(("Invalid type assigned", "Cannot assign")):
@@ -141,24 +144,20 @@ def _value_error(error: OmegaConfBaseException) -> str:
     return f"{key}: {text}" if key else text
 
 
-def _shown(options: Sequence[str]) -> list[str]:
-    """Options that people choose; the schemas are for yaml files."""
-    return [option for option in options if not option.endswith("schema")]
-
-
+@final
 class Tree:
     """What could have been written: the configuration with its groups chosen and no value overridden.
 
     Args:
-        loader: Hydra's, on the folders of this command line.
-        config: name of the primary configuration.
-        overrides: those of the command line.
+        composer: of conf/ and the folders of this command line.
+        overrides: those of the command line; of a sweep, those with one value.
     """
 
-    def __init__(self, loader: Any, config: str, overrides: Sequence[Override]) -> None:
-        self._loader, self._config = loader, config
-        self._groups = [one for one in overrides if self._options(one) and not one.is_delete()]
-        self._values = [one for one in overrides if one not in self._groups and not one.is_delete()]
+    def __init__(self, composer: Composer, overrides: Sequence[Override]) -> None:
+        self._composer = composer
+        single = [one for one in overrides if not one.is_sweep_override() and not one.is_delete()]
+        self._groups = [one for one in single if composer.options(one.key_or_group)]
+        self._values = [one for one in single if one not in self._groups]
 
     def check(self) -> None:
         """Refuse the first override that does not fit."""
@@ -168,34 +167,14 @@ class Tree:
         for override in self._values:
             follow(cfg, override.key_or_group, override.is_add() or override.is_force_add())
         for override in self._values:
-            self._check_value(cfg, override)
-
-    def _options(self, override: Override) -> list[str]:
-        return _shown(self._loader.get_group_options(override.key_or_group))
-
-    def _composed(self, overrides: list[str]) -> DictConfig:
-        from hydra.types import RunMode
-
-        cfg: DictConfig = self._loader.load_configuration(self._config, overrides, RunMode.RUN)
-        return cfg
-
-    @staticmethod
-    def _each(override: Override) -> list[Any]:
-        if override.is_sweep_override():
-            return list(override.sweep_iterator())
-        value = override.value()
-        return value if isinstance(value, list) else [value]
-
-    @staticmethod
-    def _first(override: Override) -> str:
-        """The override with one value: the keys of a sweep are sought in its first job."""
-        if not override.is_sweep_override():
-            return override.input_line or ""
-        return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+            try:
+                OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
+            except OmegaConfBaseException as error:
+                raise Refused(_value_error(error)) from error
 
     def _check_option(self, override: Override) -> None:
-        options = self._options(override)
-        for option in self._each(override):
+        options, value = self._composer.options(override.key_or_group), override.value()
+        for option in value if isinstance(value, list) else [value]:
             if option not in options:
                 word = "null" if option is None else str(option)
                 key, group = override.get_key_element(), override.key_or_group
@@ -203,13 +182,15 @@ class Tree:
 
     def _chosen(self) -> DictConfig:
         """The configuration with all groups chosen; each where there was a choice, or else added with a plus."""
-        cfg = self._composed([])
+        cfg = self._composer.compose([])
         plain = [one for one in self._groups if one.get_key_element() in cfg.hydra.runtime.choices]
         if plain:
-            cfg = self._composed([self._first(one) for one in plain])
+            cfg = self._composer.compose([one.input_line or "" for one in plain])
         for override in self._groups:
             self._check_package(override, cfg.hydra.runtime.choices)
-        return cfg if len(plain) == len(self._groups) else self._composed([self._first(one) for one in self._groups])
+        if len(plain) == len(self._groups):
+            return cfg
+        return self._composer.compose([one.input_line or "" for one in self._groups])
 
     @staticmethod
     def _check_package(override: Override, chosen: Mapping[str, Any]) -> None:
@@ -220,12 +201,3 @@ class Tree:
             same = [other for other in chosen if other.partition("@")[0] == override.key_or_group]
             hint = f"{nearest(key, same)} a new one takes a plus: +{line}"
             raise Refused(f"{line}: nothing is chosen at {key}; {hint}")
-
-    @staticmethod
-    def _check_value(cfg: DictConfig, override: Override) -> None:
-        values = list(override.sweep_iterator()) if override.is_sweep_override() else [override.value()]
-        for value in values:
-            try:
-                OmegaConf.update(cfg, override.key_or_group, value, merge=True, force_add=True)
-            except OmegaConfBaseException as error:
-                raise Refused(_value_error(error)) from error

@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lfd.artifacts import Store
 from lfd.errors import Interrupted, Refused
@@ -233,7 +233,8 @@ def _stopped_by_signals(stop: Path) -> Iterator[None]:
 def run_job(cfg: DictConfig, sweep: Sweep) -> dict[str, Any]:
     """A job as a launcher runs it. It returns how it ended and never raises: that would end its neighbours too."""
     settings = HydraConfig.get()
-    job = Job(list(settings.overrides.task))
+    # As they were typed: an interpolation in one belongs to the configuration, not to this list.
+    job = Job(list(OmegaConf.to_container(settings.overrides.task, resolve=False)))
     if os.getpid() != sweep.process:
         # A terminal sends Ctrl-C to the whole group, but only the sweep's own process decides what it means.
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -140,3 +140,9 @@ def test_statistics_are_of_all_rows_in_parts(data, monkeypatch):
     seen = np.concatenate(list(statistics(data)))
     assert len(seen) == len(data) and np.array_equal(seen, data.observations(np.arange(len(data))))
     assert len(np.concatenate(list(statistics(data, limit=5)))) == 5
+
+
+def test_a_batch_may_be_larger_than_the_dataset(write_data, open_source):
+    data = write_data([episode(1, 2, "terminated")], VECTOR, name="tiny")
+    stream = open_source(Demonstrations(), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data}, batch=500)
+    assert len(stream.next().action) == 500 and stream.epoch_steps() == 1

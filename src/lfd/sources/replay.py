@@ -68,7 +68,7 @@ class ReplayStream(Stream):
         self.env_steps = 0
         self._env = world.env.make(source.num_envs, training=True)
         self._sign = world.env.sign_reward
-        self._noise = Generated(derive(world.seed, world.name, "noise"), "cpu")
+        self._noise = Generated(derive(world.seed, world.name, "noise"), world.device)
         self._generator = torch.Generator().manual_seed(derive(world.seed, world.name, "draws"))
         self._explore = (schedule(source.epsilon, "epsilon"), schedule(source.sigma, "sigma"))
         # Twice, because the newest checkpoint may be damaged and because a boundary waits for other sources.
@@ -130,7 +130,7 @@ class ReplayStream(Stream):
             self._priorities.grow(made)
         self._obs = step.obs
         fresh = step.terminated | step.truncated | ~step.valid
-        self._memory = self.world.agent.restart(self._memory, torch.from_numpy(fresh))
+        self._memory = self.world.agent.restart(self._memory, torch.from_numpy(fresh).to(self.world.device))
         self._ended += [(value, length) for _, value, length in step.finished]
         self.env_steps += len(made)
 
@@ -139,19 +139,19 @@ class ReplayStream(Stream):
         uniform = self._noise.uniform(count, 1 if agent.continuous is False else agent.action_size)
         if agent.continuous:
             if warm:
-                return agent.to_space((2 * uniform - 1).to(device)).cpu().numpy()
+                return agent.to_space(2 * uniform - 1).cpu().numpy()
             action, self._memory = self.world.act(tensors(self._obs, device), self._memory, self._noise)
             sigma = self._explore[1](self._steps)
             if sigma:
-                action = action + sigma * agent.reach * self._noise.normal(*action.shape).to(device)
+                action = action + sigma * agent.reach * self._noise.normal(*action.shape)
             low, high = agent.centre - agent.reach, agent.centre + agent.reach
             return torch.clamp(action, low, high).cpu().numpy()
         random = (uniform[:, 0] * agent.action_size).long()
         if warm:
-            return random.numpy()
+            return random.cpu().numpy()
         action, self._memory = self.world.act(tensors(self._obs, device), self._memory, self._noise)
         explores = self._noise.uniform(count) < self._explore[0](self._steps)
-        return torch.where(explores, random, action.cpu()).numpy()
+        return torch.where(explores, random, action).cpu().numpy()
 
     def _draw(self) -> Batch:
         size = self.world.batch

@@ -135,7 +135,8 @@ class RolloutStream(Stream):
         taken = action.cpu().numpy()
         step = self._env.step(taken)
         self._obs = step.obs
-        self._memory = self.world.agent.restart(self._memory, torch.from_numpy(step.terminated | step.truncated))
+        fresh = torch.from_numpy(step.terminated | step.truncated | ~step.valid)
+        self._memory = self.world.agent.restart(self._memory, fresh.to(self.world.device))
         self._ended += [(value, length) for _, value, length in step.finished]
         self.env_steps += int(step.valid.sum())
         reward = np.sign(step.reward) if self._sign else step.reward

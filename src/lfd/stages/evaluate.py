@@ -70,7 +70,8 @@ class Evaluate(Stage):
                 if isinstance(product, Dataset):
                     scores[name] = of_data(product)
                 elif isinstance(product, Trained):
-                    members = [score(partial(greedy, agent, count, device)) for agent in product.agents(snapshot)]
+                    agents = [agent.to(device) for agent in product.agents(snapshot)]
+                    members = [score(partial(greedy, agent, count, device)) for agent in agents]
                     scores[name] = summarise([[one.value for one in played] for played in members], sum(members, []))
         finally:
             env.close()

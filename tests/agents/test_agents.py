@@ -1,0 +1,94 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents import Normaliser
+from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.q import QNet
+from lfd.batch import Batch
+from lfd.envs import Spaces
+from lfd.errors import Refused
+from lfd.noise import Generated
+
+VECTOR = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+BOX = gym.spaces.Box(np.array([0.0, -10.0], np.float32), np.array([1.0, 30.0], np.float32))
+TWO = gym.spaces.Discrete(2)
+
+
+def test_actions_are_in_units_of_the_space():
+    agent = Policy([8], head=Head.squashed).build(Spaces(VECTOR, BOX))
+    actions = agent.act(100 * torch.randn(500, 3), (), Generated(0))[0].numpy()
+    assert actions.shape == (500, 2)
+    assert (actions >= BOX.low).all() and (actions <= BOX.high).all() and actions[:, 1].max() > 15
+
+
+def test_losses_see_actions_between_minus_one_and_one_on_every_side():
+    """A minimum taken for a maximum would give other bounds."""
+    agent = Policy([8]).build(Spaces(VECTOR, BOX))
+    batch = Batch(obs=torch.zeros(3, 3), action=torch.tensor([[0.0, -10.0], [0.5, 10.0], [1.0, 30.0]]))
+    prepared = agent.prepare(batch).action
+    torch.testing.assert_close(prepared, torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]))
+    torch.testing.assert_close(agent.to_space(prepared), batch.action)
+
+
+def test_an_action_space_without_bounds_is_refused():
+    with pytest.raises(Refused, match="no bounds"):
+        Policy([8]).build(Spaces(VECTOR, gym.spaces.Box(-np.inf, np.inf, (1,))))
+
+
+def test_without_noise_it_acts_greedily_and_with_it_it_draws():
+    agent = PolicyValue([8]).build(Spaces(VECTOR, TWO))
+    obs = torch.randn(200, 3)
+    greedy = agent.act(obs, (), None)[0]
+    assert torch.equal(greedy, agent.distribution(obs).mode()) and torch.equal(greedy, agent.act(obs, (), None)[0])
+    assert not torch.equal(greedy, agent.act(obs, (), Generated(0))[0])
+
+
+def test_running_statistics_are_those_of_all_data():
+    data = torch.randn(1000, 3, dtype=torch.float64).float() * torch.tensor([1.0, 10.0, 0.1]) + 5
+    normaliser = Normaliser((3,))
+    assert torch.equal(normaliser(data), data / (1 + 1e-3))
+    for part in data.split([1, 399, 600]):
+        normaliser.update(part)
+    torch.testing.assert_close(normaliser.mean, data.mean(0), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(normaliser.variance, data.var(0, unbiased=False), rtol=1e-3, atol=1e-5)
+
+
+def test_only_numbers_are_normalised():
+    space = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5), "seen": gym.spaces.Box(0, 255, (3,), np.uint8)})
+    agent = QNet([8]).build(Spaces(space, TWO))
+    agent.normalise_observations()
+    assert set(agent.normalisers) == {"pose"}
+
+
+def test_the_slow_copy_is_a_copy_and_no_gradient_reaches_it():
+    agent = QNet([8]).build(Spaces(VECTOR, TWO))
+    agent.keep_targets(["q"])
+    obs = torch.randn(4, 3)
+    assert torch.equal(agent.target_q(obs), agent.q(obs).detach()) and not agent.target_q(obs).requires_grad
+    with torch.no_grad():
+        next(agent.nets["q"].parameters()).add_(1.0)
+    assert not torch.equal(agent.target_q(obs), agent.q(obs).detach())
+
+
+def test_a_module_runs_once_in_a_step_for_the_same_input():
+    agent = SoftPolicyCritic([8]).build(Spaces(VECTOR, BOX))
+    calls = []
+    agent.nets["policy"].register_forward_hook(lambda *_: calls.append(1))
+    obs = torch.randn(4, 3)
+    agent.begin_step(Generated(0))
+    assert agent.distribution(obs) is agent.distribution(obs)
+    agent.distribution(obs.clone())
+    with torch.no_grad():
+        agent.distribution(obs)
+    agent.end_step()
+    assert len(calls) == 3
+
+
+def test_restart_sets_back_the_memory_of_ended_episodes_only():
+    agent = QNet([8]).build(Spaces(VECTOR, TWO))
+    agent.initial_state = lambda number: {"h": torch.zeros(number, 2)}
+    memory = agent.restart({"h": torch.ones(3, 2)}, torch.tensor([False, True, False]))
+    assert memory["h"][:, 0].tolist() == [1.0, 0.0, 1.0]
+    assert QNet([8]).build(Spaces(VECTOR, TWO)).restart((), torch.tensor([True])) == ()

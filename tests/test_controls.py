@@ -1,0 +1,52 @@
+"""What learns must miss its bar when what it learns from is spoilt."""
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.actor_critic import Policy
+from lfd.algos.bc import Cloning
+from lfd.data import Dataset, Episode
+from lfd.envs import Gym
+from lfd.learner import Algo, Learner
+from lfd.sources.dataset import Demonstrations
+from lfd.stages.episodes import greedy, play
+
+ENV = Gym("CartPole-v1")
+BAR = 400.0
+
+
+def demonstrations(shuffle: bool, write_data) -> Dataset:
+    """A pole held up by a rule: push to where it falls."""
+    env = ENV.make(8, training=False)
+    played = play(env, lambda: lambda obs: (obs[:, 2] + 0.5 * obs[:, 3] > 0).astype(np.int64), list(range(16)), keep=True)
+    env.close()
+    episodes = [one.episode for one in played]
+    if shuffle:
+        actions = np.random.default_rng(0).permutation(np.concatenate([episode.actions for episode in episodes]))
+        ends = np.cumsum([len(episode) for episode in episodes])[:-1]
+        episodes = [
+            Episode(e.observations, part, e.rewards, e.terminated, e.truncated)
+            for e, part in zip(episodes, np.split(actions, ends), strict=True)
+        ]
+    return write_data(episodes, ENV.spaces(), name=str(shuffle))
+
+
+def score(data: Dataset, open_source) -> float:
+    torch.manual_seed(0)
+    algo = Algo(Policy([32]), {"bc": Cloning("demos")}, lr=1e-2)
+    agent = algo.agent.build(ENV.spaces())
+    learner = Learner([agent], algo, 0, torch.device("cpu"))
+    stream = open_source(Demonstrations(), agent, name="demos", datasets={"demos": data})
+    for _ in range(300):
+        learner.step({"demos": stream.next()}, ["bc"])
+    env = ENV.make(10, training=False)
+    played = play(env, lambda: greedy(agent, 10, torch.device("cpu")), list(range(100, 110)))
+    env.close()
+    return float(np.mean([one.value for one in played]))
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_cloning_reaches_its_bar_from_real_labels_and_misses_it_from_shuffled_ones(shuffle, write_data, open_source):
+    found = score(demonstrations(shuffle, write_data), open_source)
+    assert found < 0.5 * BAR if shuffle else found >= BAR

@@ -1,0 +1,82 @@
+"""A stored policy acts on raw observations as it did when it was trained, wherever it is read."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import lfd
+from lfd.errors import Refused
+from lfd.stages.trained import open_trained
+from tests import programs
+
+WATCH = Path(__file__).parents[1] / "scripts" / "watch.py"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose policy normalises its observations, as its folder and artifacts lie after a real run."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    artifact = programs.run("ppo", outputs / "artifacts", steps=40, every=20)
+    folder = outputs / "runs" / "ppo-cartpole-s0-00000000"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"stages": {"learn": {"artifact": artifact.name}}}))
+    return folder
+
+
+def test_acts_as_the_trained_agent_on_raw_observations(run_folder):
+    policy = lfd.load(run_folder)
+    artifact = next((run_folder.parents[1] / "artifacts").glob("fit-*"))
+    agent = open_trained(artifact).agents()[0]
+    assert agent.normalisers["obs"].count > 0
+    env = gym.make("CartPole-v1")
+    for seed in range(5):
+        observation, _ = env.reset(seed=seed)
+        action = policy.act(observation)
+        assert type(action) is int and env.action_space.contains(action)
+        raw = torch.from_numpy(np.asarray(observation, np.float32))[None]
+        normal = (raw - agent.normalisers["obs"].mean) / (agent.normalisers["obs"].variance.sqrt() + 1e-3)
+        assert action == agent.nets["policy"](normal).logits.argmax().item()
+
+
+def test_continuous_actions_are_in_units_of_the_space(tmp_path):
+    policy = lfd.load(programs.run("cql_continuous", tmp_path, steps=5, every=5))
+    env = gym.make("Pendulum-v1")
+    observation, _ = env.reset(seed=0)
+    with torch.no_grad():
+        agent = policy.agent
+        mode = agent.distribution(agent.observe(torch.from_numpy(observation)[None])).mode()
+    assert policy.act(observation) == pytest.approx(2 * mode[0].numpy())
+
+
+@pytest.mark.parametrize(("what", "says"), [
+    ({"stage": "lern"}, "did you mean 'learn'"), ({"member": 3}, "the policy has 1"),
+])  # fmt: skip
+def test_what_is_not_there_is_named(run_folder, what, says):
+    with pytest.raises(Refused, match=says):
+        lfd.load(run_folder, **what)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(Refused, match="no result.json"):
+        lfd.load(tmp_path)
+
+
+def test_watch_films_a_run(run_folder):
+    done = subprocess.run([sys.executable, WATCH, run_folder, "--episodes", "1"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    film = Path(done.stdout.splitlines()[-1])
+    with Image.open(film) as pictures:
+        assert pictures.n_frames > 5
+
+
+def test_watch_refuses_in_one_line(tmp_path):
+    done = subprocess.run([sys.executable, WATCH, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "no result.json" in done.stderr

@@ -1,0 +1,88 @@
+"""The rooms of the house: imports run one way."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src" / "lfd"
+
+# Each room imports from rows above its own, and from itself.
+ROWS = [
+    ["errors"],
+    ["batch", "maths", "noise", "schedule", "files", "keys", "hardware", "provenance"],
+    ["nets", "envs", "log"],
+    ["agents", "data", "report"],
+    ["algos", "sources"],
+    ["learner", "registry"],
+    ["stages"],
+    ["artifacts"],
+    ["pipeline", "reading", "housekeeping"],
+    ["composing"],
+    ["refusals"],
+    ["experiment"],
+    ["run", "trials"],
+    ["estimates"],
+    ["plan"],
+    ["sweep"],
+    ["help"],
+    ["cli"],
+]
+LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
+KNOW_HYDRA = {"composing", "refusals", "experiment", "sweep", "cli"}
+
+
+def modules() -> dict[str, Path]:
+    """Dotted names below lfd, packages by their own."""
+    paths = (path.relative_to(SRC) for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
+    return {".".join(path.with_suffix("").parts).removesuffix(".__init__"): SRC / path for path in paths}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full dotted names of what is imported, at the top or inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own(name: str) -> list[str]:
+    """What is imported of lfd, as module names below it."""
+    tree = ast.parse(modules()[name].read_text())
+    found = [one.removeprefix("lfd.") for one in imports(tree) if one.startswith("lfd.")]
+    return [one if one in modules() else one.rpartition(".")[0] for one in found]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_imports_run_one_way(name):
+    room = name.partition(".")[0]
+    assert room in LEVEL, f"{room} is new: give it a row"
+    for imported in own(name):
+        other = imported.partition(".")[0]
+        # `from lfd import __version__` imports the package itself
+        assert not other or other == room or LEVEL[other] < LEVEL[room], f"{name} imports {imported}"
+
+
+def test_algorithms_do_not_import_each_other():
+    for name in modules():
+        if name.startswith("algos."):
+            assert not [one for one in own(name) if one.startswith("algos.")], name
+
+
+def test_few_know_hydra():
+    for name, path in modules().items():
+        roots = {one.partition(".")[0] for one in imports(ast.parse(path.read_text()))}
+        if roots & {"hydra", "omegaconf"}:
+            assert name.partition(".")[0] in KNOW_HYDRA, name
+
+
+def test_scripts_are_never_imported():
+    for path in [*SRC.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]:
+        assert not [one for one in imports(ast.parse(path.read_text())) if one.partition(".")[0] == "scripts"], path
+
+
+def test_no_room_for_what_has_no_name():
+    assert not {"utils", "common", "helpers"} & {part for name in modules() for part in name.split(".")}

@@ -1,0 +1,109 @@
+"""What a single run leaves behind, however it ends."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfd import cli
+from lfd.errors import Interrupted, LabelsNeeded, Refused
+from lfd.pipeline import TrainingPipeline
+from lfd.run import ended_by
+
+TINY = ["dataset=random", "algo=bc", "dataset.transitions=300", "score.episodes=2", "learn.check.every=20"]
+Call = Callable[..., int]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """A command line in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def called(*arguments: str) -> int:
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["run.py", *TINY, *arguments])
+        return cli.run()
+
+    return called
+
+
+def only_run(folder: Path) -> Path:
+    (run,) = (folder / "outputs" / "runs").iterdir()
+    return run
+
+
+def result(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((only_run(folder) / "result.json").read_text())
+    return content
+
+
+def test_a_run_leaves_everything_and_asked_again_draws_nothing_anew(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("learn.steps=60") == 0
+    told = capsys.readouterr()
+    run = only_run(tmp_path)
+    names = {"config.yaml", "overrides.yaml", "provenance.json", "metrics.jsonl", "result.json", "curves.png"}
+    assert {path.name for path in run.iterdir()} == names | {"report.html"}
+    assert told.out.splitlines()[-1] == f"outputs/runs/{run.name}/result.json"
+    first = result(tmp_path)
+    assert (first["status"], first["exit_code"], first["overrides"]) == ("done", 0, [*TINY, "learn.steps=60"])
+    assert list(first["scores"]) == ["learn", "demos", "random"]
+    assert [stage["cached"] for stage in first["stages"].values()] == [False, False, False]
+    assert first["scores"]["learn"]["last5_mean"] is not None
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir() if path.name != "result.json"}
+    assert call("learn.steps=60") == 0
+    again = capsys.readouterr()
+    assert again.out == told.out and "everything is stored already" in again.err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert all(stage["cached"] for stage in result(tmp_path)["stages"].values())
+
+
+def test_what_was_deleted_from_a_run_folder_is_drawn_again(call: Call, tmp_path: Path) -> None:
+    assert call("learn.steps=20") == 0
+    report = only_run(tmp_path) / "report.html"
+    report.unlink()
+    assert call("learn.steps=20") == 0
+    assert report.exists() and all(stage["cached"] for stage in result(tmp_path)["stages"].values())
+
+
+def test_a_run_that_fails_says_why_and_what_it_has_stays_in_use(
+    call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("learn.steps=400", "algo.lr=1e30") == 2
+    failed = result(tmp_path)
+    assert failed["status"] == "failed" and "not finite" in failed["reason"] and failed["exit_code"] == 2
+    assert failed["reason"] in " ".join(capsys.readouterr().err.split())
+    assert list(failed["stages"]) == ["demos"] and failed["scores"] == {}
+
+
+def test_a_run_that_is_killed_has_said_that_it_was_at_work(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def run(*_: Any, **__: Any) -> None:
+        seen.append(result(tmp_path))
+        raise Interrupted("learn stopped at gradient step 7")
+
+    monkeypatch.setattr(TrainingPipeline, "run", run)
+    assert call("learn.steps=20") == 75
+    assert seen[0]["status"] == "interrupted" and "at work" in seen[0]["reason"]
+    assert result(tmp_path)["reason"] == "learn stopped at gradient step 7"
+
+
+def test_every_ending_has_its_status() -> None:
+    ends = [ended_by(error) for error in (Interrupted("a"), LabelsNeeded("b"), Refused("c"), KeyError("d"))]
+    assert [end["status"] for end in ends] == ["interrupted", "interrupted", "failed", "failed"]
+    assert [end["exit_code"] for end in ends] == [75, 3, 2, 1]
+    assert ["traceback" in end for end in ends] == [False, False, False, True]
+    assert ended_by(KeyboardInterrupt())["exit_code"] == 75
+
+
+def test_a_refusal_changes_nothing(call: Call, tmp_path: Path) -> None:
+    assert call("learn.steps=20", "score.policies=[nobody]") == 2
+    assert call("learn.steps=20", "learn.init_from=demos") == 2
+    assert list(tmp_path.iterdir()) == []
