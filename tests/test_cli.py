@@ -110,6 +110,8 @@ REFUSED = {
     "targets=[scores]": "targets: no stage is called 'scores'; did you mean 'score'?",
     "env=gym env.id=CartPol-v1": "did you mean 'CartPole-v1'?",
     "dataset=file dataset.path=nope.npz": "dataset.path=nope.npz: there is no such file",
+    "outputs=/dev/null/here": "outputs=/dev/null/here: /dev/null is no folder that can be written to",
+    "-m hydra/launcher=jobli": "hydra/launcher has no option 'jobli'; did you mean 'joblib'?",
     "--bogus": "unrecognized arguments: --bogus; `python run.py --help` lists the flags",
     "--config-dir nowhere": "--config-dir nowhere: there is no such folder",
 }

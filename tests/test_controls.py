@@ -16,10 +16,14 @@ ENV = Gym("CartPole-v1")
 BAR = 400.0
 
 
+def by_rule(obs):
+    return (obs[:, 2] + 0.5 * obs[:, 3] > 0).astype(np.int64)
+
+
 def demonstrations(shuffle: bool, write_data) -> Dataset:
     """A pole held up by a rule: push to where it falls."""
     env = ENV.make(8, training=False)
-    played = play(env, lambda: lambda obs: (obs[:, 2] + 0.5 * obs[:, 3] > 0).astype(np.int64), list(range(16)), keep=True)
+    played = play(env, lambda: by_rule, list(range(16)), keep=True)
     env.close()
     episodes = [one.episode for one in played]
     if shuffle:

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import time
 
 import pytest
@@ -12,6 +13,7 @@ from lfd.artifacts import Store
 from lfd.errors import Refused
 from lfd.hardware import Hardware
 from lfd.learner import Algo
+from lfd.log import RunLog
 from lfd.pipeline import TrainingPipeline
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
@@ -108,8 +110,6 @@ def test_a_failed_stage_leaves_nothing_that_looks_whole(run_stages, counting, mo
 
 def test_a_copy_of_a_shorter_run_that_was_cut_off_is_no_harm(run_stages, counting, monkeypatch):
     """Killed while it copies what it goes on from, a run begins again."""
-    import shutil
-
     expected = run_stages({"demos": demos(), "learn": learn(20)}, counting, "straight").product("learn")
     copy, left = shutil.copytree, iter([1])
 
@@ -138,12 +138,11 @@ def test_many_processes_that_need_the_same_make_it_once(tmp_path, counting):
         return inner(self, lab)
 
     def job(seed):
-        from lfd.log import RunLog
-
         Collect.run = run
         with Store(tmp_path / "store") as store:
             stages = {"demos": demos(), "learn": learn(seed=seed)}
-            TrainingPipeline(stages, ["learn"], counting, Hardware(), store).run(RunLog(tmp_path / f"run{seed}" / "m.jsonl"))
+            log = RunLog(tmp_path / f"run{seed}" / "metrics.jsonl")
+            TrainingPipeline(stages, ["learn"], counting, Hardware(), store).run(log)
 
     processes = [multiprocessing.get_context("fork").Process(target=job, args=(seed,)) for seed in range(16)]
     for process in processes:
@@ -152,7 +151,8 @@ def test_many_processes_that_need_the_same_make_it_once(tmp_path, counting):
         process.join()
     assert [process.exitcode for process in processes] == [0] * 16
     assert len(made.read_text().splitlines()) == 1
-    assert len(list((tmp_path / "store").glob("collect-*"))) == 1 and len(list((tmp_path / "store").glob("fit-*"))) == 16
+    stored = [path.name.partition("-")[0] for path in (tmp_path / "store").glob("[!.]*")]
+    assert sorted(stored) == ["collect"] + ["fit"] * 16
 
 
 def test_stages_in_a_row_each_start_from_the_one_before(run_stages, counting):

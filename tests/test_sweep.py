@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import OmegaConf
 
 from lfd import cli, sweep
@@ -24,7 +25,7 @@ TINY = [
     "learn.check.every=0", "dataset.transitions=300", "score.episodes=2",
 ]  # fmt: skip
 LONGER = [*TINY, "dataset=random", "algo=bc"]
-LONGER[LONGER.index("learn.steps=50")] = "learn.steps=2_500"
+LONGER[LONGER.index("learn.steps=50")] = "learn.steps=1_500"
 PARALLEL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
@@ -124,16 +125,37 @@ def test_a_fault_in_one_job_is_told_and_the_others_go_on(
     assert "Traceback" in failed["traceback"] and failed["exit_code"] == 1
 
 
-def test_a_worker_that_is_killed_takes_no_queued_job_with_it(tmp_path: Path) -> None:
-    process = start(tmp_path, "-m", *LONGER, "seed=0,1,2", *PARALLEL)
-    wait_for_records(tmp_path, process)
-    lock = next(tmp_path.glob("outputs/artifacts/.locks/fit-*"))
-    os.kill(int(lock.read_text().split()[1]), signal.SIGKILL)
-    output, told = process.communicate(timeout=60)
-    found = summary(tmp_path, output)
-    assert process.returncode == 1, told
-    assert "2" in found["groups"][0]["seeds"]
-    assert found["failures"] and all("its process died" in failure["reason"] for failure in found["failures"])
+class Pool:
+    """A launcher whose first job is killed while it works, as often as it is tried, and takes the pool with it."""
+
+    def __init__(self, victim: sweep.Job) -> None:
+        self.victim, self.launched = victim, []
+
+    def launch(self, overrides: list[list[str]], initial_job_idx: int) -> list[Any]:
+        self.launched.append(overrides)
+        if self.victim.overrides in overrides:
+            assert self.victim.folder is not None
+            self.victim.folder.mkdir(exist_ok=True)
+            begun = {"status": "interrupted", "reason": "at work", "exit_code": 75}
+            (self.victim.folder / "result.json").write_text(json.dumps(begun))
+            raise TerminatedWorkerError("killed")
+        return [Namespace(return_value={"status": "done", "exit_code": 0}) for _ in overrides]
+
+
+def test_a_worker_that_is_killed_takes_no_queued_job_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [sweep.Job([f"seed={seed}"], folder=tmp_path / str(seed)) for seed in range(3)]
+    # What an earlier sweep left of a job says nothing about this one.
+    (tmp_path / "2").mkdir()
+    (tmp_path / "2" / "result.json").write_text(json.dumps({"status": "failed", "reason": "old", "exit_code": 1}))
+    os.utime(tmp_path / "2" / "result.json", (0, 0))
+    pool = Pool(jobs[0])
+    monkeypatch.setattr(sweep.Plugins, "instance", lambda: Namespace(instantiate_launcher=lambda *_: pool))
+    part = sweep.Sweep("abc", ("seed",), 2, tmp_path / ".stop", os.getpid())
+    sweep._run(jobs, part, Namespace(), OmegaConf.create())
+    assert pool.launched == [[["seed=0"], ["seed=1"], ["seed=2"]], [["seed=1"], ["seed=2"]]]
+    ends = [job.result or {} for job in jobs]
+    assert [end["status"] for end in ends] == ["failed", "done", "done"]
+    assert ends[0]["exit_code"] == 1 and "its process died" in ends[0]["reason"]
 
 
 def test_ctrl_c_ends_a_sweep_with_75_and_the_same_line_continues_it(
@@ -150,7 +172,7 @@ def test_ctrl_c_ends_a_sweep_with_75_and_the_same_line_continues_it(
     assert json.loads(path.read_text())["status"] == "interrupted"
     assert here(monkeypatch, tmp_path, "-m", *LONGER, "seed=0,1") == 0
     assert summary(tmp_path, capsys.readouterr().out)["groups"][0]["seeds"] == ["0", "1"]
-    assert json.loads(path.read_text())["stages"]["learn"]["gradient_steps"] == 2_500
+    assert json.loads(path.read_text())["stages"]["learn"]["gradient_steps"] == 1_500
 
 
 def test_a_signal_to_the_sweep_alone_stops_jobs_in_all_processes(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ class _Flags(ArgumentParser):
 def _refuse(error: Exception, given: Namespace) -> NoReturn:
     """Raise what is wrong with the configuration as Refused, or the error itself if that is sound."""
     from lfd.composing import Composer
-    from lfd.refusals import Tree, parsed, sentence
+    from lfd.refusals import UNSOUND, Tree, parsed, sentence
 
     if isinstance(error, Ending):
         raise error
@@ -164,7 +164,7 @@ def _refuse(error: Exception, given: Namespace) -> NoReturn:
         Tree(Composer(config_folder(), given.config_dir), parsed(given.overrides, given.multirun)).check()
     except Refused as found:
         raise found from error
-    except Exception as other:
+    except UNSOUND as other:
         # The trouble is in a file, not on the command line.
         raise sentence(error) or sentence(other) or error from error
     raise sentence(error) or error from error

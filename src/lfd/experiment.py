@@ -1,5 +1,6 @@
 """From a composed configuration to working objects: with cli.py the only room that knows Hydra."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ ROOT: dict[str, Any] = {
     "targets": ListConfig([], element_type=str),
     "outputs": StringNode("outputs"),
     "dry_run": BooleanNode(False),
+    "film": BooleanNode(False),
 }
 
 
@@ -53,6 +55,7 @@ class Experiment:
     seed: int
     outputs: Path
     dry_run: bool
+    film: bool
     names: dict[str, str]  # what was chosen: {"algo": "cql", "env": "cartpole"}
     config: str  # the resolved configuration, as YAML
     overrides: list[str]
@@ -82,6 +85,8 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
     env = content["env"]
     _check_actions(env, choices)
     content["hardware"].open()
+    outputs = Path(content["outputs"])
+    _check_folder(outputs)
     return Experiment(
         stages={name: node for name, node in content.items() if isinstance(node, Stage)},
         targets=content["targets"],
@@ -89,8 +94,9 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
         hardware=content["hardware"],
         logger=content["logger"],
         seed=content["seed"],
-        outputs=Path(content["outputs"]),
+        outputs=outputs,
         dry_run=content["dry_run"],
+        film=content["film"],
         names=names,
         config=OmegaConf.to_yaml(cfg, resolve=True),
         overrides=overrides,
@@ -125,3 +131,11 @@ def _check_actions(env: Env | None, choices: Mapping[str, Any]) -> None:
         raise Refused(
             f"env.id={env.id} has {real} actions, the configuration was composed for {chosen}; add actions={real}"
         )
+
+
+def _check_folder(outputs: Path) -> None:
+    """It can be made and written to, as far as that can be told without doing so."""
+    place = outputs.absolute()
+    found = next(one for one in (place, *place.parents) if one.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK):
+        raise Refused(f"outputs={outputs}: {found} is no folder that can be written to; choose another")

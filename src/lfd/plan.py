@@ -28,7 +28,7 @@ def plan(experiment: Experiment) -> str:
         found, note = estimates(pipeline, missing)
         rows = [_row(pipeline, name, found.get(name)) for name in pipeline.order]
         folder = run_folder(experiment, pipeline)
-        done = finished(folder, pipeline) is not None
+        done = finished(folder, pipeline, experiment.film) is not None
     lines = ["", f"run folder: {folder}" + (", finished" if done else "")]
     if missing:
         seconds = sum(one.seconds for one in found.values())

@@ -15,6 +15,7 @@ from yaml import MarkedYAMLError
 from lfd.composing import Composer
 from lfd.errors import Refused, nearest
 
+UNSOUND = (HydraException, OmegaConfBaseException, MarkedYAMLError)  # what composing raises
 _KINDS = {"Integer": "a whole number", "Float": "a number"}
 
 

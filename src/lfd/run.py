@@ -17,10 +17,11 @@ from lfd.log import RunInfo, RunLog, read_records
 from lfd.log.progress import tell
 from lfd.pipeline import METRICS, Report, TrainingPipeline
 from lfd.provenance import provenance
+from lfd.reading import Policy
 from lfd.report import curves, report_html
 from lfd.stages import Product
 
-RESULT, CURVES, REPORT = "result.json", "curves.png", "report.html"
+RESULT, CURVES, REPORT, FILM = "result.json", "curves.png", "report.html", "film.gif"
 
 
 def run_experiment(
@@ -37,7 +38,7 @@ def run_experiment(
         names |= {key: name for name, key in pipeline.keys.items()}
         folder = run_folder(experiment, pipeline)
         sinks = experiment.logger.open(RunInfo(folder, yaml.safe_load(experiment.config), group))
-        result = finished(folder, pipeline)
+        result = finished(folder, pipeline, experiment.film)
         if result is None or sinks:
             return _run(experiment, pipeline, folder, RunLog(folder / METRICS, sinks), job, stop)
     tell(f"{job}: stored already" if job else "everything is stored already")
@@ -57,9 +58,10 @@ def run_folder(experiment: Experiment, pipeline: TrainingPipeline) -> Path:
     return experiment.outputs / "runs" / f"{names.get('algo')}-{names.get('env')}-s{experiment.seed}-{digest}"
 
 
-def finished(folder: Path, pipeline: TrainingPipeline) -> dict[str, Any] | None:
+def finished(folder: Path, pipeline: TrainingPipeline, film: bool = False) -> dict[str, Any] | None:
     """result.json of a run that has nothing left to do, every stage told as stored; None if there is something."""
-    if not all((folder / name).exists() for name in (RESULT, CURVES, REPORT)) or pipeline.missing():
+    wanted = [RESULT, CURVES, REPORT, *([FILM] if film else [])]
+    if not all((folder / name).exists() for name in wanted) or pipeline.missing():
         return None
     result: dict[str, Any] = load_json(folder / RESULT)
     if result["status"] != "done":
@@ -98,6 +100,8 @@ def _run(
     try:
         reports = pipeline.run(run_log, job, stop)
         result = _result(experiment, pipeline, folder) | _scores(pipeline, reports)
+        if experiment.film:
+            _film(pipeline, folder, result, run_log)
         _draw(experiment, pipeline, folder, result)
     except BaseException as error:
         end = ended_by(error)
@@ -144,6 +148,15 @@ def _scores(pipeline: TrainingPipeline, reports: Mapping[str, Report]) -> dict[s
         if name in scores:
             scores[name]["last5_mean"] = report.summary.get("last5_mean")
     return {"scores": scores, "stages": stages}
+
+
+def _film(pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any], run_log: RunLog) -> None:
+    """An episode of the policy that stands first in the scores."""
+    trained = [name for name in [*result["scores"], *reversed(pipeline.order)] if name in pipeline.stages]
+    name = next(name for name in trained if pipeline.stages[name].gives is Product.policy)
+    assert pipeline.env is not None
+    Policy(pipeline.product(name).agents()[0], pipeline.env).film(folder / FILM)
+    run_log.film(name, folder / FILM)
 
 
 def _draw(experiment: Experiment, pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any]) -> None:

@@ -138,7 +138,7 @@ def _look(overrides: list[str], loader: Any, master: DictConfig, given: Namespac
         with Store(job.experiment.outputs / "artifacts") as store:
             pipeline = pipeline_of(job.experiment, store)
             job.folder = run_folder(job.experiment, pipeline)
-            stored = finished(job.folder, pipeline)
+            stored = finished(job.folder, pipeline, job.experiment.film)
             if stored is not None:
                 job.end(stored)
     except Exception as error:
@@ -234,7 +234,8 @@ def run_job(cfg: DictConfig, sweep: Sweep) -> dict[str, Any]:
     """A job as a launcher runs it. It returns how it ended and never raises: that would end its neighbours too."""
     settings = HydraConfig.get()
     # As they were typed: an interpolation in one belongs to the configuration, not to this list.
-    job = Job(list(OmegaConf.to_container(settings.overrides.task, resolve=False)))
+    overrides: Any = OmegaConf.to_container(settings.overrides.task, resolve=False)
+    job = Job(overrides)
     if os.getpid() != sweep.process:
         # A terminal sends Ctrl-C to the whole group, but only the sweep's own process decides what it means.
         for number in (signal.SIGTERM, signal.SIGINT):

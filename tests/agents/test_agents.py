@@ -56,7 +56,8 @@ def test_running_statistics_are_those_of_all_data():
 
 
 def test_only_numbers_are_normalised():
-    space = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5), "seen": gym.spaces.Box(0, 255, (3,), np.uint8)})
+    seen = gym.spaces.Box(0, 255, (3,), np.uint8)
+    space = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5), "seen": seen})
     agent = QNet([8]).build(Spaces(space, TWO))
     agent.normalise_observations()
     assert set(agent.normalisers) == {"pose"}

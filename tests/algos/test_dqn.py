@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lfd.agents.q import QNet
-from lfd.algos.dqn import DQN
+from lfd.algos.dqn import DQN, Error
 from lfd.batch import Batch
 from tests.algos.cases import BATCH, TWO, VECTOR, answer, spaces
 
@@ -15,7 +15,8 @@ def huber(x: float) -> float:
 
 
 @pytest.mark.parametrize("double", [True, False])
-def test_loss_is_the_huber_error_to_the_bootstrapped_target(double):
+@pytest.mark.parametrize("error", list(Error))
+def test_loss_is_the_error_to_the_bootstrapped_target(error, double):
     agent = QNet([8]).build(spaces(VECTOR, TWO))
     agent.keep_targets(["q"])
     with torch.no_grad():
@@ -27,8 +28,9 @@ def test_loss_is_the_huber_error_to_the_bootstrapped_target(double):
     for i, action in enumerate(BATCH.action.tolist()):
         best = int(np.argmax(q_next[i] if double else slow[i]))
         target = float(BATCH.reward[i]) + float(BATCH.discount[i]) * slow[i, best]
-        expected.append(huber(q[i, action] - target))
-    out = answer(DQN("data", double=double), agent, BATCH)
+        difference = q[i, action] - target
+        expected.append(huber(difference) if error is Error.huber else difference**2)
+    out = answer(DQN("data", error=error, double=double), agent, BATCH)
     assert out.terms["q"].item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 

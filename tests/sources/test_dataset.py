@@ -115,7 +115,9 @@ def test_stacked_frames_at_the_start_and_end_of_episodes(write_data, open_source
     assert after[:3] == [[10, 10, 10, 11], [10, 10, 11, 12], [10, 11, 12, 13]]
 
 
-@pytest.mark.parametrize(("episodes", "share", "count"), [(10, 0.1, 1), (10, 0.9, 9), (3, 0.67, 2), (20, 0.01, 1), (5, 0.0, 0)])
+@pytest.mark.parametrize(
+    ("episodes", "share", "count"), [(10, 0.1, 1), (10, 0.9, 9), (3, 0.67, 2), (20, 0.01, 1), (5, 0.0, 0)]
+)
 def test_validation_holds_out_whole_episodes(write_data, episodes, share, count):
     data = write_data([episode(k, 3, "terminated") for k in range(episodes)], VECTOR)
     learn, held = split(data, share)

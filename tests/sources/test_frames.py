@@ -68,7 +68,8 @@ def test_data_gives_back_the_stacks_that_were_seen(pong, run_stages, monkeypatch
 def test_a_rollout_learns_from_the_sign_of_the_reward(pong, open_source, monkeypatch):
     stream = open_source(Rollout(2, 4), PolicyValue().build(pong.spaces()), pong, batch=8)
     step = stream._env.step
-    monkeypatch.setattr(stream._env, "step", lambda action: step(action)._replace(reward=np.array([3.0, -2.0], np.float32)))
+    rewards = np.array([3.0, -2.0], np.float32)
+    monkeypatch.setattr(stream._env, "step", lambda action: step(action)._replace(reward=rewards))
     batch = stream.next()
     assert sorted(batch.reward.tolist()) == [-1.0] * 4 + [1.0] * 4
     assert sorted(batch.true_reward.tolist()) == [-2.0] * 4 + [3.0] * 4

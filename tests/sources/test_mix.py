@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -12,10 +13,9 @@ from lfd.sources.replay import Prioritised, Replay
 @pytest.fixture
 def open_mix(counting, open_source, write_data):
     """A mix of demonstrations, in which action 1 is always taken and t counts from 100, and a replay."""
-    import numpy as np
-
     observations = np.stack([np.full(11, 5000), 100 + np.arange(11)], 1).astype(np.float32)
-    data = write_data([Episode(observations, np.ones(10, np.int64), np.ones(10, np.float32), True, False)] * 4, counting.spaces())
+    episode = Episode(observations, np.ones(10, np.int64), np.ones(10, np.float32), True, False)
+    data = write_data([episode] * 4, counting.spaces())
 
     def open_it(replay, shares=None, batch=10, demos=None, **world):
         mix = Mix(shares or {"demos": 0.3, "replay": 0.7})

@@ -7,7 +7,7 @@ import torch
 from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.agents.q import QNet
 from lfd.errors import Refused
-from lfd.sources.replay import Prioritised, Priorities, Replay
+from lfd.sources.replay import Priorities, Prioritised, Replay
 from lfd.sources.ring import Ring
 
 SIZES = [8]
@@ -136,7 +136,8 @@ def test_priorities_are_drawn_in_exact_proportion_with_exact_weights(counting, t
 
 
 def test_fresh_transitions_get_the_largest_priority(counting, open_source):
-    stream = open_source(Replay(1000, 2, 10, prioritised=Prioritised(alpha=1.0), rate=2.0), agent_for(counting), counting)
+    source = Replay(1000, 2, 10, prioritised=Prioritised(alpha=1.0), rate=2.0)
+    stream = open_source(source, agent_for(counting), counting)
     stream.next()
     stream.feedback({"priority": torch.full((64,), 7.0)})
     stream.next()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.actor_critic import Policy, PolicyValue
 from lfd.algos.bc import Cloning
 from lfd.algos.ppo import PPO
 from lfd.data import Writer
@@ -88,10 +88,13 @@ def test_gaussian_noise_is_in_halves_of_the_range_and_what_is_stored_is_within_b
 
 
 def test_random_actions_fill_the_space(run_stages, counting_continuous, counting):
-    actions = run_stages({"demos": Collect("random", transitions=2_000, num_envs=50)}, counting_continuous).product("demos").columns["actions"]
-    assert actions.min() < -1.9 and actions.max() > 1.9 and abs(actions.mean()) < 0.1
-    actions = run_stages({"demos": Collect("random", transitions=2_000, num_envs=50)}, counting, "other").product("demos").columns["actions"]
-    assert actions.mean() == pytest.approx(0.5, abs=0.05)
+    def actions(env, store):
+        stages = {"demos": Collect("random", transitions=2_000, num_envs=50)}
+        return run_stages(stages, env, store).product("demos").columns["actions"]
+
+    continuous = actions(counting_continuous, "one")
+    assert continuous.min() < -1.9 and continuous.max() > 1.9 and abs(continuous.mean()) < 0.1
+    assert actions(counting, "other").mean() == pytest.approx(0.5, abs=0.05)
 
 
 def test_policies_have_their_shares_and_snapshots_are_policies(run_stages, counting):

@@ -55,7 +55,7 @@ def test_one_episode_a_seed_in_waves_with_policies_of_their_own(env):
     assert [one.value for one in played] == [3.0] * 3 and policy.waves == 2
     episode = played[0].episode
     assert episode.terminated and not episode.truncated
-    assert episode.observations["a"][:, 0].tolist() == [0, 1, 2, 3] and episode.observations["b"].tolist() == [0, 1, 2, 3]
+    assert episode.observations["a"][:, 0].tolist() == episode.observations["b"].tolist() == [0, 1, 2, 3]
 
 
 def test_no_data_unless_asked_for(env):

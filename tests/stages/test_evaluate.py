@@ -8,8 +8,8 @@ from lfd.algos.bc import Cloning
 from lfd.data import Episode
 from lfd.learner import Algo
 from lfd.stages.collect import Collect
-from lfd.stages.evaluate import Evaluate, normalise, of_data, summarise
 from lfd.stages.episodes import Played
+from lfd.stages.evaluate import Evaluate, normalise, of_data, summarise
 from lfd.stages.fit import Checks, Fit
 
 
@@ -33,7 +33,8 @@ def test_all_policies_meet_the_same_start_states(run_stages, counting):
 
 def test_its_seed_and_not_the_learners_decides_the_start_states(run_stages, counting):
     def score(name, **settings):
-        stages = {"demos": DEMOS, "learn": learn(seed=settings.pop("learner", 0)), "score": Evaluate(["learn"], **settings)}
+        student = learn(seed=settings.pop("learner", 0))
+        stages = {"demos": DEMOS, "learn": student, "score": Evaluate(["learn"], **settings)}
         return run_stages(stages, counting, name).product("score")["learn"]["return_mean"]
 
     assert score("a") == score("b", learner=5) != score("c", seed=3)
@@ -57,13 +58,15 @@ def test_a_cut_episode_says_nothing_of_who_made_the_data(write_data, counting):
 
 
 def test_what_is_not_in_the_graph_is_not_made_for_it(run_stages, counting):
-    stages = {"expert": Collect("random", transitions=10), "demos": DEMOS, "learn": learn(), "score": Evaluate(["learn"], episodes=2)}
+    unwanted = {"expert": Collect("random", transitions=10)}
+    stages = {**unwanted, "demos": DEMOS, "learn": learn(), "score": Evaluate(["learn"], episodes=2)}
     pipeline = run_stages(stages, counting)
     assert "expert" not in pipeline.reports and set(pipeline.product("score")) == {"random", "learn", "demos"}
 
 
 def test_the_product_is_json(run_stages, counting):
-    pipeline = run_stages({"demos": DEMOS, "learn": learn(), "score": Evaluate(["learn", "random"], episodes=3)}, counting)
+    stages = {"demos": DEMOS, "learn": learn(), "score": Evaluate(["learn", "random"], episodes=3)}
+    pipeline = run_stages(stages, counting)
     assert json.loads(json.dumps(pipeline.product("score"))) == pipeline.product("score")
     assert pipeline.reports["score"].summary["seconds"] > 0 and pipeline.reports["score"].summary["env_steps"] > 0
 

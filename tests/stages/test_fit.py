@@ -28,11 +28,11 @@ def dqn(**settings):
 
 REFUSED = {
     "no losses": (dqn(losses={}), "has no losses for discrete actions"),
-    "an agent without what the loss calls": (dqn(agent=Policy([8])), r"losses.td \(DQN\) needs a QAgent.*builds a Actor"),
+    "an agent without what the loss calls": (dqn(agent=Policy([8])), r"td \(DQN\) needs a QAgent.*builds a Actor"),
     "no slow copy": (dqn(targets={}), "reads a slow copy of 'q'; add targets"),
     "a slow copy of nothing": (dqn(targets={"q": Target(), "p": Target()}), "targets.p names no module of QAgent"),
     "an optimiser of nothing": (dqn(optim={"critic": Optim()}), "optim.critic names no module of QAgent"),
-    "data from nowhere": (dqn(losses={"td": DQN("demo")}), "reads 'demo', which no stage or source gives; did you mean 'demos'"),
+    "data from nowhere": (dqn(losses={"td": DQN("demo")}), "'demo', which no .* gives; did you mean 'demos'"),
     "PPO on a fixed dataset": (
         Algo(PolicyValue([8]), {"ppo": PPO("demos")}),
         "needs the columns advantage, log_prob, value_target, which 'demos' .* does not give; read a rollout source",
@@ -59,7 +59,8 @@ def test_an_algorithm_of_discrete_actions_is_refused_in_a_continuous_space(count
 
 
 def test_cloning_reads_a_rollout_and_every_offline_loss_a_replay(counting):
-    Fit(Algo(Policy([8]), {"bc": Cloning("fresh")}, {"fresh": Rollout()}), 10).check_wiring("learn", counting.spaces(), [])
+    cloning = Algo(Policy([8]), {"bc": Cloning("fresh")}, {"fresh": Rollout()})
+    Fit(cloning, 10).check_wiring("learn", counting.spaces(), [])
     losses = {"td": DQN("replay"), "gap": ConservativeDiscrete("replay")}
     Fit(dqn(losses=losses, sources={"replay": Replay()}), 10).check_wiring("learn", counting.spaces(), [])
 

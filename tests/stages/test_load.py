@@ -48,8 +48,10 @@ def test_the_key_is_of_the_content_and_not_of_the_place(file, run_stages, tmp_pa
     other.write_bytes(file.read_bytes())
     run_stages({"demos": Load(str(file))}, CARTPOLE)
     assert run_stages({"demos": Load(str(other))}, CARTPOLE).reports["demos"].cached
-    np.savez(other, obs=np.zeros((3, 4)), actions=np.zeros(3, int), rewards=np.ones(3), episode_starts=np.array([1, 0, 0]),
-             episode_returns=np.ones(1))  # fmt: skip
+    np.savez(
+        other, obs=np.zeros((3, 4)), actions=np.zeros(3, int), rewards=np.ones(3),
+        episode_starts=np.array([1, 0, 0]), episode_returns=np.ones(1),
+    )  # fmt: skip
     assert not run_stages({"demos": Load(str(other))}, CARTPOLE).reports["demos"].cached
 
 

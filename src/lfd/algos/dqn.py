@@ -1,6 +1,7 @@
 """Deep Q-learning (Mnih et al. 2015) with double estimation (van Hasselt et al. 2016)."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import ClassVar
 
 import torch
@@ -12,10 +13,18 @@ from lfd.batch import Batch
 from lfd.maths import taken, td_target
 
 
+class Error(Enum):
+    """Huber suits rewards cut to [-1, 1]; where returns are of the order of 100 it corrects a rare failure too little."""
+
+    huber = "huber"
+    squared = "squared"
+
+
 @dataclass
 class DQN(Loss):
-    """huber(Q(s, a) - [r + discount * Qbar(s', a')]); n-step returns and gamma come from the source."""
+    """error(Q(s, a) - [r + discount * Qbar(s', a')]); n-step returns and gamma come from the source."""
 
+    error: Error = Error.huber
     double: bool = True  # a' by the learning net, its value by the slow copy; else both by the slow copy
 
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
@@ -29,7 +38,8 @@ class DQN(Loss):
             chooser = agent.q(batch.next_obs) if self.double else next_values
             target = td_target(batch.reward, batch.discount, taken(next_values, chooser.argmax(-1)))
         value = taken(agent.q(batch.obs), batch.action)
-        error = F.smooth_l1_loss(value, target, reduction="none")
+        measure = F.smooth_l1_loss if self.error is Error.huber else F.mse_loss
+        error = measure(value, target, reduction="none")
         weighted = error * batch.weight if "weight" in batch.__dict__ else error
         metrics = {"loss": error.mean().detach(), "q": value.mean().detach()}
         return Out({"q": weighted.mean()}, metrics, {"priority": (value - target).abs().detach()})

@@ -43,7 +43,8 @@ class Collect(Stage):
             raise Refused("a collect stage needs either transitions or episodes; set the other to null")
         positive(self, transitions=self.transitions, episodes=self.episodes, num_envs=self.num_envs)
         if not 0 <= self.epsilon <= 1 or self.sigma < 0:
-            raise Refused(f"epsilon is {self.epsilon}, sigma {self.sigma}; a share in [0, 1] and 0 or more are expected")
+            given = f"epsilon is {self.epsilon}, sigma {self.sigma}"
+            raise Refused(f"{given}; a share in [0, 1] and 0 or more are expected")
         if self.policies and (abs(sum(self.policies.values()) - 1) > 1e-6 or min(self.policies.values()) <= 0):
             raise Refused(f"shares of policies are {dict(self.policies)}; positive numbers that sum to 1 are expected")
 

@@ -10,16 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfd.agents import Agent
-from lfd.batch import Batch, tensors
+from lfd.batch import Batch
 from lfd.errors import Interrupted, Refused
 from lfd.files import Checkpoints
 from lfd.learner import Learner, metric_name
 from lfd.nets import has_frames
 from lfd.noise import derive
 from lfd.sources import Stream, World
-from lfd.sources.dataset import statistics
 from lfd.stages import Lab, Summary
+from lfd.stages.building import new_agents
 from lfd.stages.episodes import greedy, play
 from lfd.stages.trained import save_agent, save_trained
 
@@ -36,7 +35,7 @@ class Training:
         self.fit, self.lab = fit, lab
         self.device = lab.hardware.open()
         lab.hardware.set_threads(has_frames(lab.spaces.observation))
-        self.learner = Learner(self._agents(), fit.algo, fit.seed, self.device)
+        self.learner = Learner(new_agents(fit, lab, self.device), fit.algo, fit.seed, self.device)
         self.checkpoints = Checkpoints(lab.folder / "state")
         self._found = self.checkpoints.load()
         if self._found is None:
@@ -64,53 +63,6 @@ class Training:
             self._check_env.close()
 
     # Building
-
-    def _agents(self) -> list[Agent]:
-        agents = []
-        for index in range(self.fit.members):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(derive(self.fit.seed, "weights", index))
-                agents.append(self._agent(index))
-        return agents
-
-    def _agent(self, index: int) -> Agent:
-        algo = self.fit.algo
-        agent = algo.agent.build(self.lab.spaces)
-        for loss in algo.losses.values():
-            agent.add(loss.modules(agent))
-        if algo.normalize_obs:
-            agent.normalise_observations()
-            if agent.normalisers:
-                self._normalise(agent)
-        if self.fit.init_from:
-            earlier = self.lab.products[self.fit.init_from].agents()
-            self._take_over(agent, earlier[index if len(earlier) == self.fit.members else 0])
-        agent.keep_targets(list(algo.targets))
-        for role, product in self.fit.frozen.items():
-            agent.frozen[role] = self.lab.products[product].agents()[0].to(self.device)
-        return agent.to(self.device)
-
-    def _normalise(self, agent: Agent) -> None:
-        """Statistics of the datasets that are read; those of a rollout come with its steps."""
-        products = [product for name, source in self.fit.read().items() for product in source.products(name)]
-        for product in dict.fromkeys(products):
-            for part in statistics(self.lab.products[product]):
-                agent.update_normalisers(tensors(part, torch.device("cpu")))
-
-    def _take_over(self, agent: Agent, earlier: Agent) -> None:
-        own, theirs = agent.state_dict(), earlier.state_dict()
-        if earlier.normalisers and not agent.normalisers:
-            raise Refused(
-                f"init_from={self.fit.init_from}: its networks saw normalised observations, those of this stage would "
-                "not; set normalize_obs=true of the algorithm"
-            )
-        fitting = {name: value for name, value in theirs.items() if name in own and own[name].shape == value.shape}
-        if not any(name.startswith("nets.") for name in fitting):
-            raise Refused(
-                f"init_from={self.fit.init_from}: its {type(earlier).__name__} has no module in common with the "
-                f"{type(agent).__name__} of this stage"
-            )
-        agent.load_state_dict({**own, **fitting})
 
     def _open_streams(self) -> dict[str, Stream]:
         algo, sources = self.fit.algo, self.fit.sources()

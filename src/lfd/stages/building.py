@@ -1,0 +1,67 @@
+"""The agents that a fit begins with."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from lfd.agents import Agent
+from lfd.batch import tensors
+from lfd.errors import Refused
+from lfd.noise import derive
+from lfd.sources.dataset import statistics
+from lfd.stages import Lab
+
+if TYPE_CHECKING:
+    from lfd.stages.fit import Fit
+
+
+def new_agents(fit: "Fit", lab: Lab, device: torch.device) -> list[Agent]:
+    """Every member of a fit, its weights drawn from a seed of its own or taken from an earlier product."""
+    agents = []
+    for index in range(fit.members):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(fit.seed, "weights", index))
+            agents.append(_agent(fit, lab, index, device))
+    return agents
+
+
+def _agent(fit: "Fit", lab: Lab, index: int, device: torch.device) -> Agent:
+    agent = fit.algo.agent.build(lab.spaces)
+    for loss in fit.algo.losses.values():
+        agent.add(loss.modules(agent))
+    if fit.algo.normalize_obs:
+        agent.normalise_observations()
+        if agent.normalisers:
+            _normalise(agent, fit, lab)
+    if fit.init_from:
+        earlier = lab.products[fit.init_from].agents()
+        _take_over(agent, earlier[index if len(earlier) == fit.members else 0], fit.init_from)
+    agent.keep_targets(list(fit.algo.targets))
+    for role, product in fit.frozen.items():
+        agent.frozen[role] = lab.products[product].agents()[0].to(device)
+    return agent.to(device)
+
+
+def _normalise(agent: Agent, fit: "Fit", lab: Lab) -> None:
+    """Statistics of the datasets that are read; those of a rollout come with its steps."""
+    products = [product for name, source in fit.read().items() for product in source.products(name)]
+    for product in dict.fromkeys(products):
+        for part in statistics(lab.products[product]):
+            agent.update_normalisers(tensors(part, torch.device("cpu")))
+
+
+def _take_over(agent: Agent, earlier: Agent, name: str) -> None:
+    """Take the values of all modules that both have."""
+    own, theirs = agent.state_dict(), earlier.state_dict()
+    if earlier.normalisers and not agent.normalisers:
+        raise Refused(
+            f"init_from={name}: its networks saw normalised observations, those of this stage would not; "
+            "set normalize_obs=true of the algorithm"
+        )
+    fitting = {key: value for key, value in theirs.items() if key in own and own[key].shape == value.shape}
+    if not any(key.startswith("nets.") for key in fitting):
+        raise Refused(
+            f"init_from={name}: its {type(earlier).__name__} has no module in common with the "
+            f"{type(agent).__name__} of this stage"
+        )
+    agent.load_state_dict({**own, **fitting})
