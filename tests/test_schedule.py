@@ -9,9 +9,7 @@ def test_a_number_is_constant():
     assert (made(0), made(10**6), made.constant) == (0.3, 0.3, True)
 
 
-@pytest.mark.parametrize(
-    ("shape", "middle"), [("linear", 0.505), ("cosine", 0.505), ("exponential", 0.1)]
-)
+@pytest.mark.parametrize(("shape", "middle"), [("linear", 0.505), ("cosine", 0.505), ("exponential", 0.1)])
 def test_shapes_start_and_end_where_they_say(shape, middle):
     made = schedule({"start": 1.0, "end": 0.01, "steps": 10, "shape": shape}, "x")
     assert made(0) == pytest.approx(1.0)
@@ -22,6 +20,7 @@ def test_shapes_start_and_end_where_they_say(shape, middle):
 @pytest.mark.parametrize(
     "value",
     ["0.1", None, True, {"start": 1}, {"start": 1, "end": 0, "steps": 0}, {"start": 1, "end": 0, "steps": 5, "shape": "cubic"},
+    
      {"start": 1, "end": 0, "steps": 5, "shape": "exponential"}, {"start": 1, "end": 0, "steps": 5, "stop": 3}],
 )  # fmt: skip
 def test_anything_else_is_refused_by_name(value):

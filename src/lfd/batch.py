@@ -82,4 +82,3 @@ def rows(observation: Any, index: Any) -> Any:
     if isinstance(observation, Mapping):
         return {name: column[index] for name, column in observation.items()}
     return observation[index]
-

@@ -33,7 +33,7 @@ class Policy:
         self._state = self.agent.initial_state(1)
 
     def act(self, observation: Any) -> Any:
-        """The action, an int or [A] float32, for one observation as the environment gives it (a dict of those for Dict)."""
+        """The action, an int or [A] float32, for one observation as the environment gives it."""
         if isinstance(observation, dict):
             batch: Any = {name: np.asarray(part)[None] for name, part in observation.items()}
         else:
@@ -77,7 +77,9 @@ def _artifact(path: Path, stage: str) -> Path:
     if (path / "artifact.json").exists():
         return path
     if not (path / "result.json").exists():
-        raise Refused(f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…")
+        raise Refused(
+            f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…"
+        )
     stages = load_json(path / "result.json").get("stages", {})
     if stage not in stages:
         raise Refused(f"{path}: the run has no stage {stage!r}; {nearest(stage, stages)}")

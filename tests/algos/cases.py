@@ -4,8 +4,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
-from lfd.algos import Loss, Out
 from lfd.agents import Agent
+from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.noise import Generated, Noise

@@ -6,21 +6,22 @@ import gymnasium as gym
 import pytest
 import torch
 
+from lfd.agents import AgentSpec
+from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.q import QNet
 from lfd.algos import Loss
 from lfd.algos.bc import Cloning, Error
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
-from lfd.agents import AgentSpec
-from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
-from lfd.agents.q import QNet
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.learner import Algo, Learner, Optim, Optimizer, Target
 from lfd.noise import Generated, Sketched, Taped
 from lfd.registry import LOSSES
 from tests.algos.cases import BOX, DICT, FRAMES, TWO, VECTOR, batch
+
 
 @dataclass
 class Case:
@@ -99,7 +100,11 @@ def test_a_step_moves_the_groups_with_terms_and_no_other(case):
     moved = {name.split(".")[1] for name, value in learner.parameters.items()
              if name.startswith("nets.") and not torch.equal(value, before[name])}  # fmt: skip
     assert moved == groups
-    slow = [name for name in before if name.startswith("targets.") and not torch.equal(learner.parameters[name], before[name])]
+    slow = [
+        name
+        for name in before
+        if name.startswith("targets.") and not torch.equal(learner.parameters[name], before[name])
+    ]
     assert {name.split(".")[1] for name in slow} == set(case.targets)
 
 

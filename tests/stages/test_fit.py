@@ -97,4 +97,3 @@ def test_checks_are_part_of_the_key_only_where_something_reads_them():
     stop = {"stop": Stop(plateau=3)}
     assert material(check=Checks(10), **stop) != material(check=Checks(20), **stop)
     assert material(check=Checks(10), checkpoints=1) != material(check=Checks(20), checkpoints=1)
-

@@ -105,7 +105,9 @@ class ActorCritic(PolicyAgent):
 
 @dataclass
 class PolicyValue(AgentSpec):
-    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units of each hidden layer; none behind the Nature CNN
+    hidden: list[int] = field(
+        default_factory=lambda: [64, 64]
+    )  # units of each hidden layer; none behind the Nature CNN
     activation: Activation = Activation.tanh
 
     def build(self, spaces: Spaces) -> ActorCritic:

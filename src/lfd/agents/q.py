@@ -39,7 +39,9 @@ class QAgent(Agent):
 @dataclass
 class QNet(AgentSpec):
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
-    hidden: list[int] = field(default_factory=lambda: [128, 128])  # units of each hidden layer; none behind the Nature CNN
+    hidden: list[int] = field(
+        default_factory=lambda: [128, 128]
+    )  # units of each hidden layer; none behind the Nature CNN
     activation: Activation = Activation.relu
 
     def build(self, spaces: Spaces) -> QAgent:

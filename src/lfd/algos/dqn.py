@@ -14,7 +14,7 @@ from lfd.maths import taken, td_target
 
 
 class Error(Enum):
-    """Huber suits rewards cut to [-1, 1]; where returns are of the order of 100 it corrects a rare failure too little."""
+    """Huber suits rewards cut to [-1, 1]; where returns are around 100 it corrects a rare failure too little."""
 
     huber = "huber"
     squared = "squared"

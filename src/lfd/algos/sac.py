@@ -16,7 +16,10 @@ from lfd.nets import Parameter
 
 @dataclass
 class SAC(Loss):
-    """Twin critics to r + discount * (min Qbar(s', a') - alpha log pi), a policy to min Q - alpha log pi, alpha to its target."""
+    """Critics to r + discount * (min Qbar(s', a') - alpha log pi), a policy to min Q - alpha log pi.
+
+    The temperature alpha rises while the policy's entropy is below its target.
+    """
 
     target_entropy: float | None = None  # nats; minus the number of action dimensions when not given
     entropy_backup: bool = True  # the target counts the entropy of a'
@@ -44,5 +47,10 @@ class SAC(Loss):
         policy = (alpha * log_prob - agent.q(batch.obs, action).amin(-1)).mean()
         goal = -float(agent.action_size) if self.target_entropy is None else self.target_entropy
         temperature = -(log_alpha * (log_prob.detach() + goal)).mean()
-        metrics = {"loss": td.detach(), "q": values.mean().detach(), "entropy": -log_prob.mean().detach(), "alpha": alpha}
+        metrics = {
+            "loss": td.detach(),
+            "q": values.mean().detach(),
+            "entropy": -log_prob.mean().detach(),
+            "alpha": alpha,
+        }
         return Out({"critic": td, "policy": policy, "temperature": temperature}, metrics)

@@ -181,4 +181,3 @@ class Fit(Stage):
 def _who_gives(columns: list[str]) -> str:
     on_policy = {"log_prob", "value", "advantage", "value_target"}
     return "read a rollout source" if set(columns) <= on_policy else "read a dataset source"
-

@@ -333,4 +333,3 @@ class Means:
 
 def _under(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in saved.items() if name.startswith(prefix)}
-
