@@ -83,7 +83,7 @@ class Agent(nn.Module, ABC):
 
     @abstractmethod
     def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
-        """Actions for raw observations [N, ...]: the greedy ones, or drawn with the noise where the policy is stochastic.
+        """Actions for raw observations [N, ...]: the greedy ones, or with noise those of a stochastic policy.
 
         Returns the actions, [N, A] in units of the space or int64 [N], and the next recurrent state.
         """
