@@ -21,7 +21,8 @@ from lfd.sources.replay import Prioritised, Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
-from lfd.stages.fit import Checks, Fit, Stop
+from lfd.stages.fit import Fit
+from lfd.stages.recipe import Checks, Stop
 
 SIZES = [8]
 DECAY = {"start": 1.0, "end": 0.1, "steps": 100}

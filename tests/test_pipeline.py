@@ -17,7 +17,8 @@ from lfd.log import RunLog
 from lfd.pipeline import TrainingPipeline
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
-from lfd.stages.fit import Checks, Fit, Stop
+from lfd.stages.fit import Fit
+from lfd.stages.recipe import Checks, Stop
 from lfd.stages.training import Training
 
 

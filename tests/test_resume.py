@@ -14,7 +14,7 @@ import pytest
 
 from lfd.errors import Ending
 from lfd.log import read_records
-from lfd.stages.fit import Stop
+from lfd.stages.recipe import Stop
 from lfd.stages.training import Training
 
 programs = runpy.run_path(str(Path(__file__).with_name("programs.py")))

@@ -10,7 +10,8 @@ from lfd.errors import Refused
 from lfd.learner import Algo
 from lfd.sources.rollout import Rollout
 from lfd.stages.collect import Collect, split_name
-from lfd.stages.fit import Checks, Fit
+from lfd.stages.fit import Fit
+from lfd.stages.recipe import Checks
 
 SIZES = [8]
 

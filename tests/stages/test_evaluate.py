@@ -10,7 +10,8 @@ from lfd.learner import Algo
 from lfd.stages.collect import Collect
 from lfd.stages.episodes import Played
 from lfd.stages.evaluate import Evaluate, normalise, of_data, summarise
-from lfd.stages.fit import Checks, Fit
+from lfd.stages.fit import Fit
+from lfd.stages.recipe import Checks
 
 
 def learn(steps=2, **settings):

@@ -16,7 +16,8 @@ from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Product
-from lfd.stages.fit import Checks, Fit, Stop
+from lfd.stages.fit import Fit
+from lfd.stages.recipe import Checks, Stop
 
 TD = {"td": DQN("demos")}
 SLOW = {"q": Target()}

@@ -21,7 +21,8 @@ from lfd.sources.rollout import Rollout
 from lfd.stages import training
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
-from lfd.stages.fit import Checks, Fit, Stop
+from lfd.stages.fit import Fit
+from lfd.stages.recipe import Checks, Stop
 from lfd.stages.training import Training
 
 SIZES = [8]

@@ -21,11 +21,12 @@ _PRESETS = {"ALE/": "atari", "MiniGrid-": "minigrid", "BabyAI-": "minigrid"}
 
 def make_single(id: str, kwargs: Mapping[str, Any], render: bool, max_episode_steps: int = 0) -> gym.Env[Any, Any]:
     """`gymnasium.make`; raises Refused, in one line, for whatever stands against it."""
-    limit = max_episode_steps or None
-    mode = "rgb_array" if render else None
+    # other people's constructors need not know of rendering
+    mode = {"render_mode": "rgb_array"} if render else {}
     with refusals(id):
         # the checker only warns, and costs a fifth of CartPole's speed
-        return gym.make(id, render_mode=mode, max_episode_steps=limit, disable_env_checker=True, **kwargs)
+        limit = max_episode_steps or None
+        return gym.make(id, max_episode_steps=limit, disable_env_checker=True, **mode, **kwargs)
 
 
 def need(module: str, id: str) -> Any:
@@ -58,8 +59,12 @@ def versions(*packages: str) -> dict[str, str]:
 
 def packages_of(id: str) -> tuple[str, ...]:
     """The distributions that the environment `id` comes from, besides Gymnasium."""
+    # "module:Name-v0" is registered by importing the module
+    module, _, name = id.rpartition(":")
     with refusals(id):
-        entry = gym.spec(id).entry_point
+        if module:
+            import_module(module)
+        entry = gym.spec(name).entry_point
     module = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
     for prefix, package in _SIMULATORS.items():
         if module.startswith(prefix):

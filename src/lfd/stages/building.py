@@ -1,7 +1,5 @@
 """The agents that a fit begins with."""
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from lfd.agents import Agent
@@ -10,12 +8,10 @@ from lfd.errors import Refused
 from lfd.noise import derive
 from lfd.sources.dataset import statistics
 from lfd.stages import Lab
-
-if TYPE_CHECKING:
-    from lfd.stages.fit import Fit
+from lfd.stages.recipe import Recipe
 
 
-def new_agents(fit: "Fit", lab: Lab, device: torch.device) -> list[Agent]:
+def new_agents(fit: Recipe, lab: Lab, device: torch.device) -> list[Agent]:
     """Every member of a fit, its weights drawn from a seed of its own or taken from an earlier product."""
     agents = []
     for index in range(fit.members):
@@ -25,7 +21,7 @@ def new_agents(fit: "Fit", lab: Lab, device: torch.device) -> list[Agent]:
     return agents
 
 
-def _agent(fit: "Fit", lab: Lab, index: int, device: torch.device) -> Agent:
+def _agent(fit: Recipe, lab: Lab, index: int, device: torch.device) -> Agent:
     agent = fit.algo.agent.build(lab.spaces)
     for loss in fit.algo.losses.values():
         agent.add(loss.modules(agent))
@@ -42,7 +38,7 @@ def _agent(fit: "Fit", lab: Lab, index: int, device: torch.device) -> Agent:
     return agent.to(device)
 
 
-def _normalise(agent: Agent, fit: "Fit", lab: Lab) -> None:
+def _normalise(agent: Agent, fit: Recipe, lab: Lab) -> None:
     """Statistics of the datasets that are read; those of a rollout come with its steps."""
     products = [product for name, source in fit.read().items() for product in source.products(name)]
     for product in dict.fromkeys(products):

@@ -4,7 +4,7 @@ import math
 import shutil
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -20,10 +20,8 @@ from lfd.sources import Stream, World
 from lfd.stages import Lab, Summary
 from lfd.stages.building import new_agents
 from lfd.stages.episodes import greedy, play
+from lfd.stages.recipe import Recipe
 from lfd.stages.trained import save_agent, save_trained
-
-if TYPE_CHECKING:
-    from lfd.stages.fit import Fit
 
 LOG_EVERY = 100  # gradient steps in a record of means
 
@@ -31,7 +29,7 @@ LOG_EVERY = 100  # gradient steps in a record of means
 class Training:
     """Holds what runs: agents, learner, streams. What a resume needs is in `_state` or in them."""
 
-    def __init__(self, fit: "Fit", lab: Lab) -> None:
+    def __init__(self, fit: Recipe, lab: Lab) -> None:
         self.fit, self.lab = fit, lab
         self.device = lab.hardware.open()
         lab.hardware.set_threads(has_frames(lab.spaces.observation))

@@ -1,0 +1,174 @@
+"""What a fit is told, and whether it fits together."""
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lfd.agents import Agent
+from lfd.algos import MISSING, Loss
+from lfd.envs import Spaces
+from lfd.errors import Refused, nearest
+from lfd.learner import Algo
+from lfd.sources import Source
+from lfd.sources.dataset import Demonstrations
+from lfd.stages import Product, Stage, positive
+
+
+@dataclass
+class Stop:
+    """When a fit ends before its steps are done; each is off when null."""
+
+    score: float | None = None  # mean return of a check
+    success_rate: float | None = None  # of a check
+    plateau: int | None = None  # checks in a row without a new best score
+    env_steps: int | None = None  # transitions taken from environments
+    seconds: float | None = None  # of training, over all sessions
+
+
+@dataclass
+class Checks:
+    """Evaluation while training. It draws from a stream of its own, so its cadence moves no bits."""
+
+    every: int = 1_000  # gradient steps; 0 = never
+    episodes: int = 10
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.episodes < 1:
+            raise Refused(f"check {self}: every is 0 or more gradient steps, episodes 1 or more")
+
+
+@dataclass
+class Recipe(Stage, ABC):
+    """Which algorithm for how long, and when to look."""
+
+    gives: ClassVar[Product] = Product.policy
+    unit: ClassVar[str] = "gradient steps"
+
+    algo: Algo = MISSING  # type: ignore[assignment]
+    steps: int = MISSING  # type: ignore[assignment] # gradient steps
+    seed: int = 0
+    members: int = 1  # agents trained at once, with seeds of their own
+    init_from: str = ""  # a policy whose modules it starts from
+    frozen: dict[str, str] = field(default_factory=dict)  # role -> product that losses may read and nothing changes
+    boundary: int = 10_000  # gradient steps between resets of the environments, where checkpoints are made
+    checkpoints: int = 0  # earlier states kept as products: "<name>@0" is the first, spread evenly over the checks
+    check: Checks = field(default_factory=Checks)
+    stop: Stop = field(default_factory=Stop)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.steps, int):
+            positive(self, steps=self.steps, members=self.members, boundary=self.boundary, plateau=self.stop.plateau)
+        if self.checkpoints < 0:
+            raise Refused(f"checkpoints is {self.checkpoints}; 0 or more are expected")
+        if self.reads_checks and not self.check.every:
+            raise Refused("stop rules on scores and checkpoints need check.every above 0")
+
+    @property
+    def reads_checks(self) -> bool:
+        """Does anything but the eye of a person depend on the checks?"""
+        rules = (self.stop.score, self.stop.success_rate, self.stop.plateau)
+        return self.checkpoints > 0 or any(rule is not None for rule in rules)
+
+    @property
+    def length_fields(self) -> tuple[str, ...]:
+        # Which snapshots are kept, and so which are still there, depends on the length.
+        return () if self.checkpoints else ("steps",)
+
+    def sources(self) -> dict[str, Source]:
+        """The algorithm's sources, and a plain dataset source for every other name that is read."""
+        rows = dict(self.algo.sources)
+        names = [name for loss in self.algo.losses.values() for name, _ in loss.slots.values()]
+        names += [part for source in rows.values() for part in source.parts()]
+        return rows | {name: Demonstrations() for name in names if name not in rows}
+
+    def read(self) -> dict[str, Source]:
+        """The sources that some loss reads, directly or through a mix."""
+        table = self.sources()
+        names = [name for loss in self.algo.losses.values() for name, _ in loss.slots.values()]
+        for name in names:
+            names += [part for part in table[name].parts() if part not in names]
+        return {name: table[name] for name in dict.fromkeys(names)}
+
+    def inputs(self) -> dict[str, Product]:
+        products = {name: Product.dataset for key, source in self.read().items() for name in source.products(key)}
+        if self.init_from:
+            products[self.init_from] = Product.policy
+        return products | dict.fromkeys(self.frozen.values(), Product.policy)
+
+    def interacts(self) -> bool:
+        return any(source.interacts for source in self.read().values())
+
+    def total(self) -> int | None:
+        return self.steps
+
+    def material(self, digest: Callable[[Path], str]) -> Any:
+        """Checks count only where something reads them."""
+        return self if self.reads_checks else replace(self, check=Checks())
+
+    def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
+        """Raise Refused where losses, sources, agent and spaces do not fit together."""
+        algo, kind = self.algo, type(self.algo.agent).__name__
+        if not algo.losses:
+            raise Refused(f"{name}: the algorithm has no losses for {spaces.actions} actions; choose another algo=")
+        if spaces.actions not in algo.agent.actions:
+            acts = ", ".join(algo.agent.actions)
+            raise Refused(f"{name}: {kind} acts in {acts} action spaces, the environment's is {spaces.actions}")
+        if self.members > 1 and self.interacts():
+            raise Refused(
+                f"{name}: members={self.members} needs sources without an environment; use -m {name}.seed=0,1,2 instead"
+            )
+        agent = algo.agent.build(spaces)
+        for row, loss in algo.losses.items():
+            self._check_modules(f"{name}: losses.{row}", loss, agent)
+            self._check_columns(name, row, loss, datasets)
+        self._check_names(name, agent)
+
+    def _check_modules(self, what: str, loss: Loss, agent: Agent) -> None:
+        if not isinstance(agent, loss.agents):
+            raise Refused(
+                f"{what} ({type(loss).__name__}) needs a {loss.agents.__name__}, "
+                f"algo.agent builds a {type(agent).__name__}"
+            )
+        for target in loss.targets:
+            if target not in self.algo.targets:
+                raise Refused(f"{what} reads a slow copy of {target!r}; add targets: {{{target}: {{tau: 0.005}}}}")
+        agent.add(loss.modules(agent))
+
+    def _check_names(self, name: str, agent: Agent) -> None:
+        """Names of modules in `targets` and `optim`, and of losses in `phases`."""
+        for key, table in (("targets", self.algo.targets), ("optim", self.algo.optim)):
+            for module in table:
+                if module not in agent.nets:
+                    near = nearest(module, agent.nets)
+                    raise Refused(f"{name}: {key}.{module} names no module of {type(agent).__name__}; {near}")
+        for phase, content in self.algo.phases.items():
+            if not content.losses:
+                raise Refused(f"{name}: phases.{phase} has no losses; {nearest('', self.algo.losses)}")
+            for row in content.losses:
+                if row not in self.algo.losses:
+                    raise Refused(f"{name}: phases.{phase} names the loss {row!r}; {nearest(row, self.algo.losses)}")
+
+    def _check_columns(self, name: str, row: str, loss: Loss, datasets: list[str]) -> None:
+        table = self.sources()
+        for source_name, needs in loss.slots.values():
+            names = [source_name, *table[source_name].parts()]
+            for each in names:
+                for product in table[each].products(each):
+                    if product not in datasets:
+                        known = sorted({*datasets, *self.algo.sources})
+                        near = nearest(product, known)
+                        raise Refused(f"{name}: losses.{row} reads {product!r}, which no stage or source gives; {near}")
+            missing = sorted(set(needs) - table[source_name].gives(table))
+            if missing:
+                kind = type(table[source_name]).__name__
+                raise Refused(
+                    f"{name}: losses.{row} ({type(loss).__name__}) needs the columns {', '.join(missing)}, which "
+                    f"{source_name!r} ({kind}) does not give; {_who_gives(missing)}"
+                )
+
+
+def _who_gives(columns: list[str]) -> str:
+    on_policy = {"log_prob", "value", "advantage", "value_target"}
+    return "read a rollout source" if set(columns) <= on_policy else "read a dataset source"
