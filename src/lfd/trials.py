@@ -16,6 +16,7 @@ from lfd.learner import Learner
 from lfd.nets import has_frames
 from lfd.noise import Generated
 from lfd.pipeline import TrainingPipeline
+from lfd.stages.building import blank
 from lfd.stages.collect import random_policy
 from lfd.stages.episodes import greedy
 from lfd.stages.fit import Fit
@@ -86,11 +87,7 @@ class Trials:
         return _timed(lambda: act(obs)) / LANES
 
     def _agent(self, fit: Fit) -> Agent:
-        agent = fit.algo.agent.build(self._spaces)
-        for loss in fit.algo.losses.values():
-            agent.add(loss.modules(agent))
-        if fit.algo.normalize_obs:
-            agent.normalise_observations()
+        agent = blank(fit, self._spaces)
         agent.keep_targets(list(fit.algo.targets))
         for role, product in fit.frozen.items():
             other = self._stages[product]

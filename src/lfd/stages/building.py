@@ -4,6 +4,7 @@ import torch
 
 from lfd.agents import Agent
 from lfd.batch import tensors
+from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.noise import derive
 from lfd.sources.dataset import statistics
@@ -21,14 +22,20 @@ def new_agents(fit: Recipe, lab: Lab, device: torch.device) -> list[Agent]:
     return agents
 
 
-def _agent(fit: Recipe, lab: Lab, index: int, device: torch.device) -> Agent:
-    agent = fit.algo.agent.build(lab.spaces)
+def blank(fit: Recipe, spaces: Spaces) -> Agent:
+    """An agent with all its modules, before anything is known of data or earlier products."""
+    agent = fit.algo.agent.build(spaces)
     for loss in fit.algo.losses.values():
         agent.add(loss.modules(agent))
     if fit.algo.normalize_obs:
         agent.normalise_observations()
-        if agent.normalisers:
-            _normalise(agent, fit, lab)
+    return agent
+
+
+def _agent(fit: Recipe, lab: Lab, index: int, device: torch.device) -> Agent:
+    agent = blank(fit, lab.spaces)
+    if agent.normalisers:
+        _normalise(agent, fit, lab)
     if fit.init_from:
         earlier = lab.products[fit.init_from].agents()
         _take_over(agent, earlier[index if len(earlier) == fit.members else 0], fit.init_from)
