@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def full_disk_refused(path: Path) -> Iterator[None]:
-    """Tells a full disk or an exhausted quota met in the body as one line about `path`."""
+    """Tells a full disk, or an exhausted quota, met in the body as one line about `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        # a limit on file sizes is a full disk to the user
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise Refused(
             f"the disk is full ({path} could not be written): free some space and repeat the command; "

@@ -15,12 +15,12 @@ from typing import Any, BinaryIO, NamedTuple
 import h5py
 import numpy as np
 
-from lfd.data.disk import replace_json, sync
 from lfd.data.episode import Array
 from lfd.data.layout import FORMAT, Column, columns_of, opened
 from lfd.data.passport import examine
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
+from lfd.files import save_json, sync
 
 # One row an episode, in the order of collection. `return` is the whole episode's, a dropped last reward included;
 # `complete`: its final observation was known.
@@ -66,7 +66,9 @@ def publish(log: Log, path: Path, spaces: Spaces, stack: int, passport: dict[str
             os.fsync(out.fileno())
             shard.unlink()
     computed = examine(partial, columns, spaces, stack, log.ledger)
-    replace_json(path.parent / "passport.json", {"format": FORMAT, **passport, **computed})
+    save_json(path.parent / "passport.json", {"format": FORMAT, **passport, **computed})
+    for stray in path.parent.glob("passport.json.*.tmp"):  # of a writer that was killed
+        stray.unlink()
     partial.rename(path)
     sync(path.parent)
 

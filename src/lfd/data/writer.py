@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lfd.data.disk import refusing_when_full, replace_json, sync
 from lfd.data.episode import Array, Episode, conform, flatten, step_dtype, unflatten
 from lfd.data.publish import LEDGER, Log, publish
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
+from lfd.files import full_disk_refused, save_json, sync
 
 _BLOCK_BYTES = 4 << 20
 
@@ -66,14 +66,14 @@ class Writer:
                 return
             episode = _completed(episode)
         self._check_infos(episode.infos)
-        with refusing_when_full(self._folder):
+        with full_disk_refused(self._folder):
             self._append(episode)
         self._ledger.append((len(episode), value, episode.terminated, episode.truncated, complete))
         self.transitions += len(episode)
 
     def commit(self, cursor: dict[str, Any]) -> None:
         """Makes everything added so far durable, together with `cursor` (JSON), in one atomic step."""
-        with refusing_when_full(self._folder):
+        with full_disk_refused(self._folder):
             self._close()
             for shard in self._unsynced:
                 sync(shard)
@@ -90,7 +90,7 @@ class Writer:
                 "episodes": self.episodes,
                 "cursor": cursor,
             }
-            replace_json(self._folder / "journal.json", journal)
+            save_json(self._folder / "journal.json", journal)
         self._committed = self.episodes
         self.cursor = cursor
 
@@ -107,7 +107,7 @@ class Writer:
             self.commit(self.cursor)
         assert self._steps is not None
         log = Log(self._folder, self._steps, self._per_shard, np.array(self._ledger, LEDGER))
-        with refusing_when_full(path.parent):
+        with full_disk_refused(path.parent):
             publish(log, path, self._spaces, self._stack, passport)
 
     def _append(self, episode: Episode) -> None:
