@@ -109,7 +109,7 @@ def open_source(tmp_path: Path) -> Callable[..., Stream]:
 
     def open_it(source: Source, agent: Agent, env: Env | None = None, **world: Any) -> Stream:
         given: dict[str, Any] = {
-            "name": "source", "env": env, "agent": agent, "act": agent.act, "datasets": {}, "sources": {},
+            "name": "source", "env": env, "agent": agent, "datasets": {}, "sources": {},
             "columns": frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}),
             "batch": 64, "gamma": 0.9, "seed": 0, "folder": tmp_path / "source", "boundary": 1000,
             "device": torch.device("cpu"),

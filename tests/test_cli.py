@@ -79,7 +79,13 @@ REFUSED = {
     "learn.step=5": "learn.step: learn has no 'step'; did you mean 'steps'?",
     "algo.losses.gap.wieght=1": "algo.losses.gap has no 'wieght'; did you mean 'weight'?",
     "algo.losses.gapp.weight=1": "algo.losses has no 'gapp'; did you mean 'gap'?",
-    "algo.optim.q.lr=1": "algo.optim has no 'q' yet; new ones take a plus: +algo.optim.q.lr=...",
+    "algo.optim.q.lr=1": "algo.optim has no 'q' yet; add it with +optim@algo.optim.q=row",
+    "+learn.stop.scroe=475": "learn.stop.scroe: learn.stop has no 'scroe'; did you mean 'score'?",
+    "+algo.losses.gap.foo=3": "algo.losses.gap.foo: algo.losses.gap has no 'foo'",
+    "+optim@algo.optim.nosuch=row": "learn: optim.nosuch names no module of QAgent",
+    "seed=-1": "seed is -1; 0 or more is expected",
+    "algo.lr=inf": "inf is outside",
+    "algo.losses.gap.temperature=0": "a temperature above 0 is expected",
     "algoo=cql": "algoo: there is no 'algoo'; did you mean 'algo'?",
     "algo@expert=ppo": "nothing is chosen at algo@expert; did you mean 'algo@expert_algo'?",
     "+algo=bc": "+algo=bc: algo is chosen already; leave out the plus",
@@ -192,3 +198,24 @@ def test_the_last_line_is_the_path_of_the_result(lfd):
     assert code == 0
     assert json.loads(Path(last).read_text())["scores"]["learn"]["episodes"] == 2
     assert any(line.startswith("learn ") for line in table)
+
+
+def test_a_pipeline_of_the_user_can_be_chosen(lfd, tmp_path):
+    (tmp_path / "mine" / "pipeline").mkdir(parents=True)
+    (tmp_path / "mine" / "pipeline" / "chain.yaml").write_text(
+        "# @package _global_\n"
+        "defaults: [standard, /stage@second: fit, _self_]\n"
+        'second: {algo: "${algo}", steps: 20, init_from: learn}\n'
+        "score: {policies: [second]}\n"
+    )
+    code, out, err = lfd("--config-dir", "mine", "pipeline=chain", "algo=bc", "dry_run=true")
+    assert code == 0, err
+    stages = [line.split()[0] for line in out.splitlines() if line]
+    assert [name for name in stages if name in ("expert", "demos", "learn", "second", "score")] == [
+        "expert", "demos", "learn", "second", "score",
+    ]  # fmt: skip
+
+
+def test_a_row_is_added_to_a_table(lfd):
+    code, _, err = lfd("+optim@algo.optim.q=row", "algo.optim.q.clip=1.0", "dry_run=true")
+    assert code == 0, err

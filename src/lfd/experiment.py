@@ -1,5 +1,6 @@
 """From a composed configuration to working objects: with cli.py the only room that knows Hydra."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +12,13 @@ from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import IntegerNode
 
-from lfd.envs import Atari, Env, Gym, MiniGrid
+from lfd.envs import Env
 from lfd.errors import Refused, nearest
 from lfd.hardware import Hardware
-from lfd.learner import Algo
+from lfd.learner import Algo, Optim, Phase, Target
 from lfd.log import Logger, NoLogger, Tensorboard, Wandb
 from lfd.refusals import follow, parsed, placed, sentence
-from lfd.registry import AGENTS, LOSSES, SOURCES, with_plugins
+from lfd.registry import AGENTS, ENVS, LOSSES, SOURCES, with_plugins
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
@@ -25,7 +26,6 @@ from lfd.stages.fit import Fit
 from lfd.stages.load import Load
 
 STAGES: dict[str, type[Stage]] = {"fit": Fit, "collect": Collect, "load": Load, "evaluate": Evaluate}
-ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 
 # What stands at the root beside the stages.
@@ -67,6 +67,9 @@ def register() -> None:
     store.store(name="experiment", node=ROOT)
     store.store(group="algo", name="schema", node=Algo)
     store.store(group="hardware", name="hardware_schema", node=Hardware)
+    # One more row of a table: +optim@algo.optim.q=row
+    for group, row in (("optim", Optim), ("target", Target), ("phase", Phase)):
+        store.store(group=group, name="row", node=row)
     tables = {
         "stage": STAGES, "env": ENVS, "logger": LOGGERS, "loss": LOSSES, "source": SOURCES, "agent": AGENTS,
     }  # fmt: skip
@@ -78,12 +81,15 @@ def register() -> None:
 def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> Experiment:
     """The objects of a composed configuration. Raises Refused."""
     for override in parsed(overrides, sweep=False):
-        if override.package is None and not override.is_delete() and "/" not in override.key_or_group:
+        is_key = override.package is None and "/" not in override.key_or_group and override.key_or_group not in choices
+        if is_key and not override.is_delete():
             follow(cfg, override.key_or_group)
     content = _objects(cfg)
     names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
     env = content["env"]
     _check_actions(env, choices)
+    if content["seed"] < 0:
+        raise Refused(f"seed is {content['seed']}; 0 or more is expected")
     content["hardware"].open()
     outputs = Path(content["outputs"])
     _check_folder(outputs)
@@ -111,6 +117,7 @@ def _objects(cfg: DictConfig) -> dict[str, Any]:
         raise placed(cfg, refusal) from refusal
     except OmegaConfBaseException as error:
         raise sentence(error) or error from error
+    refuse_strays(content)
     for name, value in content.items():
         # A group may only choose, as `actions` does, and leave nothing at the root.
         if name not in ROOT and not isinstance(value, Stage) and value != {}:
@@ -120,6 +127,17 @@ def _objects(cfg: DictConfig) -> dict[str, Any]:
     if not isinstance(targets, list):
         raise Refused(f"targets is {targets!r}; a list of stages is expected, as in targets=[score]")
     return dict(content)
+
+
+def refuse_strays(value: Any, here: str = "") -> None:
+    """Refuse keys that a component does not have: `+` and other people's yaml can add them, and nothing reads them."""
+    if dataclasses.is_dataclass(value):
+        known = {field.name for field in dataclasses.fields(value)}
+        for name in vars(value).keys() - known:
+            raise Refused(f"{here}.{name}: {here} has no {name!r}; {nearest(name, known)}")
+    parts = value.items() if isinstance(value, dict) else vars(value).items() if dataclasses.is_dataclass(value) else ()
+    for name, part in parts:
+        refuse_strays(part, f"{here}.{name}".lstrip("."))
 
 
 def _check_actions(env: Env | None, choices: Mapping[str, Any]) -> None:

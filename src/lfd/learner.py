@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from lfd.agents import Agent, AgentSpec
 from lfd.algos import MISSING, Loss, Out
-from lfd.batch import Batch, rows
+from lfd.batch import Batch
 from lfd.errors import Refused
 from lfd.noise import Generated, Noise, Sketched, Taped, derive
 from lfd.schedule import Schedule, schedule
@@ -35,6 +35,12 @@ class Optim:
     weight_decay: float = 0.0
     momentum: float = 0.0  # SGD's
     clip: float | None = None  # largest norm of the group's gradient
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            schedule(self.lr, "optim lr")
+        if self.eps <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1 or (self.clip or 1) <= 0:
+            raise Refused(f"{self}: eps and clip above 0, weight_decay from 0 and momentum in [0, 1) are expected")
 
 
 @dataclass
@@ -81,9 +87,6 @@ class Algo:
 
     def __post_init__(self) -> None:
         schedule(self.lr, "lr")
-        for group, optim in self.optim.items():
-            if optim.lr is not None:
-                schedule(optim.lr, f"optim.{group}.lr")
         if not 0 <= self.gamma <= 1:
             raise Refused(f"gamma is {self.gamma}; a discount in [0, 1] is expected")
         if self.batch < 1:
@@ -112,6 +115,11 @@ class Learner:
         self.weights = {name: schedule(loss.weight, name) for name, loss in algo.losses.items()}
         self.groups = {name: self._of(f"nets.{name}.") for name in self.agent.nets}
         self.rates: dict[str, Schedule] = {}
+        # A trunk follows as the first of the groups that share it does, unless it is told otherwise.
+        like = {trunk: groups[0] for trunk, groups in self.agent.shared.items()}
+        self.optim = {
+            name: algo.optim.get(name) or algo.optim.get(like.get(name, name)) or Optim() for name in self.groups
+        }
         self.optimizers = {name: self._optimizer(name) for name, group in self.groups.items() if group}
         self._tapes: dict[tuple[Any, ...], list[tuple[str, tuple[int, ...]]]] = {}
 
@@ -123,7 +131,7 @@ class Learner:
         return [value for name, value in self.parameters.items() if name.startswith(prefix)]
 
     def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        optim = self.algo.optim.get(name, Optim())
+        optim = self.optim[name]
         self.rates[name] = schedule(self.algo.lr if optim.lr is None else optim.lr, f"lr of {name}")
         lr, group = self.rates[name](0), self.groups[name]
         if optim.kind is Optimizer.sgd:
@@ -151,8 +159,10 @@ class Learner:
         metrics = {metric_name(name, key): value for name, out in outs.items() for key, value in out.metrics.items()}
         feedback: dict[str, Tensor] = {}
         for name, out in outs.items():
-            for source, _ in self.algo.losses[name].slots.values():
-                feedback |= {f"{source}/{key}": value for key, value in out.feedback.items()}
+            for slot, (source, _) in self.algo.losses[name].slots.items():
+                own = f"{slot}/" if slot else ""
+                said = {key[len(own) :]: value for key, value in out.feedback.items() if key.startswith(own)}
+                feedback |= {f"{source}/{key}": value for key, value in said.items()}
         return metrics, feedback
 
     def evaluate(self, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise) -> dict[str, Out]:
@@ -178,6 +188,7 @@ class Learner:
             loss = self.algo.losses[name]
             slots = {slot: prepared[source] for slot, (source, _) in loss.slots.items()}
             outs[name] = loss(agent, slots[""] if "" in slots else slots)
+            assert set(outs[name].terms) <= set(loss.trains), f"{name} has a term that its `trains` does not declare"
         agent.end_step()
         return outs
 
@@ -195,7 +206,7 @@ class Learner:
 
     def _descend(self, terms: dict[str, Tensor]) -> None:
         for trunk, groups in self.agent.shared.items():
-            parts = [terms[group] for group in groups if group in terms]
+            parts = [terms[group] for group in (*groups, trunk) if group in terms]
             if parts:
                 terms[trunk] = torch.stack(parts).sum()
         pending = [group for group in terms if group in self.optimizers]
@@ -207,9 +218,8 @@ class Learner:
                 # and under vmap a weight's gradient comes transposed.
                 parameter.grad = None if gradient is None else gradient.contiguous()
         for group in pending:
-            optim = self.algo.optim.get(group)
-            if optim is not None and optim.clip is not None:
-                self._clip(self.groups[group], optim.clip)
+            if (clip := self.optim[group].clip) is not None:
+                self._clip(self.groups[group], clip)
             if not self.rates[group].constant:
                 for parameters in self.optimizers[group].param_groups:
                     parameters["lr"] = self.rates[group](self.step_count)
@@ -245,14 +255,6 @@ class Learner:
             state = {name: value[index] for name, value in {**self.parameters, **self.buffers}.items()}
             self.agent.load_state_dict(state)
         return self.agent
-
-    @torch.no_grad()
-    def act(self, obs: Any, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
-        """Actions of all members for raw observations: [N, ...], or [members, N, ...] with members."""
-        if self.members == 1:
-            return self.agent.act(obs, state, noise)
-        actions = [self.member(index).act(rows(obs, index), state, noise)[0] for index in range(self.members)]
-        return torch.stack(actions), state
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed learner needs, as tensors by name."""

@@ -9,15 +9,14 @@ import torch
 from lfd.agents import Agent
 from lfd.artifacts import record_of
 from lfd.batch import tensors
-from lfd.envs import Atari, Env, Gym, MiniGrid
+from lfd.envs import Env
 from lfd.errors import Refused, nearest
 from lfd.files import load_json
 from lfd.noise import derive
+from lfd.registry import ENVS, with_plugins
 from lfd.report.film import save_film
 from lfd.stages.episodes import greedy, play
 from lfd.stages.trained import open_trained
-
-KINDS: dict[str, type[Env]] = {kind.__name__: kind for kind in (Gym, Atari, MiniGrid)}
 
 
 @final
@@ -70,7 +69,11 @@ def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:
         raise Refused(f"member {member}: the policy has {trained.members}, counted from 0")
     described = {**record["material"]["env"]}
     described.pop("versions")
-    return Policy(trained.agents()[member], KINDS[described.pop("kind")](**described))
+    kind = described.pop("kind")
+    kinds = {one.__name__: one for one in with_plugins("env", ENVS).values()}
+    if kind not in kinds:
+        raise Refused(f"{run}: environments of kind {kind!r} are not installed; {nearest(kind, kinds)}")
+    return Policy(trained.agents()[member], kinds[kind](**described))
 
 
 def _artifact(path: Path, stage: str) -> Path:

@@ -64,12 +64,18 @@ def follow(cfg: DictConfig, key: str, new: bool = False) -> None:
         node = raw
 
 
+# Tables whose rows come from a group of one option.
+_ROWS = {"optim": "optim", "targets": "target", "phases": "phase"}
+
+
 def _unknown(node: DictConfig, here: str, part: str, key: str) -> str:
     known = [str(name) for name in node]
     owner = f"{here} has" if here else "there is"
     hint = nearest(part, known)
     if here and OmegaConf.get_type(node) is dict and not hint.startswith("did you mean"):
-        return f"{owner} no {part!r} yet; new ones take a plus: +{key}=..."
+        row = _ROWS.get(here.rpartition(".")[2])
+        added = f"add it with +{row}@{here}.{part}=row" if row else f"new ones take a plus: +{key}=..."
+        return f"{owner} no {part!r} yet; {added}"
     return f"{owner} no {part!r}; {hint}"
 
 
@@ -135,7 +141,7 @@ def _value_error(error: OmegaConfBaseException) -> str:
     if match := re.match(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", text):
         value, given, wanted = match.groups()
         text = f"{_KINDS.get(wanted, wanted)} is expected, not {value!r}"
-        text += "; write 1_000_000 for 1e6" if (given, wanted) == ("float", "Integer") else ""
+        text += "; write 1_000_000 for 1e6" if (given, wanted) == ("float", "Integer") and value.endswith(".0") else ""
     elif match := re.match(r"Value '(.*)' is not a valid bool", text):
         text = f"true or false is expected, not {match[1]!r}"
     elif match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", text):

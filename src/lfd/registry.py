@@ -1,6 +1,7 @@
 """Names of the parts, in one explicit table; other packages add theirs as entry points of group `lfd.<group>`."""
 
 import dataclasses
+from collections.abc import Mapping
 from enum import Enum
 from importlib.metadata import entry_points
 from typing import Any, get_type_hints
@@ -14,6 +15,7 @@ from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
+from lfd.envs import Atari, Env, Gym, MiniGrid
 from lfd.errors import Refused, nearest
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
@@ -30,6 +32,7 @@ LOSSES: dict[str, type[Loss]] = {
     "conservative_continuous": ConservativeContinuous,
 }
 SOURCES: dict[str, type[Source]] = {"rollout": Rollout, "replay": Replay, "dataset": Demonstrations, "mix": Mix}
+ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
 AGENTS: dict[str, type[AgentSpec]] = {
     "q_net": QNet,
     "policy": Policy,
@@ -38,28 +41,26 @@ AGENTS: dict[str, type[AgentSpec]] = {
 }
 
 
-def with_plugins(group: str, table: dict[str, type[Any]]) -> dict[str, type[Any]]:
+def with_plugins(group: str, table: Mapping[str, type[Any]]) -> dict[str, type[Any]]:
     """The table and what installed packages add to it."""
-    return table | {entry.name: entry.load() for entry in entry_points(group=f"lfd.{group}")}
+    return {**table} | {entry.name: entry.load() for entry in entry_points(group=f"lfd.{group}")}
 
 
-def to_json(spec: AgentSpec) -> dict[str, Any]:
-    """A spec as its registered name and its fields."""
-    name = next(name for name, kind in with_plugins("agent", AGENTS).items() if kind is type(spec))
-    values = {key: value.name if isinstance(value, Enum) else value for key, value in dataclasses.asdict(spec).items()}
-    return {"agent": name, **values}
+def to_json(part: Any, group: str, table: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """A part as its registered name and its fields."""
+    name = next(name for name, kind in with_plugins(group, table).items() if kind is type(part))
+    values = {key: value.name if isinstance(value, Enum) else value for key, value in dataclasses.asdict(part).items()}
+    return {"name": name, "fields": values}
 
 
-def from_json(content: dict[str, Any]) -> AgentSpec:
-    """The spec that `to_json` wrote."""
-    name, table = content["agent"], with_plugins("agent", AGENTS)
-    if name not in table:
-        raise Refused(f"agent {name!r} is not installed; {nearest(name, table)}")
-    types = get_type_hints(table[name])
+def from_json(content: Mapping[str, Any], group: str, table: Mapping[str, type[Any]]) -> Any:
+    """The part that `to_json` wrote. Raises Refused if its class is not installed."""
+    name, known = content["name"], with_plugins(group, table)
+    if name not in known:
+        raise Refused(f"{group} {name!r} is not installed; {nearest(name, known)}")
+    types = get_type_hints(known[name])
     values = {}
-    for key, value in content.items():
-        if key != "agent":
-            kind = types[key]
-            values[key] = kind[value] if isinstance(kind, type) and issubclass(kind, Enum) else value
-    spec: AgentSpec = table[name](**values)
-    return spec
+    for key, value in content["fields"].items():
+        kind = types[key]
+        values[key] = kind[value] if isinstance(kind, type) and issubclass(kind, Enum) else value
+    return known[name](**values)

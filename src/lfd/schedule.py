@@ -49,14 +49,14 @@ def schedule(value: Any, what: str, low: float = 0.0, high: float = math.inf) ->
         if shape not in Shape.__members__:
             raise Refused(f"{what}: shape {shape!r} is not one of {', '.join(Shape.__members__)}")
         numbers = [value["start"], value["end"], value["steps"]]
-        if not all(isinstance(number, int | float) for number in numbers) or numbers[2] <= 0:
-            raise Refused(f"{what}: start and end are numbers and steps is a positive number of gradient steps")
+        if not all(isinstance(number, int | float) for number in numbers) or numbers[2] < 1:
+            raise Refused(f"{what}: start and end are numbers and steps is 1 or more gradient steps")
         made = Schedule(numbers[0], numbers[1], int(numbers[2]), Shape[shape])
         if made.shape is Shape.exponential and not (made.start > 0 and made.end > 0):
             raise Refused(f"{what}: an exponential schedule needs start and end above 0")
     else:
         raise Refused(f"{what}: {value!r} is neither a number nor {{start: …, end: …, steps: …}}")
     for number in (made.start, made.end):
-        if not low <= number <= high:
+        if not (low <= number <= high and math.isfinite(number)):
             raise Refused(f"{what}: {number} is outside [{low}, {high}]")
     return made

@@ -93,3 +93,16 @@ def test_restart_sets_back_the_memory_of_ended_episodes_only():
     memory = agent.restart({"h": torch.ones(3, 2)}, torch.tensor([False, True, False]))
     assert memory["h"][:, 0].tolist() == [1.0, 0.0, 1.0]
     assert QNet([8]).build(Spaces(VECTOR, TWO)).restart((), torch.tensor([True])) == ()
+
+
+def test_a_prepared_batch_can_be_given_back_raw():
+    pendulum = Spaces(gym.spaces.Box(-8, 8, (3,), np.float32), gym.spaces.Box(-2, 2, (1,), np.float32))
+    agent = Policy([4]).build(pendulum)
+    agent.normalise_observations()
+    generator = torch.Generator().manual_seed(0)
+    obs = 5 + 3 * torch.randn(64, 3, generator=generator)
+    agent.update_normalisers(obs)
+    batch = Batch(obs=obs, next_obs=obs + 1, action=4 * torch.rand(64, 1, generator=generator) - 2)
+    raw = agent.raw(agent.prepare(batch))
+    for name in ("obs", "next_obs", "action"):
+        torch.testing.assert_close(getattr(raw, name), getattr(batch, name))

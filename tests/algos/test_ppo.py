@@ -25,7 +25,7 @@ def test_terms_and_kl(continuous):
     new = policy.log_prob(batch.action.double() if continuous else batch.action).numpy()
     old = new - np.linspace(-0.5, 0.5, len(new))
     advantage = batch.advantage.double().numpy()
-    normal = (advantage - advantage.mean()) / (advantage.std(ddof=1) + 1e-8)
+    normal = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
     ratio = np.exp(new - old)
     surrogate = np.mean([clipped(r, a, 0.2) for r, a in zip(ratio, normal, strict=True)])
     value = agent.nets["value"](batch.obs).detach().double().numpy()[:, 0]

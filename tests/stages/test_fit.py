@@ -1,21 +1,26 @@
 """What is refused before anything is built, and what a key is made of."""
 
+import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
-from lfd.agents.actor_critic import Policy, PolicyValue
+from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.q import QNet
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeDiscrete
 from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
+from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.keys import describe
-from lfd.learner import Algo, Optim, Phase, Target
+from lfd.learner import Algo, Learner, Optim, Phase, Target
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Product
+from lfd.stages.building import _take_over
 from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks, Stop
 
@@ -69,7 +74,7 @@ def test_cloning_reads_a_rollout_and_every_offline_loss_a_replay(counting):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"steps": 0}, {"members": 0}, {"boundary": 0}, {"checkpoints": -1}, {"stop": Stop(plateau=0)},
+        {"steps": 0}, {"members": 0}, {"boundary": 0}, {"checkpoints": -1},
         {"stop": Stop(score=1.0), "check": Checks(0)}, {"checkpoints": 1, "check": Checks(0)},
     ],
 )  # fmt: skip
@@ -98,3 +103,39 @@ def test_checks_are_part_of_the_key_only_where_something_reads_them():
     stop = {"stop": Stop(plateau=3)}
     assert material(check=Checks(10), **stop) != material(check=Checks(20), **stop)
     assert material(check=Checks(10), checkpoints=1) != material(check=Checks(20), checkpoints=1)
+
+
+@pytest.mark.parametrize("rule", ["success_rate", "plateau", "env_steps", "seconds"])
+def test_stop_rules_that_would_end_an_untrained_agent_are_refused(rule):
+    with pytest.raises(Refused, match=f"stop.{rule} is 0"):
+        Stop(**{rule: 0})
+
+
+def test_a_start_from_another_network_is_refused(counting):
+    small, large = SoftPolicyCritic([4]), SoftPolicyCritic([8])
+    box = Spaces(gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Box(-2.0, 2.0, (1,)))
+    with pytest.raises(Refused, match="another network"):
+        _take_over(small.build(box), large.build(box), "expert")
+    normal = small.build(box)
+    normal.normalise_observations()
+    with pytest.raises(Refused, match="set algo.normalize_obs=false"):
+        _take_over(normal, small.build(box), "expert")
+
+
+def test_a_source_may_not_be_read_in_two_ways_or_mix_itself(counting):
+    q = QNet([4])
+    losses = {"td": DQN("replay"), "gap": ConservativeDiscrete("both")}
+    sources = {"replay": Replay(), "both": Mix({"replay": 0.5, "demos": 0.5})}
+    twice = Fit(Algo(q, losses, sources, targets={"q": Target()}), 10)
+    with pytest.raises(Refused, match="'replay' is read in two ways"):
+        twice.check_wiring("learn", counting.spaces(), ["demos"])
+    loop = Fit(Algo(q, {"td": DQN("both")}, {"both": Mix({"both": 1.0})}, targets={"q": Target()}), 10)
+    with pytest.raises(Refused, match="both mixes itself"):
+        loop.check_wiring("learn", counting.spaces(), ["demos"])
+
+
+def test_a_trunk_follows_as_the_groups_that_share_it(counting):
+    frames = Spaces(gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), gym.spaces.Discrete(2))
+    algo = Algo(PolicyValue(), {"ppo": PPO("rollout")}, optim={"policy": Optim(clip=0.5, eps=1e-5)})
+    learner = Learner([algo.agent.build(frames)], algo, 0, torch.device("cpu"))
+    assert learner.optim["encoder"] == Optim(clip=0.5, eps=1e-5) and learner.optim["value"] == Optim()

@@ -75,7 +75,7 @@ def test_a_phase_of_epochs_passes_over_its_source(counting, run_stages, active):
         (Stop(success_rate=0.5), [0.1, 0.4, 0.6], 30, "success_rate"),
         (Stop(plateau=2), [5, 6, 6, 4, 9], 40, "plateau"),
         (Stop(plateau=3), [5, 6, 6, 4, 9, 1], 60, "steps"),
-        (Stop(seconds=0.0), [], 0, "seconds"),
+        (Stop(seconds=1e-6), [], 0, "seconds"),
     ],
 )
 def test_stop_rules(counting, run_stages, monkeypatch, stop, score, steps, reason):

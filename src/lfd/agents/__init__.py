@@ -51,6 +51,9 @@ class Normaliser(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / (self.variance.sqrt() + 1e-3)
 
+    def inverse(self, x: Tensor) -> Tensor:
+        return x * (self.variance.sqrt() + 1e-3) + self.mean
+
 
 class Agent(nn.Module, ABC):
     """Named modules by group, their slow copies, and how they act.
@@ -71,7 +74,7 @@ class Agent(nn.Module, ABC):
         self.targets = nn.ModuleDict()
         self.normalisers = nn.ModuleDict()
         self.shared = {}
-        self.frozen: dict[str, Agent] = {}
+        self.frozen: dict[str, Agent] = {}  # by role; in a loss: frozen.prepare(agent.raw(batch))
         self.noise: Noise | None = None
         self._memo: dict[tuple[Any, ...], tuple[Any, Any]] | None = None
         if isinstance(spaces.action, gym.spaces.Box):
@@ -170,6 +173,27 @@ class Agent(nn.Module, ABC):
             if self.continuous and name in batch.__dict__:
                 changed[name] = (getattr(batch, name) - self.centre) / self.reach
         return batch.having(**changed) if changed else batch
+
+    def raw(self, batch: Batch) -> Batch:
+        """A prepared batch as its source gave it: for a frozen agent, which prepares it in units of its own."""
+        changed: dict[str, Any] = {}
+        for name in ("obs", "next_obs"):
+            if self.normalisers and name in batch.__dict__:
+                changed[name] = self._unobserve(getattr(batch, name))
+        for name in ("action", "next_action"):
+            if self.continuous and name in batch.__dict__:
+                changed[name] = self.to_space(getattr(batch, name))
+        return batch.having(**changed) if changed else batch
+
+    def _unobserve(self, obs: Observation) -> Observation:
+        if isinstance(obs, dict):
+            return {name: self._inverse(name, x) if name in self.normalisers else x for name, x in obs.items()}
+        return self._inverse("obs", obs)
+
+    def _inverse(self, name: str, x: Tensor) -> Tensor:
+        normaliser = self.normalisers[name]
+        assert isinstance(normaliser, Normaliser)
+        return normaliser.inverse(x)
 
     def to_space(self, action: Tensor) -> Tensor:
         """Actions of networks in units of the space."""

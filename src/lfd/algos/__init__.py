@@ -21,7 +21,8 @@ class Out:
 
     terms: dict[str, Tensor]  # group of modules -> scalar; its gradient goes to that group and to no other
     metrics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars; "loss" is the one that is drawn
-    feedback: dict[str, Tensor] = field(default_factory=dict)  # back to the source: "priority" [B], "kl" scalar
+    feedback: dict[str, Tensor] = field(default_factory=dict)  # back to the source: "priority" [B], "kl" scalar,
+    # with "<slot>/" before them where the loss reads several
 
 
 @dataclass
@@ -46,7 +47,9 @@ class Loss(ABC):
         names = self.reads.values() if isinstance(self.reads, Mapping) else [self.reads]
         if not all(isinstance(name, str) for name in names):
             raise Refused(f"reads of {type(self).__name__} is {self.reads!r}; a name, or {{slot: name}}, is expected")
-        if isinstance(self.needs, dict) != isinstance(self.reads, Mapping):
+        if (self.needs.keys() if isinstance(self.needs, dict) else None) != (
+            self.reads.keys() if isinstance(self.reads, Mapping) else None
+        ):
             slots = ", ".join(self.needs) if isinstance(self.needs, dict) else "no slots, one name"
             raise Refused(f"reads of {type(self).__name__} is {self.reads!r}; it has {slots}")
 

@@ -27,6 +27,11 @@ class ConservativeDiscrete(Loss):
     agents: ClassVar = QAgent
     trains: ClassVar = ("q",)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature <= 0:
+            raise Refused(f"{self}: a temperature above 0 is expected")
+
     def __call__(self, agent: QAgent, batch: Batch) -> Out:
         values = agent.q(batch.obs)
         gap = conservative_gap(values, taken(values, batch.action), 0.0, self.temperature).mean()
@@ -38,8 +43,9 @@ class ConservativeContinuous(Loss):
     """The same gap with the soft maximum over sampled actions, each corrected by the density that proposed it.
 
     `samples` uniform ones, `samples` from the policy at s and `samples` from the policy at s', all valued at s
-    (appendix F, variant with importance sampling). With `target_gap` >= 0 the weight of the gap is a multiplier that
-    rises while the gap exceeds the target (eq. 30).
+    (appendix F, variant with importance sampling). As in the authors' code the soft maximum is over the sum of the
+    samples, not their mean: the gap is larger by the logarithm of their number. With `target_gap` >= 0 the weight of
+    the gap is a multiplier that rises while the gap exceeds the target (eq. 30).
     """
 
     samples: int = 10  # of each of the three proposals
@@ -52,8 +58,8 @@ class ConservativeContinuous(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1:
-            raise Refused(f"samples is {self.samples}; 1 or more sampled actions are expected")
+        if self.samples < 1 or self.temperature <= 0:
+            raise Refused(f"{self}: samples from 1 and a temperature above 0 are expected")
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         return {"multiplier": Parameter(0.0)} if self.target_gap >= 0 else {}

@@ -8,6 +8,7 @@ import torch
 from lfd.agents.actor_critic import ActorCritic
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
+from lfd.errors import Refused
 from lfd.maths import clipped_surrogate
 
 
@@ -24,12 +25,17 @@ class PPO(Loss):
     agents: ClassVar = ActorCritic
     trains: ClassVar = ("policy", "value")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clip <= 0 or min(self.entropy, self.value) < 0:
+            raise Refused(f"{self}: clip above 0, entropy and value from 0 are expected")
+
     def __call__(self, agent: ActorCritic, batch: Batch) -> Out:
         policy = agent.distribution(batch.obs)
         log_ratio = policy.log_prob(batch.action) - batch.log_prob
         advantage = batch.advantage
         if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
         entropy = policy.entropy().mean()
         surrogate = clipped_surrogate(log_ratio.exp(), advantage, self.clip).mean()
         value_error = 0.5 * (agent.value(batch.obs) - batch.value_target).square().mean()

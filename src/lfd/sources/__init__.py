@@ -1,7 +1,7 @@
 """Where batches come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,9 +13,6 @@ from lfd.agents import Agent
 from lfd.batch import Batch
 from lfd.data import Dataset
 from lfd.envs import Env
-from lfd.noise import Noise
-
-Act = Callable[[Any, Any, Noise | None], tuple[Tensor, Any]]
 
 
 @dataclass
@@ -24,8 +21,7 @@ class World:
 
     name: str  # its own
     env: Env | None
-    agent: Agent  # the learner's; read only
-    act: Act  # of all members
+    agent: Agent  # the learner's, by which environments are acted in
     datasets: Mapping[str, Dataset]  # products by stage
     sources: Mapping[str, "Source"]  # its neighbours
     columns: frozenset[str]  # that somebody reads

@@ -55,7 +55,7 @@ class DemonstrationStream(Stream):
         self._rows = None if len(held) == 0 else torch.from_numpy(learn).to(world.device)
         table.reside()
         self._table = table
-        self._generator = torch.Generator(device=world.device).manual_seed(derive(world.seed, world.name, "draws"))
+        self._generator = torch.Generator(device=world.device).manual_seed(derive(world.seed, "draws"))
         self._ahead: Tensor | None = None
         self._used = 0
         self._before = self._generator.get_state()
@@ -77,12 +77,13 @@ class DemonstrationStream(Stream):
         return max(-(-self._size // self.world.batch), 1)
 
     def held_out(self) -> list[Batch]:
-        """All held-out rows (at most 10,000 of them) in batches of 1,000; with members each gets the same."""
+        """Held-out rows, at most 10,000, in batches of 1,000 or in one smaller; with members each gets the same."""
         if not len(self._held):
             return []
         members = self.world.members
         index = torch.from_numpy(self._held[:10_000]).to(self.world.device)
-        parts = torch.split(index, 1_000)
+        # Equal parts, so that the mean over them is the mean over rows.
+        parts = torch.split(index[: len(index) // 1_000 * 1_000 or None], 1_000)
         return [self._table.gather(part if members == 1 else part.expand(members, -1)) for part in parts]
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lfd.batch import Batch
 from lfd.errors import Refused
+from lfd.noise import derive
 from lfd.sources import Source, Stream, World
 
 
@@ -44,8 +45,9 @@ class MixStream(Stream):
             raise Refused(f"a batch of {world.batch} rows is too small for the shares {dict(source.shares)}")
         self._axis = 1 if world.members > 1 else 0
         self._parts: dict[str, Stream] = {}
-        for name, size in zip(source.shares, self._sizes, strict=True):
-            inner = replace(world, name=name, batch=size, columns=columns, folder=world.folder / name)
+        for position, (name, size) in enumerate(zip(source.shares, self._sizes, strict=True)):
+            seed, folder = derive(world.seed, "part", position), world.folder / name
+            inner = replace(world, name=name, batch=size, columns=columns, seed=seed, folder=folder)
             self._parts[name] = world.sources[name].open(inner)
         self.interacts = any(part.interacts for part in self._parts.values())
 

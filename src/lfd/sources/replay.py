@@ -68,8 +68,8 @@ class ReplayStream(Stream):
         self.env_steps = 0
         self._env = world.env.make(source.num_envs, training=True)
         self._sign = world.env.sign_reward
-        self._noise = Generated(derive(world.seed, world.name, "noise"), world.device)
-        self._generator = torch.Generator().manual_seed(derive(world.seed, world.name, "draws"))
+        self._noise = Generated(derive(world.seed, "noise"), world.device)
+        self._generator = torch.Generator().manual_seed(derive(world.seed, "draws"))
         self._explore = (schedule(source.epsilon, "epsilon"), schedule(source.sigma, "sigma"))
         # Twice, because the newest checkpoint may be damaged and because a boundary waits for other sources.
         slack = source.warmup + 2 * (math.ceil(source.rate * world.boundary) + source.num_envs)
@@ -87,7 +87,7 @@ class ReplayStream(Stream):
         count = self.source.num_envs
         if index:
             self._ring.cut()
-        self._obs = self._env.reset([derive(self.world.seed, self.world.name, index, i) % 2**31 for i in range(count)])
+        self._obs = self._env.reset([derive(self.world.seed, "reset", index, i) % 2**31 for i in range(count)])
         self._memory = self.world.agent.initial_state(count)
         self._ring.begin(np.arange(count), self._obs)
 
@@ -140,7 +140,7 @@ class ReplayStream(Stream):
         if agent.continuous:
             if warm:
                 return agent.to_space(2 * uniform - 1).cpu().numpy()
-            action, self._memory = self.world.act(tensors(self._obs, device), self._memory, self._noise)
+            action, self._memory = self.world.agent.act(tensors(self._obs, device), self._memory, self._noise)
             sigma = self._explore[1](self._steps)
             if sigma:
                 action = action + sigma * agent.reach * self._noise.normal(*action.shape)
@@ -149,7 +149,7 @@ class ReplayStream(Stream):
         random = (uniform[:, 0] * agent.action_size).long()
         if warm:
             return random.cpu().numpy()
-        action, self._memory = self.world.act(tensors(self._obs, device), self._memory, self._noise)
+        action, self._memory = self.world.agent.act(tensors(self._obs, device), self._memory, self._noise)
         explores = self._noise.uniform(count) < self._explore[0](self._steps)
         return torch.where(explores, random, action).cpu().numpy()
 

@@ -52,8 +52,8 @@ class RolloutStream(Stream):
         self.env_steps = 0
         self._env = world.env.make(source.num_envs, training=True)
         self._sign = world.env.sign_reward
-        self._noise = Generated(derive(world.seed, world.name, "noise"), world.device)
-        self._generator = torch.Generator().manual_seed(derive(world.seed, world.name, "minibatches"))
+        self._noise = Generated(derive(world.seed, "noise"), world.device)
+        self._generator = torch.Generator().manual_seed(derive(world.seed, "minibatches"))
         self._scale = ReturnScale(source.num_envs, world.gamma)
         self._queue: deque[Tensor] = deque()
         self._held: Batch | None = None
@@ -68,7 +68,7 @@ class RolloutStream(Stream):
     def boundary(self, index: int) -> None:
         # A cut episode needs no mark: a collection ends with a bootstrap from the true successor anyway.
         count = self.source.num_envs
-        self._obs = self._env.reset([derive(self.world.seed, self.world.name, index, i) % 2**31 for i in range(count)])
+        self._obs = self._env.reset([derive(self.world.seed, "reset", index, i) % 2**31 for i in range(count)])
         self._memory = self.world.agent.initial_state(count)
         self._scale.cut()
 
@@ -131,7 +131,7 @@ class RolloutStream(Stream):
 
     def _step(self) -> dict[str, Any]:
         before = self._obs
-        action, self._memory = self.world.act(tensors(before, self.world.device), self._memory, self._noise)
+        action, self._memory = self.world.agent.act(tensors(before, self.world.device), self._memory, self._noise)
         taken = action.cpu().numpy()
         step = self._env.step(taken)
         self._obs = step.obs

@@ -1,5 +1,7 @@
 """The agents that a fit begins with."""
 
+from collections.abc import Mapping
+
 import torch
 
 from lfd.agents import Agent
@@ -54,17 +56,28 @@ def _normalise(agent: Agent, fit: Recipe, lab: Lab) -> None:
 
 
 def _take_over(agent: Agent, earlier: Agent, name: str) -> None:
-    """Take the values of all modules that both have."""
-    own, theirs = agent.state_dict(), earlier.state_dict()
-    if earlier.normalisers and not agent.normalisers:
-        raise Refused(
-            f"init_from={name}: its networks saw normalised observations, those of this stage would not; "
-            "set normalize_obs=true of the algorithm"
-        )
-    fitting = {key: value for key, value in theirs.items() if key in own and own[key].shape == value.shape}
-    if not any(key.startswith("nets.") for key in fitting):
+    """Take the values of all modules that both have; what carries one name must be one network."""
+    if bool(earlier.normalisers) != bool(agent.normalisers):
+        saw = "normalised" if earlier.normalisers else "raw"
+        wanted = str(bool(earlier.normalisers)).lower()
+        raise Refused(f"init_from={name}: its networks saw {saw} observations; set algo.normalize_obs={wanted}")
+    common = [module for module in earlier.nets if module in agent.nets]
+    if not common:
         raise Refused(
             f"init_from={name}: its {type(earlier).__name__} has no module in common with the "
             f"{type(agent).__name__} of this stage"
         )
-    agent.load_state_dict({**own, **fitting})
+    own, theirs = agent.state_dict(), earlier.state_dict()
+    for module in common:
+        shapes = [_shapes(state, f"nets.{module}.") for state in (own, theirs)]
+        if shapes[0] != shapes[1]:
+            raise Refused(
+                f"init_from={name}: its {module!r} is another network than that of this stage; "
+                "give both agents the same algo.agent"
+            )
+    taken = ("normalisers.", *(f"nets.{module}." for module in common))
+    agent.load_state_dict({**own, **{key: value for key, value in theirs.items() if key.startswith(taken)}})
+
+
+def _shapes(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items() if key.startswith(prefix)}

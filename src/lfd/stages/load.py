@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lfd.algos import MISSING
 from lfd.data import Dataset, Writer
 from lfd.data.readers import read
-from lfd.envs import Env
+from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.stages import Lab, Product, Stage, Summary, positive
 from lfd.stages.collect import DATA, cut
@@ -50,6 +50,10 @@ class Load(Stage):
     def material(self, digest: Callable[[Path], str]) -> Any:
         files = sorted(path for path in self.file.rglob("*") if path.is_file()) if self.file.is_dir() else [self.file]
         return replace(self, path=" ".join(digest(path) for path in files))
+
+    def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
+        # A file that cannot be read is told before an expert is trained.
+        next(iter(read(self.file, spaces)), None)
 
     def run(self, lab: Lab) -> Summary:
         stack = lab.env.stack if lab.env else 1

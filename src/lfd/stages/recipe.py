@@ -1,7 +1,7 @@
 """What a fit is told, and whether it fits together."""
 
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ from lfd.errors import Refused, nearest
 from lfd.learner import Algo
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
+from lfd.sources.rollout import Rollout
 from lfd.stages import Product, Stage, positive
 
 
@@ -25,6 +26,12 @@ class Stop:
     plateau: int | None = None  # checks in a row without a new best score
     env_steps: int | None = None  # transitions taken from environments
     seconds: float | None = None  # of training, over all sessions
+
+    def __post_init__(self) -> None:
+        for name in ("success_rate", "plateau", "env_steps", "seconds"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise Refused(f"stop.{name} is {value}; a number above 0, or null, is expected")
 
 
 @dataclass
@@ -59,7 +66,7 @@ class Recipe(Stage, ABC):
 
     def __post_init__(self) -> None:
         if isinstance(self.steps, int):
-            positive(self, steps=self.steps, members=self.members, boundary=self.boundary, plateau=self.stop.plateau)
+            positive(self, steps=self.steps, members=self.members, boundary=self.boundary)
         if self.checkpoints < 0:
             raise Refused(f"checkpoints is {self.checkpoints}; 0 or more are expected")
         if self.reads_checks and not self.check.every:
@@ -119,11 +126,31 @@ class Recipe(Stage, ABC):
             raise Refused(
                 f"{name}: members={self.members} needs sources without an environment; use -m {name}.seed=0,1,2 instead"
             )
+        self._check_sources(name)
         agent = algo.agent.build(spaces)
         for row, loss in algo.losses.items():
             self._check_modules(f"{name}: losses.{row}", loss, agent)
             self._check_columns(name, row, loss, datasets)
         self._check_names(name, agent)
+
+    def _check_sources(self, name: str) -> None:
+        table = self.sources()
+        direct = [source for loss in self.algo.losses.values() for source, _ in loss.slots.values()]
+        opened = list(dict.fromkeys(direct))
+        for source in dict.fromkeys(direct):
+            parts = _parts(table, source)
+            if source in parts:
+                raise Refused(f"{name}: sources.{source} mixes itself; list the sources that give its rows")
+            opened += parts
+        for source in set(opened):
+            # Each would have environments of its own, and interact as often.
+            if opened.count(source) > 1 and table[source].interacts:
+                raise Refused(f"{name}: {source!r} is read in two ways; read it directly, or through one mix")
+        fed = [source for source in self.read().values() if isinstance(source, Demonstrations | Rollout)]
+        if self.algo.normalize_obs and not fed:
+            raise Refused(
+                f"{name}: normalize_obs needs a dataset or a rollout, from which statistics come; set it to false"
+            )
 
     def _check_modules(self, what: str, loss: Loss, agent: Agent) -> None:
         if not isinstance(agent, loss.agents):
@@ -167,6 +194,18 @@ class Recipe(Stage, ABC):
                     f"{name}: losses.{row} ({type(loss).__name__}) needs the columns {', '.join(missing)}, which "
                     f"{source_name!r} ({kind}) does not give; {_who_gives(missing)}"
                 )
+
+
+def _parts(table: Mapping[str, Source], name: str) -> list[str]:
+    """What a source draws from, through however many mixes."""
+    parts: list[str] = []
+    waiting = list(table[name].parts())
+    while waiting:
+        part = waiting.pop()
+        if part not in parts:
+            parts.append(part)
+            waiting += table[part].parts()
+    return parts
 
 
 def _who_gives(columns: list[str]) -> str:

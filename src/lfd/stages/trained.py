@@ -11,7 +11,7 @@ from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.files import load_json, load_tensors, save_json, save_tensors
 from lfd.learner import Learner
-from lfd.registry import from_json, to_json
+from lfd.registry import AGENTS, LOSSES, from_json, to_json
 
 WEIGHTS = "agent.safetensors"
 
@@ -54,11 +54,13 @@ class Trained:
                 )
             file = self.snapshots[snapshot]["file"]
         weights = load_tensors(self.folder / file)
-        spec = from_json(self.content["spec"])
+        spec: AgentSpec = from_json(self.content["spec"], "agent", AGENTS)
         return [self._agent(spec, weights, index) for index in range(self.members)]
 
     def _agent(self, spec: AgentSpec, weights: dict[str, torch.Tensor], index: int) -> Agent:
         agent = spec.build(self.spaces)
+        for loss in self.content["losses"]:
+            agent.add(from_json(loss, "loss", LOSSES).modules(agent))
         if self.content["normalize_obs"]:
             agent.normalise_observations()
         wanted = agent.state_dict()
@@ -77,7 +79,11 @@ def save_trained(
     """Everything that `open_trained` needs."""
     save_agent(folder, learner)
     content = {
-        "spec": to_json(learner.algo.agent),
+        "spec": to_json(learner.algo.agent, "agent", AGENTS),
+        # Those that brought modules: a policy that goes on from here, or a reward, needs them again.
+        "losses": [
+            to_json(loss, "loss", LOSSES) for loss in learner.algo.losses.values() if loss.modules(learner.agent)
+        ],
         "spaces": learner.agent.spaces.to_json(),
         "normalize_obs": learner.algo.normalize_obs,
         "members": learner.members,

@@ -69,10 +69,12 @@ class Training:
             for name, columns in loss.slots.values():
                 needs.setdefault(name, set()).update(columns)
         streams = {}
-        for name, wanted in needs.items():
+        for position, (name, wanted) in enumerate(needs.items()):
+            # By position: a name may be that of a stage, which stands in no key.
+            seed = derive(self.fit.seed, "source", position)
             world = World(
-                name=name, env=self.lab.env, agent=self.learner.agent, act=self.learner.act, datasets=self.lab.products,
-                sources=sources, columns=frozenset(wanted), batch=algo.batch, gamma=algo.gamma, seed=self.fit.seed,
+                name=name, env=self.lab.env, agent=self.learner.agent, datasets=self.lab.products,
+                sources=sources, columns=frozenset(wanted), batch=algo.batch, gamma=algo.gamma, seed=seed,
                 folder=self.lab.folder / "sources" / name, boundary=self.fit.boundary, device=self.device,
                 members=self.fit.members,
             )  # fmt: skip
@@ -194,7 +196,7 @@ class Training:
         played = []
         for agent in self.learner.each():
             policy = partial(greedy, agent, self._check_env.num_envs, self.device)
-            played += play(self._check_env, policy, seeds, stopping=self.lab.stopping)
+            played += play(self._check_env, policy, seeds, stopping=self._stopping)
         values = np.array([episode.value for episode in played])
         successes = [episode.success for episode in played if episode.success is not None]
         found = {
@@ -208,6 +210,11 @@ class Training:
             file = f"snapshot-{self.learner.step_count}.safetensors"
             save_agent(self.lab.folder, self.learner, file)
             self.snapshots.append({"file": file, "step": found["step"], "score": found["score"]})
+
+    def _stopping(self) -> bool:
+        # A check may take longer than the steps between two of them.
+        self.lab.progress.update(self.learner.step_count)
+        return self.lab.stopping()
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:
@@ -275,7 +282,16 @@ class Training:
     def _interacting(self) -> bool:
         return any(stream.interacts for stream in self.streams.values())
 
+    def _refuse_divergence(self) -> None:
+        for name, value in self.learner.parameters.items():
+            if not torch.isfinite(value).all():
+                raise Refused(
+                    f"{self.lab.name}: {name} is not finite after {self.learner.step_count} gradient steps: the "
+                    "training diverged; a smaller lr or a clip in optim is the usual way out"
+                )
+
     def _finish(self) -> Summary:
+        self._refuse_divergence()
         # A longer version of this stage goes on from here, or from the last boundary. It has no check at this step if
         # none is due, hence the order.
         if self._at_boundary() or not self._interacting():
