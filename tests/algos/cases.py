@@ -12,6 +12,7 @@ from lfd.noise import Generated, Noise
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
 FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
+PICTURE = gym.spaces.Box(0, 255, (64, 48, 3), np.uint8)
 DICT = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5)})
 TWO = gym.spaces.Discrete(2)
 BOX = gym.spaces.Box(-2.0, 2.0, (3,), np.float32)

@@ -20,7 +20,7 @@ from lfd.envs.spaces import Spaces
 from lfd.learner import Algo, Learner, Optim, Optimizer, Target
 from lfd.noise import Generated, Sketched, Taped
 from lfd.registry import LOSSES
-from tests.algos.cases import BOX, DICT, FRAMES, TWO, VECTOR, batch
+from tests.algos.cases import BOX, DICT, FRAMES, PICTURE, TWO, VECTOR, batch
 
 
 @dataclass
@@ -38,6 +38,7 @@ CASES = {
     "dqn_single": Case(DQN("data", double=False), QNet(SMALL), TWO, ("q",)),
     "dqn_dict": Case(DQN("data"), QNet(SMALL), TWO, ("q",), DICT),
     "dqn_frames": Case(DQN("data"), QNet(), TWO, ("q",), FRAMES),
+    "dqn_picture": Case(DQN("data"), QNet(), TWO, ("q",), PICTURE),
     "ppo_discrete": Case(PPO("data", entropy=0.01), PolicyValue(SMALL), TWO),
     "ppo_continuous": Case(PPO("data", entropy=0.01), PolicyValue(SMALL), BOX),
     "ppo_frames": Case(PPO("data"), PolicyValue(), TWO, (), FRAMES),

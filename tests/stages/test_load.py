@@ -66,3 +66,9 @@ def test_objects_pickled_in_a_file_are_not_brought_to_life(tmp_path, run_stages)
     np.savez(path, obs=np.array([object()]), actions=np.zeros(1), rewards=np.ones(1), episode_starts=np.ones(1))
     with pytest.raises(Refused):
         run_stages({"demos": Load(str(path))}, CARTPOLE)
+
+
+def test_a_file_that_cannot_be_read_is_refused_before_anything_is_made(counting, tmp_path):
+    (tmp_path / "notes.npz").write_text("no data")
+    with pytest.raises(Refused, match="in no form that is known"):
+        Load(str(tmp_path / "notes.npz")).check_wiring("demos", counting.spaces(), [])

@@ -64,13 +64,14 @@ class OneHot(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """Bytes [B, C, H, W] -> 512 features (Mnih et al. 2015, extended data table 1)."""
+    """Bytes [B, C, H, W] or [B, H, W, C] -> 512 features (Mnih et al. 2015, extended data table 1)."""
 
     features = 512
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        channels, *size = shape
+        self.channels_last = shape[-1] <= 4
+        channels, *size = (shape[-1], *shape[:-1]) if self.channels_last else shape
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 8, 4), nn.ReLU(),
             nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
@@ -82,6 +83,8 @@ class NatureCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.reshape(-1, *x.shape[-3:]).float() / 255
+        if self.channels_last:
+            frames = frames.permute(0, 3, 1, 2)
         features = torch.relu(self.linear(self.convolutions(frames).flatten(1)))
         return features.reshape(*x.shape[:-3], self.features)
 
@@ -99,10 +102,10 @@ class DictEncoder(nn.Module):
 
 
 def is_frames(space: gym.Space[Any]) -> bool:
-    """Is this a stack of byte images, channels first, large enough for the Nature CNN?"""
+    """Is this a stack of byte images, or one with its colours last, large enough for the Nature CNN?"""
     if not isinstance(space, gym.spaces.Box) or space.dtype != "uint8" or len(space.shape) != 3:
         return False
-    return min(space.shape[1:]) >= 36
+    return min(space.shape[:2] if space.shape[2] <= 4 else space.shape[1:]) >= 36
 
 
 def has_frames(space: gym.Space[Any]) -> bool:
