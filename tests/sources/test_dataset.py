@@ -116,7 +116,7 @@ def test_stacked_frames_at_the_start_and_end_of_episodes(write_data, open_source
 
 
 @pytest.mark.parametrize(
-    ("episodes", "share", "count"), [(10, 0.1, 1), (10, 0.9, 9), (3, 0.67, 2), (20, 0.01, 1), (5, 0.0, 0)]
+    ("episodes", "share", "count"), [(10, 0.1, 1), (10, 0.9, 9), (3, 0.67, 2), (20, 0.01, 1), (5, 0.0, 0), (1, 0.1, 0)]
 )
 def test_validation_holds_out_whole_episodes(write_data, episodes, share, count):
     data = write_data([episode(k, 3, "terminated") for k in range(episodes)], VECTOR)
@@ -133,9 +133,9 @@ def test_what_is_held_out_is_never_drawn_and_is_given_for_validation(stream_of):
 
 
 def test_holding_out_everything_is_refused(write_data, open_source):
-    data = write_data([episode(1, 3, "terminated")], VECTOR)
+    data = write_data([episode(k, 3, "terminated") for k in range(2)], VECTOR)
     with pytest.raises(Refused, match="no transition to learn from"):
-        open_source(Demonstrations(validation=0.5), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data})
+        open_source(Demonstrations(validation=0.9), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data})
 
 
 def test_statistics_are_of_all_rows_in_parts(data, monkeypatch):

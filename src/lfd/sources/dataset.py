@@ -167,9 +167,12 @@ class Table:
 
 
 def split(dataset: Dataset, share: float) -> tuple[Rows, Rows]:
-    """Rows to learn from and rows held out: whole episodes at even distances, at least one if a share is asked for."""
+    """Rows to learn from and rows held out: whole episodes at even distances.
+
+    At least one if a share is asked for, but none of a dataset that has only one.
+    """
     episodes = len(dataset.starts)
-    count = round(share * episodes) or (1 if share > 0 else 0)
+    count = round(share * episodes) or (1 if share > 0 and episodes > 1 else 0)
     held = ((np.arange(count) + 0.5) * episodes / max(count, 1)).astype(int)
     is_held = np.isin(dataset.episode_of(np.arange(len(dataset))), held)
     return np.flatnonzero(~is_held), np.flatnonzero(is_held)
