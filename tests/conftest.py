@@ -22,6 +22,7 @@ from lfd.hardware import Hardware
 from lfd.log import RunLog
 from lfd.pipeline import TrainingPipeline
 from lfd.sources import Source, Stream, World
+from lfd.sources.members import opened
 from lfd.stages import Stage
 
 COUNTING = "Counting-v0"
@@ -107,14 +108,17 @@ def counting_next_step() -> NextStep:
 def open_source(tmp_path: Path) -> Callable[..., Stream]:
     """A source's stream, with its first boundary crossed."""
 
-    def open_it(source: Source, agent: Agent, env: Env | None = None, **world: Any) -> Stream:
+    def open_it(
+        source: Source, agent: Agent | list[Agent], env: Env | None = None, members: int = 1, **world: Any
+    ) -> Stream:
         given: dict[str, Any] = {
-            "name": "source", "env": env, "agent": agent, "datasets": {}, "sources": {},
+            "name": "source", "env": env, "datasets": {}, "sources": {},
+            "agents": agent if isinstance(agent, list) else [agent] * members,
             "columns": frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}),
             "batch": 64, "gamma": 0.9, "seed": 0, "folder": tmp_path / "source", "boundary": 1000,
             "device": torch.device("cpu"),
         }  # fmt: skip
-        stream = source.open(World(**{**given, **world}))
+        stream = opened(source, World(**{**given, **world}))
         stream.boundary(0)
         return stream
 

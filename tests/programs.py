@@ -68,7 +68,13 @@ def phases() -> Algo:
     return Algo(QNet(SIZES), losses, sources, rounds, batch=16, targets={"q": Target(every=3)})
 
 
-ALGOS = {algo.__name__: algo for algo in (dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases)}
+def members() -> Algo:
+    losses = {"ppo": PPO("rollout"), "bc": Cloning("demos")}
+    rounds = {"clone": Phase(["bc"], steps=5), "improve": Phase(["ppo"], epochs=2)}
+    return Algo(PolicyValue(SIZES), losses, {"rollout": Rollout(4, 16)}, rounds, batch=16, normalize_obs=True)
+
+
+ALGOS = {algo.__name__: algo for algo in (dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members)}
 PROGRAMS = [*ALGOS, "collect"]
 
 
@@ -90,7 +96,7 @@ def stages(
         "demos": demos,
         "learn": Fit(
             ALGOS[program](), steps, seed, boundary=60, checkpoints=checkpoints, check=Checks(every, 1),
-            stop=stop or Stop(),
+            stop=stop or Stop(), members=2 if program == "members" else 1,
         ),
     }  # fmt: skip
 

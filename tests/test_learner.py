@@ -108,22 +108,14 @@ def test_weights_follow_their_schedule(counting):
         torch.testing.assert_close(gradient(weight, steps), share * full)
 
 
-def test_a_loss_with_every_runs_each_so_many_steps(counting):
-    losses = {"td": DQN("data"), "gap": ConservativeDiscrete("data", every=3)}
-    algo = Algo(QNet(SIZES), losses, targets={"q": Target()})
-    learner = Learner([built(algo.agent, counting, losses, ["q"])], algo, 0, CPU)
-    ran = ["gap" in learner.step({"data": batch_of(16)}, ["td", "gap"])[0] for _ in range(7)]
-    assert ran == [True, False, False, True, False, False, True]
-
-
 @pytest.mark.parametrize("members", [1, 2])
 def test_a_step_in_which_no_loss_is_due_changes_nothing(counting, members):
-    losses = {"gap": ConservativeDiscrete("data", every=2)}
+    losses = {"gap": ConservativeDiscrete("data")}
     algo = Algo(QNet(SIZES), losses)
     learner = Learner([built(algo.agent, counting, losses, seed=seed) for seed in range(members)], algo, 0, CPU)
     learner.step_count = 1
     before = frozen_copy(learner)
-    assert learner.step({}, ["gap"]) == ({}, {}) and learner.step_count == 2
+    assert learner.step({}, []) == ({}, {}) and learner.step_count == 2
     assert not moved(learner, before, "")
 
 
@@ -155,14 +147,18 @@ def test_fused_optimisers_follow_transposed_gradients_of_members(counting):
         torch.testing.assert_close(many.parameters[name][1], value, rtol=1e-3, atol=1e-4)
 
 
-def test_members_are_asked_for_one_after_the_other(counting):
+def test_every_member_stays_an_agent_of_its_own(counting):
     losses = {"td": DQN("data")}
     algo = Algo(QNet(SIZES), losses, targets={"q": Target()})
     agents = [built(algo.agent, counting, losses, ["q"], seed) for seed in range(3)]
     expected = [agent.nets["q"].head[0].weight.detach().clone() for agent in agents]
     learner = Learner(agents, algo, 0, CPU)
-    for agent, weight in zip(learner.each(), expected, strict=True):
+    for agent, weight in zip(learner.agents, expected, strict=True):
         assert torch.equal(agent.nets["q"].head[0].weight, weight)
+    learner.step({"data": stacked([batch_of(16, seed) for seed in range(3)])}, ["td"])
+    stepped = learner.parameters["nets.q.head.0.weight"]
+    assert all(torch.equal(agent.nets["q"].head[0].weight, stepped[i]) for i, agent in enumerate(learner.agents))
+    assert not torch.equal(stepped[0], expected[0])
 
 
 def test_members_draw_for_batches_of_several_sizes(counting_continuous):

@@ -11,7 +11,7 @@ Observation = Tensor | dict[str, Tensor]
 
 
 class Batch:
-    """Columns of equal leading size B (or [B, T] from sequence sources); a pytree, so it passes through `torch.vmap`.
+    """Columns of equal leading size B, or [B, L] where sequences were asked for; a pytree, so `torch.vmap` takes it.
 
     The annotations are the whole vocabulary: a loss names the columns it needs, a source those it gives,
     and the pipeline compares the two before anything is built.
@@ -19,7 +19,7 @@ class Batch:
 
     obs: Observation  # [B, ...]
     action: Tensor  # [B, A] in units of the space, after Agent.prepare in [-1, 1]; int64 [B] when discrete
-    reward: Tensor  # [B] what the loss learns from; an n-step sum when the source was told so
+    reward: Tensor  # [B] what the loss learns from: the environment's or a learnt one; an n-step sum if told so
     true_reward: Tensor  # [B] the environment's own reward, never touched
     next_obs: Observation  # [B, ...] the true successor (n steps on), never a reset observation
     discount: Tensor  # [B] gamma^n, 0 where the episode terminated: the factor of the bootstrap
@@ -32,8 +32,8 @@ class Batch:
     value: Tensor  # [B] estimate when it was taken
     advantage: Tensor  # [B]
     value_target: Tensor  # [B] advantage + value
-    mask: Tensor  # [B, T] bool, False on padding
-    state: Any  # recurrent state at the first step of each sequence
+    first: Tensor  # [B, L] bool: an episode begins here, and the recurrent state anew
+    state: Any  # [B, ...] recurrent state in which each sequence was begun; a fresh one where it is not given
 
     def __init__(self, **columns: Any) -> None:
         unknown = columns.keys() - COLUMNS
@@ -49,6 +49,10 @@ class Batch:
         """The function applied to every tensor."""
         mapped: Batch = _pytree.tree_map(function, self)
         return mapped
+
+    def at(self, index: Any) -> "Batch":
+        """Rows of it."""
+        return self.map(lambda column: column[index])
 
     def __repr__(self) -> str:
         return f"Batch({', '.join(self.__dict__)})"

@@ -1,6 +1,6 @@
 """The gradient step: losses, gradients by module group, optimisers, slow copies, members."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -58,11 +58,15 @@ class Target:
 
 @dataclass
 class Phase:
-    """A part of a round: some of the losses, for so many gradient steps or passes over what their source holds."""
+    """A part of a round: some of the losses, for so many gradient steps or passes over what they read.
+
+    A round begins with one collection of every source that collects (a rollout, say); its phases learn from that, each
+    with rewards and advantages estimated afresh.
+    """
 
     losses: list[str] = field(default_factory=list)
     steps: int = 0
-    epochs: int = 0
+    epochs: int = 0  # passes over what the first loss reads (in its first slot); a KL stop ends them early
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0):
@@ -76,10 +80,11 @@ class Algo:
     agent: AgentSpec = MISSING  # type: ignore[assignment]
     losses: dict[str, Loss] = field(default_factory=dict)  # one row a loss
     sources: dict[str, Source] = field(default_factory=dict)  # where batches come from; a stage's dataset needs no row
-    phases: dict[str, Phase] = field(default_factory=dict)  # a round of phases; all losses at once when empty
+    phases: dict[str, Phase] = field(default_factory=dict)  # a round, in this order; all losses at once when empty
     lr: Any = 3e-4  # a number, or {start, end, steps, shape}
     steps: int = field(default=10_000, metadata={"key": False})  # gradient steps; the default of a stage's own steps
     batch: int = 64  # rows that each source gives to a gradient step
+    sequence: int = 1  # rows in a row, for agents with memory: a batch has batch // sequence such sequences
     gamma: float = 0.99  # discount of an environment step
     optim: dict[str, Optim] = field(default_factory=dict)  # by group, where it differs
     targets: dict[str, Target] = field(default_factory=dict)  # by module
@@ -89,8 +94,8 @@ class Algo:
         schedule(self.lr, "lr")
         if not 0 <= self.gamma <= 1:
             raise Refused(f"gamma is {self.gamma}; a discount in [0, 1] is expected")
-        if self.batch < 1:
-            raise Refused(f"batch is {self.batch}; 1 or more rows are expected")
+        if not 1 <= self.sequence <= self.batch:
+            raise Refused(f"batch is {self.batch} and sequence {self.sequence}; 1 <= sequence <= batch is expected")
 
 
 class Learner:
@@ -101,7 +106,7 @@ class Learner:
     """
 
     def __init__(self, agents: Sequence[Agent], algo: Algo, seed: int, device: torch.device) -> None:
-        self.agent, self.algo, self.device = agents[0], algo, device
+        self.agents, self.agent, self.algo, self.device = agents, agents[0], algo, device
         self.members = len(agents)
         self.step_count = 0
         self.noise = self.new_noise(derive(seed, "learner"))
@@ -109,6 +114,7 @@ class Learner:
             parameters, self.buffers = stack_module_state(list(agents))
             for name, value in parameters.items():
                 value.requires_grad_(not name.startswith("targets."))
+            self._share_storage({**parameters, **self.buffers})
         else:
             parameters, self.buffers = dict(self.agent.named_parameters()), dict(self.agent.named_buffers())
         self.parameters: dict[str, Tensor] = parameters
@@ -122,6 +128,12 @@ class Learner:
         }
         self.optimizers = {name: self._optimizer(name) for name, group in self.groups.items() if group}
         self._tapes: dict[tuple[Any, ...], list[tuple[str, tuple[int, ...]]]] = {}
+
+    def _share_storage(self, stacked: Mapping[str, Tensor]) -> None:
+        """Make every agent a view of its member, so that it can act and be scored while all are trained at once."""
+        for index, agent in enumerate(self.agents):
+            for name, value in [*agent.named_parameters(), *agent.named_buffers()]:
+                value.data = stacked[name].detach()[index]
 
     def new_noise(self, seed: int) -> Generated:
         """A stream of draws for this learner's losses."""
@@ -139,14 +151,13 @@ class Learner:
         make = torch.optim.Adam if optim.kind is Optimizer.adam else torch.optim.AdamW
         return make(group, lr, eps=optim.eps, weight_decay=optim.weight_decay, fused=True)
 
-    def step(self, batches: Mapping[str, Batch], active: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One gradient step of the active losses, each on the batches of the sources it reads.
+    def step(self, batches: Mapping[str, Batch], names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """One gradient step of these losses, each on the batches of the sources it reads.
 
         All losses see the same parameters; then every group steps and the slow copies follow. Returns metrics (scalars,
         [members] with members) and feedback by source, "<source>/<name>"; both detached.
         """
-        due = tuple(name for name in active if self.step_count % self.algo.losses[name].every == 0)
-        outs = self.evaluate(due, batches, self.noise)
+        outs = self.evaluate(names, batches, self.noise)
         terms: dict[str, Tensor] = {}
         for name, out in outs.items():
             weight = self.weights[name](self.step_count)
@@ -182,7 +193,7 @@ class Learner:
 
     def _alone(self, agent: Agent, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise) -> dict[str, Out]:
         agent.begin_step(noise)
-        prepared = {source: agent.prepare(batch) for source, batch in batches.items()}
+        prepared = {source: agent.unroll(agent.prepare(batch)) for source, batch in batches.items()}
         outs = {}
         for name in names:
             loss = self.algo.losses[name]
@@ -244,17 +255,6 @@ class Learner:
                     torch._foreach_copy_(slow, fast)
             elif self.step_count % target.every == 0:
                 torch._foreach_lerp_(slow, fast, target.tau)
-
-    def each(self) -> Iterator[Agent]:
-        """The members as agents, one after the other: it is the same agent, filled with each one's state in turn."""
-        return (self.member(index) for index in range(self.members))
-
-    def member(self, index: int) -> Agent:
-        """Load one member's state into the template agent and return that."""
-        if self.members > 1:
-            state = {name: value[index] for name, value in {**self.parameters, **self.buffers}.items()}
-            self.agent.load_state_dict(state)
-        return self.agent
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed learner needs, as tensors by name."""

@@ -82,7 +82,7 @@ class Trials:
         stage = self._stages.get(policy)
         if not isinstance(stage, Fit):
             return 0.0
-        act = greedy(self.learner(policy, stage).member(0), LANES, self._device)
+        act = greedy(self.learner(policy, stage).agent, LANES, self._device)
         obs = _sampled(self._spaces.observation, (LANES,), np.random.default_rng(0))
         return _timed(lambda: act(obs)) / LANES
 

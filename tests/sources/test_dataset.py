@@ -134,7 +134,7 @@ def test_what_is_held_out_is_never_drawn_and_is_given_for_validation(stream_of):
 
 def test_holding_out_everything_is_refused(write_data, open_source):
     data = write_data([episode(k, 3, "terminated") for k in range(2)], VECTOR)
-    with pytest.raises(Refused, match="no transition to learn from"):
+    with pytest.raises(Refused, match="0 transitions to learn from"):
         open_source(Demonstrations(validation=0.9), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data})
 
 

@@ -49,7 +49,7 @@ def test_columns_are_those_that_all_parts_give():
 def test_prioritised_parts_weigh_their_rows_and_hear_of_their_errors(open_mix):
     stream = open_mix(Replay(100, 2, 10, prioritised=Prioritised(alpha=1.0)))
     assert (stream.next().weight[:3] == 1).all()
-    replay = stream._parts["replay"]
+    replay = stream.parts["replay"]
     stream.feedback({"priority": torch.arange(10.0)})
     drawn = dict(zip(replay._drawn.tolist(), range(3, 10), strict=True))
     for leaf, error in drawn.items():

@@ -45,10 +45,15 @@ REFUSED = {
     ),
     "a phase of an unknown loss": (dqn(phases={"a": Phase(["dt"], steps=1)}), "names the loss 'dt'; did you mean 'td'"),
     "a phase of no loss": (dqn(phases={"a": Phase([], steps=1)}), "phases.a has no losses"),
-    "members with an environment": (
-        dqn(losses={"td": DQN("replay")}, sources={"replay": Replay()}),
-        "members=2 needs sources without an environment",
+    "members that a KL stop would part": (
+        Algo(PolicyValue([8]), {"ppo": PPO("rollout")}, {"rollout": Rollout(kl_stop=0.1)}),
+        "members go on together",
     ),
+    "a loss in no phase": (
+        dqn(losses={**TD, "gap": ConservativeDiscrete("demos")}, phases={"a": Phase(["gap"], steps=1)}),
+        "losses.td is in no phase",
+    ),
+    "sequences without memory": (dqn(sequence=4), "algo.sequence=4 is for agents with memory, QAgent has none"),
 }
 
 

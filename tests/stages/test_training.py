@@ -18,12 +18,12 @@ from lfd.log import read_records
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
-from lfd.stages import training
+from lfd.stages import checking
+from lfd.stages.checking import Checking
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks, Stop
-from lfd.stages.training import Training
 
 SIZES = [8]
 DEMOS = Collect("random", transitions=200)
@@ -59,6 +59,18 @@ def test_phases_follow_each_other_in_rounds(counting, run_stages, active):
     assert active == ([["gap"]] * 3 + [["td", "gap"]] * 2) * 2 + [["gap"]] * 2
 
 
+def test_a_loss_with_every_runs_each_so_many_steps_of_its_phase(counting, run_stages, active):
+    losses = {"gap": ConservativeDiscrete("demos", every=2), "td": DQN("demos")}
+    alone = Algo(QNet(SIZES), losses, targets={"q": Target()})
+    run_stages({"demos": DEMOS, "learn": never(algo=alone, steps=4)}, counting)
+    assert active == [["gap", "td"], ["td"]] * 2
+    active.clear()
+    rounds = {"both": Phase(["gap", "td"], steps=3), "td": Phase(["td"], steps=2)}
+    phased = Algo(QNet(SIZES), losses, phases=rounds, targets={"q": Target()})
+    run_stages({"demos": DEMOS, "learn": never(algo=phased, steps=10)}, counting)
+    assert active == [["gap", "td"], ["td"], ["gap", "td"], ["td"], ["td"]] * 2
+
+
 def test_a_phase_of_epochs_passes_over_its_source(counting, run_stages, active):
     losses = {"bc": Cloning("demos"), "ppo": PPO("rollout")}
     rounds = {"clone": Phase(["bc"], epochs=2), "improve": Phase(["ppo"], epochs=1)}
@@ -81,14 +93,15 @@ def test_a_phase_of_epochs_passes_over_its_source(counting, run_stages, active):
 def test_stop_rules(counting, run_stages, monkeypatch, stop, score, steps, reason):
     told = iter(score)
 
-    def check(self):
+    def check(self, seconds):
         value = next(told)
+        self._checked = self.learner.step_count
         self.history.append({"step": self.learner.step_count, "score": value, "success_rate": value})
 
-    monkeypatch.setattr(Training, "_check", check)
+    monkeypatch.setattr(Checking, "check", check)
     stages = {"demos": DEMOS, "learn": Fit(cloning(), 60, check=Checks(10), stop=stop)}
     if not steps:
-        monkeypatch.setattr(Training, "_checks", lambda self: False)
+        monkeypatch.setattr(Checking, "is_open", lambda self: False)
     summary = run_stages(stages, counting).reports["learn"].summary
     assert (summary["gradient_steps"], summary["stopped_by"]) == (steps, reason)
     assert summary["converged"] == (reason in ("score", "success_rate"))
@@ -203,13 +216,13 @@ def test_members_are_agents_of_their_own_and_scored_with_their_spread(run_stages
 
 def test_checks_of_members_play_all_of_them(run_stages, counting, monkeypatch):
     seen = []
-    greedy = training.greedy
+    greedy = checking.greedy
 
     def watched(agent, *rest):
         seen.append(agent.state_dict()["nets.policy.net.head.0.weight"].clone())
         return greedy(agent, *rest)
 
-    monkeypatch.setattr(training, "greedy", watched)
+    monkeypatch.setattr(checking, "greedy", watched)
     run_stages({"demos": DEMOS, "learn": Fit(cloning(), 10, members=3, check=Checks(10, 2))}, counting)
     assert len(seen) == 3 and not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 

@@ -19,6 +19,8 @@ from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 from lfd.noise import Noise
 
+REWARD = "reward"  # the module, and the role of a frozen product, that replaces the environment's reward
+
 
 class Normaliser(nn.Module):
     """Running mean and variance of a vector observation; the identity until `update` was called.
@@ -61,6 +63,9 @@ class Agent(nn.Module, ABC):
     Losses see network units: `prepare` normalises observations and maps continuous actions to [-1, 1]; `act` takes raw
     observations and answers in units of the action space. A gradient goes to a *group*: by default each module is a
     group of its own name; a module in `shared` is trained by the sum of the terms of the groups listed there.
+
+    A module called "reward" takes a prepared batch of transitions and answers [B]; sources put that into `reward`.
+    An agent with memory overrides `initial_state` and `unroll`, so that losses need not know of it.
     """
 
     shared: dict[str, tuple[str, ...]]
@@ -95,13 +100,29 @@ class Agent(nn.Module, ABC):
         """The recurrent state at the start of `number` episodes; empty for agents without memory."""
         return ()
 
+    @property
+    def recurrent(self) -> bool:
+        """Does it act by what it remembers, and so learn from sequences?"""
+        return bool(_pytree.tree_leaves(self.initial_state(1)))
+
     def restart(self, state: Any, done: Tensor) -> Any:
         """The recurrent state with the rows [N] whose episode is over set back to its start."""
 
         def pick(running: Tensor, fresh: Tensor) -> Tensor:
             return torch.where(done.reshape(-1, *[1] * (running.dim() - 1)), fresh, running)
 
-        return _pytree.tree_map(pick, state, self.initial_state(len(done))) if state else state
+        return _pytree.tree_map(pick, state, self.initial_state(len(done)))
+
+    def unroll(self, batch: Batch) -> Batch:
+        """Prepared sequences [B, L] as rows [B * L] whose observations are what the memory made of them.
+
+        It begins in `state` (or fresh) and anew at each `first`; `next_obs` is seen with the memory of its own step.
+        """
+        return batch
+
+    def judge(self) -> "Agent | None":
+        """Who gives the learnt reward: the agent itself, or the one that is frozen in the role "reward"."""
+        return self if REWARD in self.nets else self.frozen.get(REWARD)
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(self, *args)`: the way through `torch.func.functional_call`."""
@@ -228,6 +249,7 @@ class AgentSpec(ABC):
     """How an agent is built: the `agent` group."""
 
     actions: ClassVar[tuple[str, ...]] = ("discrete", "continuous")  # where it can act
+    acts: ClassVar[bool] = True  # False for one that only judges: its fit gives a reward and no policy
 
     @abstractmethod
     def build(self, spaces: Spaces) -> Agent:

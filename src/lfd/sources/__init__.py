@@ -1,7 +1,7 @@
 """Where batches come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents import Agent
+from lfd.agents import REWARD, Agent
 from lfd.batch import Batch
 from lfd.data import Dataset
 from lfd.envs import Env
@@ -21,17 +21,26 @@ class World:
 
     name: str  # its own
     env: Env | None
-    agent: Agent  # the learner's, by which environments are acted in
+    agents: Sequence[Agent]  # the learner's members, by which environments are acted in
     datasets: Mapping[str, Dataset]  # products by stage
     sources: Mapping[str, "Source"]  # its neighbours
     columns: frozenset[str]  # that somebody reads
-    batch: int  # rows a gradient step
+    batch: int  # rows a gradient step, for each member
     gamma: float
     seed: int
     folder: Path  # for what must survive a kill
     boundary: int  # gradient steps from one boundary to the next, or a few more
     device: torch.device
-    members: int = 1
+    sequence: int = 1  # rows in a row
+
+    @property
+    def agent(self) -> Agent:
+        """The only member, or any of them where only their kind matters."""
+        return self.agents[0]
+
+    @property
+    def members(self) -> int:
+        return len(self.agents)
 
 
 class Stream(ABC):
@@ -42,7 +51,7 @@ class Stream(ABC):
 
     @abstractmethod
     def next(self) -> Batch:
-        """The batch of this gradient step in raw units: [B, ...], or [members, B, ...] with members."""
+        """The batch of this gradient step in raw units: [B, ...] or [B, L, ...]; before that [members] with members."""
 
     @abstractmethod
     def epoch_steps(self) -> int:
@@ -57,8 +66,19 @@ class Stream(ABC):
 
     @property
     def idle(self) -> bool:
-        """Between two collections, so that a checkpoint may fall here."""
+        """Between two collections, so that a checkpoint may fall here; of rounds, it is asked only between two."""
         return True
+
+    @property
+    def spent(self) -> bool:
+        """Should what was collected last not be learnt from any longer?"""
+        return False
+
+    def begin_round(self) -> None:  # noqa: B027 - what does not collect has no rounds
+        """Collect once, for all the phases of this round."""
+
+    def begin_phase(self) -> None:  # noqa: B027 - what is drawn afresh is never stale
+        """Estimate anew what depends on the networks: rewards, values, advantages."""
 
     def feedback(self, values: Mapping[str, Tensor]) -> None:  # noqa: B027 - most sources have no use for it
         """What the losses say of the last batch: "priority" [B], "kl"."""
@@ -98,4 +118,24 @@ class Source(ABC):
         return ()
 
 
+def learnt_rewards(agents: Sequence[Agent], transitions: Batch) -> Tensor | None:
+    """[N] rewards of raw transitions [N, ...] by the members' reward networks; None if they have none.
+
+    Every member judges an equal share of the rows, in order.
+    """
+    judges = [judge for agent in agents if (judge := agent.judge()) is not None]
+    if not judges:
+        return None
+    share = len(transitions.action) // len(judges)
+    found = []
+    with torch.no_grad():
+        for member, judge in enumerate(judges):
+            # In parts: a whole collection of frames at once would exceed memory.
+            for start in range(member * share, (member + 1) * share, JUDGED):
+                rows = slice(start, min(start + JUDGED, (member + 1) * share))
+                found.append(judge.nets[REWARD](judge.prepare(transitions.at(rows))))
+    return torch.cat(found)
+
+
+JUDGED = 8192  # rows
 TRANSITION = frozenset({"obs", "action", "reward", "true_reward", "next_obs", "discount", "terminated", "truncated"})

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree
 
 from lfd.batch import Batch, tensors
 from lfd.data import Dataset
 from lfd.errors import Refused
 from lfd.maths import n_step
 from lfd.noise import derive
-from lfd.sources import TRANSITION, Source, Stream, World
+from lfd.sources import JUDGED, TRANSITION, Source, Stream, World, learnt_rewards
 
 RESIDENT = 2 << 30  # bytes of columns that are worth a copy on the device
 AHEAD = 256  # draws of the generator at once: one call of it costs as much as a small batch
@@ -47,11 +48,15 @@ class DemonstrationStream(Stream):
         name = source.of or world.name
         table = Table(world.datasets[name], source.n_step, world)
         learn, held = split(world.datasets[name], source.validation)
-        if len(learn) < 1:
-            held_out = f"the {source.validation:.0%} held out for validation"
-            raise Refused(f"dataset {name!r} has no transition to learn from beside {held_out}")
+        # Sequences run on from one episode into the next, where the memory begins anew: no row is left out.
+        self._places = len(learn) - world.sequence + 1
+        if self._places < 1:
+            raise Refused(
+                f"dataset {name!r} has {len(learn)} transitions to learn from beside the {source.validation:.0%} held "
+                f"out for validation; {world.sequence} or more are expected"
+            )
         self._size = len(learn)
-        self._held = held
+        self._held = _runs(held, world.sequence)
         self._rows = None if len(held) == 0 else torch.from_numpy(learn).to(world.device)
         table.reside()
         self._table = table
@@ -68,23 +73,25 @@ class DemonstrationStream(Stream):
         return self._table.gather(self._ahead[self._used - 1])
 
     def _draw(self) -> Tensor:
-        members = (self.world.members,) if self.world.members > 1 else ()
-        shape = (AHEAD, *members, self.world.batch)
-        index = torch.randint(self._size, shape, generator=self._generator, device=self.world.device)
+        members, length = (self.world.members,) if self.world.members > 1 else (), self.world.sequence
+        shape = (AHEAD, *members, self.world.batch // length)
+        index = torch.randint(self._places, shape, generator=self._generator, device=self.world.device)
+        if length > 1:
+            index = index.unsqueeze(-1) + torch.arange(length, device=self.world.device)
         return index if self._rows is None else self._rows[index]
 
     def epoch_steps(self) -> int:
         return max(-(-self._size // self.world.batch), 1)
 
     def held_out(self) -> list[Batch]:
-        """Held-out rows, at most 10,000, in batches of 1,000 or in one smaller; with members each gets the same."""
+        """Held-out rows or sequences, at most 10,000, in batches of 1,000 or one smaller; the same for all members."""
         if not len(self._held):
             return []
         members = self.world.members
         index = torch.from_numpy(self._held[:10_000]).to(self.world.device)
         # Equal parts, so that the mean over them is the mean over rows.
         parts = torch.split(index[: len(index) // 1_000 * 1_000 or None], 1_000)
-        return [self._table.gather(part if members == 1 else part.expand(members, -1)) for part in parts]
+        return [self._table.gather(part if members == 1 else part.expand(members, *part.shape)) for part in parts]
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"generator": self._before}, {"used": self._used}
@@ -104,20 +111,32 @@ class Table:
         self._data, self._steps, self._world = dataset, steps, world
         self._columns = world.columns & (TRANSITION | {"next_action", "return_to_go"})
         self._sign = world.env is not None and world.env.sign_reward
+        self._judged = world.agent.judge() is not None and "reward" in world.columns
+        self._learns = self._judged and world.agent.judge() is world.agent
+        self._starts = torch.zeros(len(dataset), dtype=torch.bool)
+        self._starts[dataset.starts] = True
         self._resident: Batch | None = None
         self._togo = self._returns_to_go() if "return_to_go" in self._columns else None
 
     def reside(self) -> None:
+        if self._learns:
+            return  # its rewards change with every step
         copies = 2 if "next_obs" in self._columns else 1
         if self._data.nbytes * copies * self._data.stack <= RESIDENT:
-            self._resident = self._read(np.arange(len(self._data)))
+            # In parts where networks judge them: their inputs are not among the columns that are kept.
+            parts = np.array_split(np.arange(len(self._data)), -(-len(self._data) // JUDGED) if self._judged else 1)
+            self._resident = _pytree.tree_map(lambda *columns: torch.cat(columns), *map(self._read, parts))
 
     def gather(self, index: Tensor) -> Batch:
-        """Rows [B] or [members, B]."""
+        """Rows [B] or sequences [B, L]; before that [members] with members."""
         if self._resident is not None:
-            return self._resident.map(lambda column: column[index])
-        flat = self._read(index.cpu().numpy().ravel())
-        return flat.map(lambda column: column.reshape(*index.shape, *column.shape[1:]))
+            found = self._resident.at(index)
+        else:
+            flat = self._read(index.cpu().numpy().ravel())
+            found = flat.map(lambda column: column.reshape(*index.shape, *column.shape[1:]))
+        if self._world.sequence == 1:
+            return found
+        return found.having(first=self._starts[index.cpu()].to(index.device))
 
     def _read(self, at: Rows) -> Batch:
         found: dict[str, Any] = {}
@@ -138,7 +157,10 @@ class Table:
         ahead = np.minimum(ahead, ends[:, None] - 1)
         true_reward = torch.from_numpy(np.asarray(columns["rewards"][ahead], np.float32))
         terminated = torch.from_numpy(np.asarray(columns["terminals"][ahead], np.bool_))
-        reward = true_reward.sign() if self._sign else true_reward
+        if self._judged:
+            reward = self._judge(ahead.ravel(), terminated).reshape(ahead.shape)
+        else:
+            reward = true_reward.sign() if self._sign else true_reward
         summed, discount, taken = n_step(reward, terminated, last, self._world.gamma)
         final = at + taken.numpy() - 1
         outcome: dict[str, Any] = {
@@ -154,6 +176,19 @@ class Table:
             outcome["next_action"] = np.asarray(columns["actions"][np.minimum(final + 1, ends - 1)])
         return outcome
 
+    def _judge(self, at: Rows, terminated: Tensor) -> Tensor:
+        """[N] learnt rewards of rows [N]."""
+        device = self._world.device
+        transitions = Batch(
+            obs=tensors(self._data.observations(at), device),
+            action=tensors(np.asarray(self._data.columns["actions"][at]), device),
+            next_obs=tensors(self._data.successors(at), device),
+            discount=(self._world.gamma * (~terminated).float()).flatten().to(device),
+        )
+        rewards = learnt_rewards(self._world.agents if self._learns else [self._world.agent], transitions)
+        assert rewards is not None
+        return rewards.cpu()
+
     def _returns_to_go(self) -> NDArray[np.float32]:
         rewards = np.asarray(self._data.columns["rewards"], np.float64)
         rewards = np.sign(rewards) if self._sign else rewards
@@ -164,6 +199,11 @@ class Table:
             if not is_last[row]:
                 togo[row] += self._world.gamma * togo[row + 1]
         return togo.astype(np.float32)
+
+
+def _runs(rows: Rows, length: int) -> Rows:
+    """Rows as sequences [N, length] side by side, without what is left over; [N] for a length of 1."""
+    return rows if length == 1 else rows[: len(rows) // length * length].reshape(-1, length)
 
 
 def split(dataset: Dataset, share: float) -> tuple[Rows, Rows]:

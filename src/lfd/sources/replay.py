@@ -14,7 +14,7 @@ from lfd.errors import Refused
 from lfd.maths import n_step
 from lfd.noise import Generated, derive
 from lfd.schedule import schedule
-from lfd.sources import TRANSITION, Source, Stream, World
+from lfd.sources import TRANSITION, Source, Stream, World, learnt_rewards
 from lfd.sources.ring import Array, Ring, SumTree
 
 
@@ -75,6 +75,7 @@ class ReplayStream(Stream):
         slack = source.warmup + 2 * (math.ceil(source.rate * world.boundary) + source.num_envs)
         spaces, stack = world.agent.spaces, world.env.stack
         self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack)
+        self._judged = world.agent.judge() is not None
         self._priorities = Priorities(source.prioritised, self._ring) if source.prioritised else None
         self._steps = 0  # gradient steps served
         self._credit = 0.0
@@ -91,9 +92,12 @@ class ReplayStream(Stream):
         self._memory = self.world.agent.initial_state(count)
         self._ring.begin(np.arange(count), self._obs)
 
-    def next(self) -> Batch:
+    def begin_round(self) -> None:
         while len(self._ring) < self.source.warmup:
             self._interact(warm=True)
+
+    def next(self) -> Batch:
+        self.begin_round()
         self._credit += self.source.rate
         while self._credit >= self.source.num_envs:
             self._interact(warm=False)
@@ -154,18 +158,20 @@ class ReplayStream(Stream):
         return torch.where(explores, random, action).cpu().numpy()
 
     def _draw(self) -> Batch:
-        size = self.world.batch
+        length, ring = self.world.sequence, self._ring
+        size = self.world.batch // length
         if self._priorities:
             share = torch.rand(size, generator=self._generator, dtype=torch.float64).numpy()
-            index, weight = self._priorities.draw(share, self._steps)
-            lane, row = self._priorities.locate(index)
-            self._drawn = index
-        else:
-            index = torch.randint(len(self._ring), (size,), generator=self._generator).numpy()
-            lane, row = self._ring.locate(index)
-            weight = None
+            self._drawn, weight = self._priorities.draw(share, self._steps)
+            batch = self._gather(*self._priorities.locate(self._drawn))
+            return batch.having(weight=torch.from_numpy(weight).to(self.world.device))
+        index = torch.randint(ring.places(length), (size,), generator=self._generator).numpy()
+        lane, row = ring.locate(index, length)
         batch = self._gather(lane, row)
-        return batch if weight is None else batch.having(weight=torch.from_numpy(weight).to(self.world.device))
+        if length == 1:
+            return batch
+        first = torch.from_numpy(ring.column("age", lane, row) == 0).to(self.world.device)
+        return batch.having(first=first).map(lambda column: column.reshape(size, length, *column.shape[1:]))
 
     def _gather(self, lane: Array, row: Array) -> Batch:
         ring, device = self._ring, self.world.device
@@ -175,7 +181,10 @@ class ReplayStream(Stream):
         terminated = torch.from_numpy(ring.column("terminated", lanes, ahead))
         truncated = torch.from_numpy(ring.column("truncated", lanes, ahead))
         last = terminated | truncated | torch.from_numpy(ahead + 1 >= ring.head[lanes])
-        reward = true_reward.sign() if self._sign else true_reward
+        if self._judged:
+            reward = self._judge(lanes, ahead, terminated).reshape(ahead.shape)
+        else:
+            reward = true_reward.sign() if self._sign else true_reward
         summed, discount, taken = n_step(reward, terminated, last, self.world.gamma)
         final = row + taken.numpy()
         columns: dict[str, Any] = {
@@ -189,6 +198,19 @@ class ReplayStream(Stream):
         if "next_obs" in self.world.columns:
             columns["next_obs"] = tensors(ring.observations(lane, final), device)
         return Batch(**columns)
+
+    def _judge(self, lane: Array, row: Array, terminated: Tensor) -> Tensor:
+        """[N] learnt rewards of these transitions; those of rows that are none are never used."""
+        ring, device, lane, row = self._ring, self.world.device, lane.ravel(), row.ravel()
+        transitions = Batch(
+            obs=tensors(ring.observations(lane, row), device),
+            action=tensors(ring.column("action", lane, row), device),
+            next_obs=tensors(ring.observations(lane, row + 1), device),
+            discount=(self.world.gamma * (~terminated).float()).flatten().to(device),
+        )
+        rewards = learnt_rewards(self.world.agents, transitions)
+        assert rewards is not None
+        return rewards.cpu()
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         saved = {"noise": self._noise.state(), "generator": self._generator.get_state()}

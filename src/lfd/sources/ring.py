@@ -86,15 +86,25 @@ class Ring:
 
     def __len__(self) -> int:
         """Transitions that may be drawn."""
-        return int(np.minimum(self.count, self.capacity).sum())
+        return self.places(1)
 
-    def locate(self, index: Array) -> tuple[Array, Array]:
-        """Lane and row of the i-th drawable transition, i in [0, len)."""
-        held = np.minimum(self.count, self.capacity)
-        ends = held.cumsum()
+    def places(self, length: int) -> int:
+        """Where `length` transitions of one lane that may be drawn begin."""
+        return int(self._places(length).sum())
+
+    def _places(self, length: int) -> Array:
+        places: Array = np.maximum(np.minimum(self.count, self.capacity) - length + 1, 0)
+        return places
+
+    def locate(self, index: Array, length: int = 1) -> tuple[Array, Array]:
+        """Lane and row [B * length] of the transitions from each of these places [B] on; index in [0, places)."""
+        places = self._places(length)
+        ends = places.cumsum()
         lane = np.searchsorted(ends, index, side="right")
-        oldest = (self.count - held)[lane]
-        return lane, self.position(lane, oldest + index - (ends - held)[lane])
+        oldest = self.count - np.minimum(self.count, self.capacity)
+        nth = (oldest - ends + places)[lane] + index
+        lanes = lane.repeat(length)
+        return lanes, self.position(lanes, (nth[:, None] + np.arange(length)).ravel())
 
     def position(self, lane: Array, nth: Array) -> Array:
         """Row of the n-th transition that the lane took in."""

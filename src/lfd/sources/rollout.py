@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 from lfd.agents.actor_critic import ActorCritic
 from lfd.batch import Batch, tensors
 from lfd.errors import Refused
 from lfd.maths import gae
 from lfd.noise import Generated, derive
-from lfd.sources import TRANSITION, Source, Stream, World
+from lfd.sources import TRANSITION, Source, Stream, World, learnt_rewards
 
 ON_POLICY = frozenset({"log_prob", "value", "advantage", "value_target"})
 
@@ -25,7 +26,7 @@ class Rollout(Source):
 
     num_envs: int = 8
     steps: int = 128  # of each environment in one collection
-    epochs: int = 4  # passes over a collection, in minibatches of the algorithm's batch size
+    epochs: int = 4  # passes over a collection, in minibatches of the algorithm's batch size; phases count their own
     lam: float = 0.95  # of generalised advantage estimation
     kl_stop: float | None = None  # nats; a collection is left early once the policy moved further than this
     scale_reward: bool = False  # by the running standard deviation of the discounted return
@@ -35,6 +36,8 @@ class Rollout(Source):
             raise Refused("num_envs, steps and epochs of a rollout are 1 or more")
         if not 0 <= self.lam <= 1:
             raise Refused(f"lam of a rollout is {self.lam}; a number in [0, 1] is expected")
+        if self.kl_stop is not None and self.kl_stop <= 0:
+            raise Refused(f"kl_stop of a rollout is {self.kl_stop}; a number of nats above 0, or null, is expected")
 
     def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
         return TRANSITION | ON_POLICY
@@ -55,30 +58,50 @@ class RolloutStream(Stream):
         self._noise = Generated(derive(world.seed, "noise"), world.device)
         self._generator = torch.Generator().manual_seed(derive(world.seed, "minibatches"))
         self._scale = ReturnScale(source.num_envs, world.gamma)
+        self._in_rounds = False
+        self._spent = False
         self._queue: deque[Tensor] = deque()
-        self._held: Batch | None = None
+        self._taken: dict[str, Any] | None = None  # the collection as it was taken, [T, N, ...]
+        self._held: Batch | None = None  # what is learnt from: its rows, or sequences
         self._ended: list[tuple[float, int]] = []
         self._obs: Any = None
+        self._first: Any = None  # [N] bool: has the episode just begun?
         self._memory: Any = ()
 
     @property
     def idle(self) -> bool:
-        return not self._queue
+        return self._in_rounds or not self._queue
+
+    @property
+    def spent(self) -> bool:
+        return self._spent
 
     def boundary(self, index: int) -> None:
         # A cut episode needs no mark: a collection ends with a bootstrap from the true successor anyway.
         count = self.source.num_envs
         self._obs = self._env.reset([derive(self.world.seed, "reset", index, i) % 2**31 for i in range(count)])
+        self._first = np.ones(count, np.bool_)
         self._memory = self.world.agent.initial_state(count)
         self._scale.cut()
 
+    def begin_round(self) -> None:
+        self._in_rounds = True
+        self._collect()
+
+    def begin_phase(self) -> None:
+        self._appraise()
+        self._queue.clear()
+        self._spent = False
+
     def next(self) -> Batch:
-        if not self._queue:
-            self._held = self._collect()
-            self._deal(len(self._held.action))
+        if not self._queue and not self._in_rounds:
+            self._collect()
+            self._appraise()
+            self._deal(self.source.epochs)
+        elif not self._queue:
+            self._deal(1)
         assert self._held is not None
-        index = self._queue.popleft()
-        return self._held.map(lambda column: column[index])
+        return self._held.at(self._queue.popleft())
 
     def epoch_steps(self) -> int:
         total = self.source.num_envs * self.source.steps
@@ -87,6 +110,7 @@ class RolloutStream(Stream):
     def feedback(self, values: Mapping[str, Tensor]) -> None:
         if self.source.kl_stop is not None and "kl" in values and float(values["kl"]) > self.source.kl_stop:
             self._queue.clear()
+            self._spent = True
 
     def episodes(self) -> list[tuple[float, int]]:
         ended, self._ended = self._ended, []
@@ -97,8 +121,8 @@ class RolloutStream(Stream):
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         saved = {"noise": self._noise.state(), "generator": self._generator.get_state(), **self._scale.save()}
-        if self._held is not None and self.world.agent.normalisers:
-            saved |= {f"seen/{name}": value for name, value in _named(self._held.obs).items()}
+        if self._taken is not None and self.world.agent.normalisers:
+            saved |= {f"seen/{name}": value for name, value in _named(self._taken["obs"]).items()}
         return saved, {"env_steps": self.env_steps}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -108,35 +132,46 @@ class RolloutStream(Stream):
         seen = {name[5:]: value for name, value in tensors.items() if name.startswith("seen/")}
         if seen:
             seen = {name: value.to(self.world.device) for name, value in seen.items()}
-            self._held = Batch(obs=seen if "" not in seen else seen[""])
+            self._taken = {"obs": seen if "" not in seen else seen[""]}
         self.env_steps = int(state["env_steps"])
 
-    def _deal(self, total: int) -> None:
-        size = self.world.batch
-        for _ in range(self.source.epochs):
+    def _deal(self, epochs: int) -> None:
+        assert self._held is not None
+        total, size = len(self._held.action), self.world.batch // self.world.sequence
+        for _ in range(epochs):
             order = torch.randperm(total, generator=self._generator).to(self.world.device)
             parts = torch.split(order, size)
             # A short remainder would be a step of another batch size: it waits for the next permutation.
             self._queue.extend(part for part in parts if len(part) == size or len(parts) == 1)
 
     @torch.no_grad()
-    def _collect(self) -> Batch:
-        if self._held is not None:
+    def _collect(self) -> None:
+        agent, device = self.world.agent, self.world.device
+        if self._taken is not None:
             # Only now, so that all epochs over a collection saw the statistics that it was taken with.
-            self.world.agent.update_normalisers(self._held.obs)
-        steps = [self._step() for _ in range(self.source.steps)]
-        device = self.world.device
-        stacked = {name: _stack([step[name] for step in steps], device) for name in steps[0]}
-        return self._with_advantages(stacked)
+            agent.update_normalisers(self._taken["obs"])
+        memories, steps = [], []
+        for index in range(self.source.steps):
+            if index % self.world.sequence == 0:
+                memories.append(self._memory)
+            steps.append(self._step())
+        taken = {name: _stack([step[name] for step in steps], device) for name in steps[0]}
+        taken["discount"] = self.world.gamma * (~taken["terminated"]).float()
+        # [T / L, N, ...]: the memory that every sequence begins with.
+        taken["state"] = _pytree.tree_map(lambda *parts: torch.stack(parts), *memories)
+        self._taken = taken
+        if self.world.columns & ON_POLICY:
+            rows = self._rows()
+            taken["log_prob"] = self._grid(self._critic().distribution(rows.obs).log_prob(rows.action))
 
     def _step(self) -> dict[str, Any]:
-        before = self._obs
+        before, first = self._obs, self._first
         action, self._memory = self.world.agent.act(tensors(before, self.world.device), self._memory, self._noise)
         taken = action.cpu().numpy()
         step = self._env.step(taken)
         self._obs = step.obs
-        fresh = torch.from_numpy(step.terminated | step.truncated | ~step.valid)
-        self._memory = self.world.agent.restart(self._memory, fresh.to(self.world.device))
+        self._first = step.terminated | step.truncated | ~step.valid
+        self._memory = self.world.agent.restart(self._memory, torch.from_numpy(self._first).to(self.world.device))
         self._ended += [(value, length) for _, value, length in step.finished]
         self.env_steps += int(step.valid.sum())
         reward = np.sign(step.reward) if self._sign else step.reward
@@ -144,23 +179,59 @@ class RolloutStream(Stream):
             reward = self._scale(reward, step.terminated | step.truncated, step.valid)
         return {
             "obs": before, "action": taken, "reward": reward, "true_reward": step.reward, "next_obs": step.next_obs,
-            "terminated": step.terminated, "truncated": step.truncated, "valid": step.valid,
+            "terminated": step.terminated, "truncated": step.truncated, "valid": step.valid, "first": first,
         }  # fmt: skip
 
-    def _with_advantages(self, c: dict[str, Any]) -> Batch:
-        agent, gamma = self.world.agent, self.world.gamma
-        valid = c.pop("valid")
-        c["discount"] = gamma * (~c["terminated"]).float()
+    @torch.no_grad()
+    def _appraise(self) -> None:
+        """Rewards, values and advantages of the collection by the networks as they are now."""
+        c = dict(self._taken or {})
+        steps, count = c["valid"].shape
+        transitions = Batch(**{name: c[name] for name in ("obs", "action", "next_obs", "discount")})
+        rewards = learnt_rewards(self.world.agents, transitions.map(lambda column: column.flatten(0, 1)))
+        if rewards is not None:
+            c["reward"] = rewards.reshape(steps, count)
         if self.world.columns & ON_POLICY:
-            assert isinstance(agent, ActorCritic)
-            prepared = agent.prepare(Batch(obs=c["obs"], next_obs=c["next_obs"], action=c["action"]))
-            c["log_prob"] = agent.distribution(prepared.obs).log_prob(prepared.action)
-            c["value"], next_value = agent.value(prepared.obs), agent.value(prepared.next_obs)
+            rows, critic = self._rows(), self._critic()
+            c["value"], next_value = self._grid(critic.value(rows.obs)), self._grid(critic.value(rows.next_obs))
             done = c["terminated"] | c["truncated"]
-            c["advantage"] = gae(c["reward"], c["value"], next_value, c["terminated"], done, gamma, self.source.lam)
+            gamma, lam = self.world.gamma, self.source.lam
+            c["advantage"] = gae(c["reward"], c["value"], next_value, c["terminated"], done, gamma, lam)
             c["value_target"] = c["advantage"] + c["value"]
-        keep = valid.flatten().nonzero().squeeze(-1)
-        return Batch(**c).map(lambda column: column.flatten(0, 1)[keep])
+        self._held = self._arranged(c)
+
+    def _critic(self) -> ActorCritic:
+        agent = self.world.agent
+        assert isinstance(agent, ActorCritic)
+        return agent
+
+    def _rows(self) -> Batch:
+        """What the networks are shown of the collection: [T * N, ...], but lane after lane where they remember."""
+        assert self._taken is not None
+        agent = self.world.agent
+        steps = Batch(**{name: self._taken[name] for name in ("obs", "next_obs", "action", "first")})
+        if not agent.recurrent:
+            return agent.prepare(steps.map(lambda column: column.flatten(0, 1)))
+        lanes = agent.prepare(steps.map(lambda column: column.transpose(0, 1)))
+        return agent.unroll(lanes.having(state=_pytree.tree_map(lambda states: states[0], self._taken["state"])))
+
+    def _grid(self, values: Tensor) -> Tensor:
+        """One number for each of these rows as [T, N]."""
+        steps, count = self.source.steps, self.source.num_envs
+        return values.reshape(count, steps).T if self.world.agent.recurrent else values.reshape(steps, count)
+
+    def _arranged(self, c: dict[str, Any]) -> Batch:
+        valid, first, state, length = c.pop("valid"), c.pop("first"), c.pop("state"), self.world.sequence
+        if length == 1:
+            keep = valid.flatten().nonzero().squeeze(-1)
+            return Batch(**c).map(lambda column: column.flatten(0, 1)[keep])
+        if not valid.all():
+            raise Refused("sequences need environments that are reset in the step that ends an episode")
+        # [T, N, ...] -> [N * T / L, L, ...]
+        sequences = Batch(**c, first=first).map(
+            lambda column: column.transpose(0, 1).reshape(-1, length, *column.shape[2:])
+        )
+        return sequences.having(state=_pytree.tree_map(lambda states: states.transpose(0, 1).flatten(0, 1), state))
 
 
 class ReturnScale:

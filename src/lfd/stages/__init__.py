@@ -17,6 +17,7 @@ class Product(Enum):
     """What a stage makes."""
 
     policy = "policy"
+    reward = "reward"
     dataset = "dataset"
     scores = "scores"
 
@@ -66,8 +67,12 @@ class Summary:
 class Stage(ABC):
     """A node of the pipeline. Its fields and class, the environment and its inputs are the key of its product."""
 
-    gives: ClassVar[Product]
+    gives: ClassVar[Product]  # the product that it is there for
     revision: ClassVar[int] = 1  # raised when the same fields come to mean something else
+
+    def offers(self, product: Product) -> bool:
+        """Can its product be used as this?"""
+        return product is self.gives
 
     @abstractmethod
     def inputs(self) -> dict[str, Product]:

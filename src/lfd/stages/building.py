@@ -43,7 +43,10 @@ def _agent(fit: Recipe, lab: Lab, index: int, device: torch.device) -> Agent:
         _take_over(agent, earlier[index if len(earlier) == fit.members else 0], fit.init_from)
     agent.keep_targets(list(fit.algo.targets))
     for role, product in fit.frozen.items():
-        agent.frozen[role] = lab.products[product].agents()[0].to(device)
+        agents = lab.products[product].agents()
+        if len(agents) > 1:
+            raise Refused(f"frozen.{role}={product} has {len(agents)} members; a single agent is expected")
+        agent.frozen[role] = agents[0].to(device)
     return agent.to(device)
 
 

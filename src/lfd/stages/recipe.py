@@ -6,13 +6,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lfd.agents import Agent
+from lfd.agents import REWARD, Agent
 from lfd.algos import MISSING, Loss
 from lfd.envs import Spaces
 from lfd.errors import Refused, nearest
 from lfd.learner import Algo
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
+from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Product, Stage, positive
 
@@ -58,7 +59,8 @@ class Recipe(Stage, ABC):
     seed: int = 0
     members: int = 1  # agents trained at once, with seeds of their own
     init_from: str = ""  # a policy whose modules it starts from
-    frozen: dict[str, str] = field(default_factory=dict)  # role -> product that losses may read and nothing changes
+    # Role -> product that losses may read and nothing changes; that of role "reward" replaces the environment's reward.
+    frozen: dict[str, str] = field(default_factory=dict)
     boundary: int = 10_000  # gradient steps between resets of the environments, where checkpoints are made
     checkpoints: int = 0  # earlier states kept as products: "<name>@0" is the first, spread evenly over the checks
     check: Checks = field(default_factory=Checks)
@@ -102,7 +104,14 @@ class Recipe(Stage, ABC):
         products = {name: Product.dataset for key, source in self.read().items() for name in source.products(key)}
         if self.init_from:
             products[self.init_from] = Product.policy
-        return products | dict.fromkeys(self.frozen.values(), Product.policy)
+        roles = {product: Product.reward if role == REWARD else Product.policy for role, product in self.frozen.items()}
+        return products | roles
+
+    def offers(self, product: Product) -> bool:
+        """A policy if its agent acts, a reward if a loss trains one."""
+        if product is Product.reward:
+            return any(REWARD in loss.trains for loss in self.algo.losses.values())
+        return product is Product.policy and self.algo.agent.acts
 
     def interacts(self) -> bool:
         return any(source.interacts for source in self.read().values())
@@ -122,16 +131,16 @@ class Recipe(Stage, ABC):
         if spaces.actions not in algo.agent.actions:
             acts = ", ".join(algo.agent.actions)
             raise Refused(f"{name}: {kind} acts in {acts} action spaces, the environment's is {spaces.actions}")
-        if self.members > 1 and self.interacts():
-            raise Refused(
-                f"{name}: members={self.members} needs sources without an environment; use -m {name}.seed=0,1,2 instead"
-            )
+        if self.reads_checks and not algo.agent.acts:
+            raise Refused(f"{name}: {kind} does not act: stop rules on scores and checkpoints have nothing to look at")
         self._check_sources(name)
         agent = algo.agent.build(spaces)
         for row, loss in algo.losses.items():
             self._check_modules(f"{name}: losses.{row}", loss, agent)
             self._check_columns(name, row, loss, datasets)
         self._check_names(name, agent)
+        self._check_memory(name, agent)
+        self._check_reward(name, agent)
 
     def _check_sources(self, name: str) -> None:
         table = self.sources()
@@ -176,6 +185,35 @@ class Recipe(Stage, ABC):
             for row in content.losses:
                 if row not in self.algo.losses:
                     raise Refused(f"{name}: phases.{phase} names the loss {row!r}; {nearest(row, self.algo.losses)}")
+        phased = {row for content in self.algo.phases.values() for row in content.losses}
+        for row in self.algo.losses:
+            if phased and row not in phased:
+                raise Refused(f"{name}: losses.{row} is in no phase and would never run; add it to one of phases")
+
+    def _check_memory(self, name: str, agent: Agent) -> None:
+        length, kind = self.algo.sequence, type(agent).__name__
+        if agent.recurrent and length == 1:
+            raise Refused(f"{name}: {kind} has a memory and learns from sequences; set algo.sequence, 16 for example")
+        if length > 1 and not agent.recurrent:
+            raise Refused(f"{name}: algo.sequence={length} is for agents with memory, {kind} has none; set it to 1")
+        if self.algo.batch % length:
+            raise Refused(f"{name}: algo.batch={self.algo.batch} is not a multiple of algo.sequence={length}")
+        for row, source in self.read().items():
+            if isinstance(source, Rollout) and source.steps % length:
+                raise Refused(f"{name}: steps={source.steps} of {row} is not a multiple of algo.sequence={length}")
+            if isinstance(source, Replay) and length > 1 and source.prioritised is not None:
+                raise Refused(f"{name}: {row} draws single transitions by priority; set prioritised=null for sequences")
+            if isinstance(source, Rollout) and self.members > 1 and source.kl_stop is not None:
+                raise Refused(f"{name}: members go on together and kl_stop of {row} would part them; set it to null")
+
+    def _check_reward(self, name: str, agent: Agent) -> None:
+        if REWARD in agent.nets and REWARD in self.frozen:
+            raise Refused(f"{name}: a loss trains a reward and frozen.reward gives another; leave one of them out")
+        if REWARD not in agent.nets and REWARD not in self.frozen:
+            return
+        for row, source in self.read().items():
+            if isinstance(source, Rollout) and source.scale_reward:
+                raise Refused(f"{name}: {row} takes a learnt reward; set its scale_reward to false")
 
     def _check_columns(self, name: str, row: str, loss: Loss, datasets: list[str]) -> None:
         table = self.sources()

@@ -1,27 +1,27 @@
-"""One fit at work: the loop, its checks, its boundaries and its checkpoints."""
+"""One fit at work: the loop, its boundaries and its checkpoints."""
 
 import math
 import shutil
 import time
-from functools import partial
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lfd.batch import Batch
 from lfd.errors import Interrupted, Refused
 from lfd.files import Checkpoints
-from lfd.learner import Learner, metric_name
+from lfd.learner import Learner, Phase
 from lfd.nets import has_frames
 from lfd.noise import derive
 from lfd.sources import Stream, World
+from lfd.sources.members import opened
 from lfd.stages import Lab, Summary
 from lfd.stages.building import new_agents
-from lfd.stages.episodes import greedy, play
+from lfd.stages.checking import Checking
+from lfd.stages.means import Means
 from lfd.stages.recipe import Recipe
-from lfd.stages.trained import save_agent, save_trained
+from lfd.stages.trained import save_trained
 
 LOG_EVERY = 100  # gradient steps in a record of means
 
@@ -40,8 +40,6 @@ class Training:
             # What is there was left by a run that was killed before its first checkpoint, perhaps within a copy.
             shutil.rmtree(lab.folder / "sources", ignore_errors=True)
         self.streams = self._open_streams()
-        self.history: list[dict[str, Any]] = []
-        self.snapshots: list[dict[str, Any]] = []
         self.crossed = 0  # boundaries
         self.crossed_at = 0  # gradient steps at the last boundary
         self.phase = (0, 0, 0)  # index, gradient steps done in it, and to do
@@ -49,7 +47,7 @@ class Training:
         self._since = time.monotonic()
         self._means = Means()
         self._ended: list[tuple[float, int]] = []  # training episodes that no record tells of yet
-        self._check_env: Any = None
+        self.checking = Checking(fit, lab, self.learner, self.streams)
 
     def __enter__(self) -> Self:
         return self
@@ -57,8 +55,7 @@ class Training:
     def __exit__(self, *_: object) -> None:
         for stream in self.streams.values():
             stream.close()
-        if self._check_env is not None:
-            self._check_env.close()
+        self.checking.close()
 
     # Building
 
@@ -73,12 +70,12 @@ class Training:
             # By position: a name may be that of a stage, which stands in no key.
             seed = derive(self.fit.seed, "source", position)
             world = World(
-                name=name, env=self.lab.env, agent=self.learner.agent, datasets=self.lab.products,
+                name=name, env=self.lab.env, agents=self.learner.agents, datasets=self.lab.products,
                 sources=sources, columns=frozenset(wanted), batch=algo.batch, gamma=algo.gamma, seed=seed,
                 folder=self.lab.folder / "sources" / name, boundary=self.fit.boundary, device=self.device,
-                members=self.fit.members,
+                sequence=algo.sequence,
             )  # fmt: skip
-            streams[name] = sources[name].open(world)
+            streams[name] = opened(sources[name], world)
         return streams
 
     # The loop
@@ -98,51 +95,64 @@ class Training:
                 if self.learner.step_count % LOG_EVERY == 0:
                     self._log()
                 self._check_if_due()
-                self.lab.progress.update(self.learner.step_count, self.history[-1]["score"] if self.history else None)
+                self.lab.progress.update(self.learner.step_count, self.checking.score)
         except Interrupted:
             if not self._interacting():
                 self._save()
             raise
         return self._finish()
 
-    def _checks(self) -> bool:
-        """Is there a check at the present step that has not been made?"""
-        checked = self.history[-1]["step"] if self.history else 0
-        return self.lab.env is not None and self.fit.check.every > 0 and checked < self.learner.step_count
-
     def _check_if_due(self) -> None:
-        if self._checks() and self.learner.step_count % self.fit.check.every == 0:
-            self._check()
+        if self.checking.is_open() and self.learner.step_count % self.fit.check.every == 0:
+            self.checking.check(self._seconds())
 
     def _step(self) -> None:
-        active = self._active()
-        due = [name for name in active if self.learner.step_count % self.fit.algo.losses[name].every == 0]
+        active, done = self._active()
+        due = [name for name in active if done % self.fit.algo.losses[name].every == 0]
         read = dict.fromkeys(name for row in due for name, _ in self.fit.algo.losses[row].slots.values())
         batches = {name: self.streams[name].next() for name in read}
-        metrics, feedback = self.learner.step(batches, active)
+        metrics, feedback = self.learner.step(batches, due)
         for name in read:
             prefix = f"{name}/"
             self.streams[name].feedback({k[len(prefix) :]: v for k, v in feedback.items() if k.startswith(prefix)})
         self._means.add(metrics)
 
-    def _active(self) -> list[str]:
-        """The losses of the running phase; entering a phase fixes how long it is."""
+    def _active(self) -> tuple[list[str], int]:
+        """The losses of the running phase and the steps done in it; entering a phase fixes how long it is."""
         phases = list(self.fit.algo.phases.values())
         if not phases:
-            return list(self.fit.algo.losses)
+            return list(self.fit.algo.losses), self.learner.step_count
         index, done, todo = self.phase
-        if done >= todo:
+        if done >= todo or self._leaves(phases[index]):
             index, done = (index + 1) % len(phases) if todo else 0, 0
-            phase = phases[index]
-            reads = self.fit.algo.losses[phase.losses[0]].slots.values()
-            name = next(iter(reads))[0]
-            todo = phase.steps or phase.epochs * self.streams[name].epoch_steps()
+            todo = self._enter(phases[index], is_first=index == 0)
         self.phase = (index, done + 1, todo)
-        return phases[index].losses
+        return phases[index].losses, done
+
+    def _enter(self, phase: Phase, is_first: bool) -> int:
+        """How many gradient steps the phase has."""
+        for stream in self.streams.values():
+            if is_first:
+                stream.begin_round()
+            stream.begin_phase()
+        return phase.steps or phase.epochs * self._passed_over(phase).epoch_steps()
+
+    def _leaves(self, phase: Phase) -> bool:
+        return phase.epochs > 0 and self._passed_over(phase).spent
+
+    def _passed_over(self, phase: Phase) -> Stream:
+        """What a phase's epochs are passes over."""
+        return self.streams[next(iter(self.fit.algo.losses[phase.losses[0]].slots.values()))[0]]
+
+    def _is_between_rounds(self) -> bool:
+        phases = list(self.fit.algo.phases.values())
+        index, done, todo = self.phase
+        is_last = not phases or not todo or index == len(phases) - 1
+        return is_last and (done >= todo or self._leaves(phases[index]))
 
     def _stopped(self) -> str | None:
         """Which rule ends the training now, if one does."""
-        stop, checks = self.fit.stop, self.history
+        stop, checks = self.fit.stop, self.checking.history
         last = checks[-1] if checks else None
         if last is not None and stop.score is not None and last["score"] >= stop.score:
             return "score"
@@ -187,49 +197,6 @@ class Training:
             self._ended += stream.episodes()
         return self._ended
 
-    def _check(self) -> None:
-        fit, env = self.fit, self.lab.env
-        assert env is not None
-        if self._check_env is None:
-            self._check_env = env.make(min(fit.check.episodes, 16), training=False)
-        seeds = [derive(fit.seed, "check", index) % 2**31 for index in range(fit.check.episodes)]
-        played = []
-        for agent in self.learner.each():
-            policy = partial(greedy, agent, self._check_env.num_envs, self.device)
-            played += play(self._check_env, policy, seeds, stopping=self._stopping)
-        values = np.array([episode.value for episode in played])
-        successes = [episode.success for episode in played if episode.success is not None]
-        found = {
-            "step": self.learner.step_count, "env_steps": self._env_steps(), "score": float(values.mean()),
-            "score_std": float(values.std()), "success_rate": float(np.mean(successes)) if successes else None,
-        }  # fmt: skip
-        self.history.append(found)
-        held = self._validate()
-        self.lab.record(seconds=round(self._seconds(), 2), **found, **held)
-        if fit.checkpoints:
-            file = f"snapshot-{self.learner.step_count}.safetensors"
-            save_agent(self.lab.folder, self.learner, file)
-            self.snapshots.append({"file": file, "step": found["step"], "score": found["score"]})
-
-    def _stopping(self) -> bool:
-        # A check may take longer than the steps between two of them.
-        self.lab.progress.update(self.learner.step_count)
-        return self.lab.stopping()
-
-    @torch.no_grad()
-    def _validate(self) -> dict[str, float]:
-        """The losses on held-out batches: "<stage>/validation/<loss>/<metric>"."""
-        means = Means()
-        noise = self.learner.new_noise(derive(self.fit.seed, "validation", self.learner.step_count))
-        for row, loss in self.fit.algo.losses.items():
-            names = [name for name, _ in loss.slots.values()]
-            held = [self.streams[name].held_out() for name in names]
-            for parts in zip(*held, strict=False):
-                batches: dict[str, Batch] = dict(zip(names, parts, strict=True))
-                out = self.learner.evaluate([row], batches, noise)[row]
-                means.add({f"{self.lab.name}/validation/{metric_name(row, k)}": v for k, v in out.metrics.items()})
-        return means.take()
-
     # Boundaries and checkpoints
 
     def _at_boundary(self) -> bool:
@@ -237,7 +204,7 @@ class Training:
         return due and self._idle()
 
     def _idle(self) -> bool:
-        return all(stream.idle for stream in self.streams.values())
+        return self._is_between_rounds() and all(stream.idle for stream in self.streams.values())
 
     def _cross_boundary(self) -> None:
         for stream in self.streams.values():
@@ -254,9 +221,8 @@ class Training:
         means, counts = self._means.save()
         saved |= {f"means/{key}": value for key, value in means.items()}
         state = {
-            "sources": states, "history": self.history, "snapshots": self.snapshots, "crossed": self.crossed,
-            "phase": list(self.phase), "seconds": self._seconds(), "means": counts, "ended": self._all_ended(),
-            "log": self.lab.metrics.offset(),
+            "sources": states, "checking": self.checking.state(), "crossed": self.crossed, "phase": list(self.phase),
+            "seconds": self._seconds(), "means": counts, "ended": self._all_ended(), "log": self.lab.metrics.offset(),
         }  # fmt: skip
         self.checkpoints.save(saved, state)
 
@@ -271,7 +237,7 @@ class Training:
             stream.restore(_under(saved, f"source/{name}/"), state["sources"][name])
         means = {name: value.to(self.device) for name, value in _under(saved, "means/").items()}
         self._means.restore(means, state["means"])
-        self.history, self.snapshots = state["history"], state["snapshots"]
+        self.checking.restore(state["checking"])
         self.phase, self._ended = tuple(state["phase"]), state["ended"]
         self.crossed, self.seconds = state["crossed"], state["seconds"]
         self.lab.resume_log(state["log"])
@@ -296,12 +262,11 @@ class Training:
         # none is due, hence the order.
         if self._at_boundary() or not self._interacting():
             self._save()
-        if self._checks():
-            self._check()
+        if self.checking.is_open():
+            self.checking.check(self._seconds())
         stopped_by = self._stopped()
-        self.snapshots = self._keep_snapshots()
-        save_trained(self.lab.folder, self.learner, self.history, self.snapshots)
-        scores = [check["score"] for check in self.history]
+        save_trained(self.lab.folder, self.learner, self.checking.history, self.checking.thin_snapshots())
+        scores = [check["score"] for check in self.checking.history]
         more = {
             "stopped_by": stopped_by,
             "converged": stopped_by in ("score", "success_rate"),
@@ -309,40 +274,6 @@ class Training:
             "parameters": sum(value.numel() for value in self.learner.parameters.values()),
         }
         return Summary(self.learner.step_count, self._env_steps(), self._seconds(), more)
-
-    def _keep_snapshots(self) -> list[dict[str, Any]]:
-        """As many of the snapshots as were asked for, evenly spread; the others' files go."""
-        count = min(self.fit.checkpoints, len(self.snapshots))
-        chosen = {round(i) for i in np.linspace(0, len(self.snapshots) - 1, count)} if count else set()
-        for index, snapshot in enumerate(self.snapshots):
-            if index not in chosen:
-                (self.lab.folder / snapshot["file"]).unlink(missing_ok=True)
-        return [self.snapshots[index] for index in sorted(chosen)]
-
-
-class Means:
-    """Running means of metrics, on the device until they are taken."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        for name, value in metrics.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._counts[name] = self._counts.get(name, 0) + 1
-
-    def take(self) -> dict[str, float]:
-        """The means as numbers (over members too), and a fresh start."""
-        means = {name: float(total.mean()) / self._counts[name] for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
-        return means
-
-    def save(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        return dict(self._sums), dict(self._counts)
-
-    def restore(self, sums: dict[str, Tensor], counts: dict[str, int]) -> None:
-        self._sums, self._counts = dict(sums), dict(counts)
 
 
 def _under(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

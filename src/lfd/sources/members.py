@@ -1,0 +1,38 @@
+"""Sources that interact, for many members: a stream of its own for each, side by side."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+from lfd.batch import Batch
+from lfd.noise import derive
+from lfd.sources import Source, Stream, World
+from lfd.sources.compound import Compound
+
+
+def opened(source: Source, world: World) -> Stream:
+    """The source's stream for all members of the world."""
+    return MembersStream(source, world) if source.interacts and world.members > 1 else source.open(world)
+
+
+class MembersStream(Compound):
+    """Every member acts in environments of its own and learns from nothing else."""
+
+    def __init__(self, source: Source, world: World) -> None:
+        parts = {}
+        for index, agent in enumerate(world.agents):
+            seed, folder = derive(world.seed, "member", index), world.folder / str(index)
+            parts[str(index)] = source.open(replace(world, agents=[agent], seed=seed, folder=folder))
+        super().__init__(parts)
+
+    def next(self) -> Batch:
+        batches = [part.next() for part in self.parts.values()]
+        stacked: Batch = _pytree.tree_map(lambda *columns: torch.stack(columns), *batches)
+        return stacked
+
+    def feedback(self, values: Mapping[str, Tensor]) -> None:
+        for index, part in enumerate(self.parts.values()):
+            part.feedback({name: value[index] for name, value in values.items()})
