@@ -20,12 +20,13 @@ from lfd.log import Logger, NoLogger, Tensorboard, Wandb
 from lfd.refusals import follow, parsed, placed, sentence
 from lfd.registry import AGENTS, ENVS, LOSSES, SOURCES, with_plugins
 from lfd.stages import Stage
+from lfd.stages.appraise import Appraise
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.fit import Fit
 from lfd.stages.load import Load
 
-STAGES: dict[str, type[Stage]] = {"fit": Fit, "collect": Collect, "load": Load, "evaluate": Evaluate}
+STAGES: dict[str, type[Stage]] = {"fit": Fit, "collect": Collect, "load": Load, "evaluate": Evaluate, "appraise": Appraise}
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 
 # What stands at the root beside the stages.
@@ -34,6 +35,7 @@ ROOT: dict[str, Any] = {
     "env": Env,
     "algo": Algo,
     "expert_algo": Algo,
+    "fqe_algo": Algo,
     "hardware": Hardware,
     "logger": Logger,
     "targets": ListConfig([], element_type=str),
@@ -87,14 +89,17 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
     content = _objects(cfg)
     names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
     env = content["env"]
-    _check_actions(env, choices)
+    stages = {name: node for name, node in content.items() if isinstance(node, Stage)}
+    _check_actions(env, stages, choices)
+    if env is None and content["film"]:
+        raise Refused("film=true: with env=none there is nothing to film; leave it out, or choose an env")
     if content["seed"] < 0:
         raise Refused(f"seed is {content['seed']}; 0 or more is expected")
     content["hardware"].open()
     outputs = Path(content["outputs"])
     _check_folder(outputs)
     return Experiment(
-        stages={name: node for name, node in content.items() if isinstance(node, Stage)},
+        stages=stages,
         targets=content["targets"],
         env=env,
         hardware=content["hardware"],
@@ -140,15 +145,18 @@ def refuse_strays(value: Any, here: str = "") -> None:
         refuse_strays(part, f"{here}.{name}".lstrip("."))
 
 
-def _check_actions(env: Env | None, choices: Mapping[str, Any]) -> None:
-    """The losses were chosen for `actions` before any environment was made: they must agree."""
-    if env is None:
-        return
-    chosen, real = choices.get("actions"), env.spaces().actions
+def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any]) -> None:
+    """The losses were chosen for `actions` before any environment was made or file opened: they must agree."""
+    if env is not None:
+        what, spaces = f"env.id={env.id}", env.spaces()
+    else:
+        told = {name: spaces for name, stage in stages.items() if (spaces := stage.spaces()) is not None}
+        if not told:
+            return
+        what, spaces = f"env=none: the file of {next(iter(told))}", next(iter(told.values()))
+    chosen, real = choices.get("actions"), spaces.actions
     if chosen != real:
-        raise Refused(
-            f"env.id={env.id} has {real} actions, the configuration was composed for {chosen}; add actions={real}"
-        )
+        raise Refused(f"{what} has {real} actions, the configuration was composed for {chosen}; add actions={real}")
 
 
 def _check_folder(outputs: Path) -> None:

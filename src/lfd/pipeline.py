@@ -40,7 +40,7 @@ class TrainingPipeline:
     ) -> None:
         self.stages, self.targets, self.env, self.hardware, self.store = stages, targets, env, hardware, store
         self.order = self._sorted()
-        self._check()
+        self.spaces = self._check()
         self._fingerprint = describe(env.fingerprint()) if env is not None else None
         self.keys = self._keys()
         self._opened: dict[str, Any] = {}
@@ -92,14 +92,26 @@ class TrainingPipeline:
 
     # Wiring and keys
 
-    def _check(self) -> None:
+    def _check(self) -> Spaces:
+        """Refuse what does not fit together; returns the spaces that it does in."""
+        if self.env is None:
+            for name in self.order:
+                self.stages[name].check_offline(name)
+        spaces = self._spaces_of_files() if self.env is None else self.env.spaces()
         available = [name for name in self.stages if self.stages[name].gives is Product.dataset]
         for name in self.order:
-            stage = self.stages[name]
-            if stage.interacts() and self.env is None:
-                raise Refused(f"{name}: steps an environment and env=none gives none; choose an env")
-            if self.env is not None:
-                stage.check_wiring(name, self.env.spaces(), available)
+            self.stages[name].check_wiring(name, spaces, available)
+        return spaces
+
+    def _spaces_of_files(self) -> Spaces:
+        told = {name: spaces for name in self.order if (spaces := self.stages[name].spaces()) is not None}
+        if not told:
+            raise Refused("env=none: no file tells the spaces; choose an env, or dataset=file dataset.path=...")
+        (first, spaces), *others = told.items()
+        for name, other in others:
+            if other != spaces:
+                raise Refused(f"env=none: the data of {name!r} is from other spaces than that of {first!r}; choose the env")
+        return spaces
 
     def _keys(self) -> dict[str, str]:
         keys: dict[str, str] = {}
@@ -189,7 +201,7 @@ class TrainingPipeline:
             products = {read: self.product(read) for read in self.reads(name)}
             lab = Lab(
                 name, build.folder, self.env, products, self.hardware, progress, metrics, run_log, stopping,
-                self._spaces(name, products),
+                self.spaces,
             )  # fmt: skip
             try:
                 summary = stage.run(lab).to_json()
@@ -225,14 +237,6 @@ class TrainingPipeline:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.copytree(earlier / STATE, beside)
         beside.rename(folder / STATE)
-
-    def _spaces(self, name: str, products: Mapping[str, Any]) -> Spaces:
-        if self.env is not None:
-            return self.env.spaces()
-        for product in products.values():
-            spaces: Spaces = product.spaces
-            return spaces
-        raise Refused(f"{name}: nothing tells the spaces of its data; choose the env that it is from")
 
 
 def _kind(stage: Stage) -> str:

@@ -8,11 +8,13 @@ from typing import Any, get_type_hints
 
 from lfd.agents import AgentSpec
 from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.critic import CriticNet
 from lfd.agents.q import QNet
 from lfd.algos import Loss
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
+from lfd.algos.fqe import FQE
 from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
 from lfd.envs import Atari, Env, Gym, MiniGrid
@@ -30,6 +32,7 @@ LOSSES: dict[str, type[Loss]] = {
     "sac": SAC,
     "conservative_discrete": ConservativeDiscrete,
     "conservative_continuous": ConservativeContinuous,
+    "fqe": FQE,
 }
 SOURCES: dict[str, type[Source]] = {"rollout": Rollout, "replay": Replay, "dataset": Demonstrations, "mix": Mix}
 ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
@@ -38,6 +41,7 @@ AGENTS: dict[str, type[AgentSpec]] = {
     "policy": Policy,
     "policy_value": PolicyValue,
     "soft_policy_critic": SoftPolicyCritic,
+    "critic": CriticNet,
 }
 
 

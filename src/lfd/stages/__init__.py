@@ -86,6 +86,15 @@ class Stage(ABC):
     def interacts(self) -> bool:
         """Does it step an environment?"""
 
+    def check_offline(self, name: str) -> None:
+        """Raise Refused if it cannot work without an environment."""
+        if self.interacts():
+            raise Refused(f"{name}: steps an environment and env=none gives none; choose an env")
+
+    def spaces(self) -> Spaces | None:
+        """The spaces of what it brings in from outside; None if it brings nothing in. Raises Refused."""
+        return None
+
     @abstractmethod
     def total(self) -> int | None:
         """How much there is to do, in `unit`."""

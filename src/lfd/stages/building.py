@@ -11,6 +11,7 @@ from lfd.errors import Refused
 from lfd.noise import derive
 from lfd.sources.dataset import statistics
 from lfd.stages import Lab
+from lfd.stages.collect import split_name
 from lfd.stages.recipe import Recipe
 
 
@@ -43,7 +44,8 @@ def _agent(fit: Recipe, lab: Lab, index: int, device: torch.device) -> Agent:
         _take_over(agent, earlier[index if len(earlier) == fit.members else 0], fit.init_from)
     agent.keep_targets(list(fit.algo.targets))
     for role, product in fit.frozen.items():
-        agents = lab.products[product].agents()
+        base, snapshot = split_name(product)
+        agents = lab.products[base].agents(snapshot)
         if len(agents) > 1:
             raise Refused(f"frozen.{role}={product} has {len(agents)} members; a single agent is expected")
         agent.frozen[role] = agents[0].to(device)

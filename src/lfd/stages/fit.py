@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from lfd.errors import Refused
 from lfd.stages import Lab, Summary
 from lfd.stages.recipe import Recipe
 from lfd.stages.trained import Trained, open_trained
@@ -17,8 +16,6 @@ class Fit(Recipe):
     """Follows its recipe; the product is a policy."""
 
     def run(self, lab: Lab) -> Summary:
-        if self.reads_checks and lab.env is None:
-            raise Refused(f"{lab.name}: stop rules on scores and checkpoints need an environment; choose an env")
         with Training(self, lab) as training:
             return training.run()
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from lfd.algos import MISSING
 from lfd.data import Dataset, Writer
 from lfd.data.readers import read
+from lfd.data.readers.spaces import spaces_of
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.stages import Lab, Product, Stage, Summary, positive
@@ -25,9 +26,11 @@ class Load(Stage):
     transitions: int | None = None  # so many of the first; all when null
     episodes: int | None = None
     min_return: float | None = None  # episodes below are left out
+    # Steps after which its episodes were cut off, which files often do not tell; the environment's when null.
+    max_episode_steps: int | None = None
 
     def __post_init__(self) -> None:
-        positive(self, transitions=self.transitions, episodes=self.episodes)
+        positive(self, transitions=self.transitions, episodes=self.episodes, max_episode_steps=self.max_episode_steps)
 
     def inputs(self) -> dict[str, Product]:
         return {}
@@ -47,16 +50,19 @@ class Load(Stage):
             raise Refused(f"dataset.path={self.path}: there is no such file")
         return path
 
+    def spaces(self) -> Spaces:
+        return spaces_of(self.file, self.max_episode_steps)[0]
+
     def material(self, digest: Callable[[Path], str]) -> Any:
         files = sorted(path for path in self.file.rglob("*") if path.is_file()) if self.file.is_dir() else [self.file]
         return replace(self, path=" ".join(digest(path) for path in files))
 
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
         # A file that cannot be read is told before an expert is trained.
-        next(iter(read(self.file, spaces)), None)
+        next(iter(read(self.file, spaces, self.max_episode_steps)), None)
 
     def run(self, lab: Lab) -> Summary:
-        stack = lab.env.stack if lab.env else 1
+        stack = lab.env.stack if lab.env else spaces_of(self.file, self.max_episode_steps)[1]
         began = time.monotonic()
         writer = Writer(lab.folder / "shards", lab.spaces, stack)
         if not (lab.folder / DATA).exists():
@@ -70,7 +76,7 @@ class Load(Stage):
         if writer.cursor:
             return
         transitions, episodes = self.transitions or math.inf, self.episodes or math.inf
-        for episode in read(self.file, lab.spaces, _time_limit(lab.env)):
+        for episode in read(self.file, lab.spaces, self.max_episode_steps or _time_limit(lab.env)):
             if writer.transitions >= transitions or writer.episodes >= episodes:
                 break
             if self.min_return is None or float(episode.rewards.sum()) >= self.min_return:

@@ -16,6 +16,7 @@ from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Product, Stage, positive
+from lfd.stages.collect import split_name
 
 
 @dataclass
@@ -59,7 +60,8 @@ class Recipe(Stage, ABC):
     seed: int = 0
     members: int = 1  # agents trained at once, with seeds of their own
     init_from: str = ""  # a policy whose modules it starts from
-    # Role -> product that losses may read and nothing changes; that of role "reward" replaces the environment's reward.
+    # Role -> product ("<name>@<k>" for an earlier state of it) that losses may read and nothing changes; that of role
+    # "reward" replaces the environment's reward.
     frozen: dict[str, str] = field(default_factory=dict)
     boundary: int = 10_000  # gradient steps between resets of the environments, where checkpoints are made
     checkpoints: int = 0  # earlier states kept as products: "<name>@0" is the first, spread evenly over the checks
@@ -104,8 +106,9 @@ class Recipe(Stage, ABC):
         products = {name: Product.dataset for key, source in self.read().items() for name in source.products(key)}
         if self.init_from:
             products[self.init_from] = Product.policy
-        roles = {product: Product.reward if role == REWARD else Product.policy for role, product in self.frozen.items()}
-        return products | roles
+        for role, product in self.frozen.items():
+            products[split_name(product)[0]] = Product.reward if role == REWARD else Product.policy
+        return products
 
     def offers(self, product: Product) -> bool:
         """A policy if its agent acts, a reward if a loss trains one."""
@@ -115,6 +118,11 @@ class Recipe(Stage, ABC):
 
     def interacts(self) -> bool:
         return any(source.interacts for source in self.read().values())
+
+    def check_offline(self, name: str) -> None:
+        super().check_offline(name)
+        if self.reads_checks:
+            raise Refused(f"{name}: stop rules on scores and checkpoints play episodes and env=none has none; choose an env")
 
     def total(self) -> int | None:
         return self.steps
