@@ -21,8 +21,8 @@ from lfd.sources.rollout import Rollout
 from lfd.stages import Stage
 from lfd.stages.collect import Collect, split_name
 from lfd.stages.evaluate import Evaluate
-from lfd.stages.fit import Fit
 from lfd.stages.load import Load
+from lfd.stages.recipe import Recipe
 from lfd.trials import SECONDS, Trials
 
 EPISODE = 1_000  # steps of an episode where the environment's limit is higher or unknown
@@ -41,30 +41,25 @@ class Estimate:
 
 def estimates(pipeline: TrainingPipeline, names: list[str]) -> tuple[dict[str, Estimate], str]:
     """Of the named stages, each with what it goes on from, and a line that says how; nothing is built or stored."""
-    if pipeline.env is None:
-        files = {name: stage for name in names if isinstance(stage := pipeline.stages[name], Load)}
-        unknown = {name: Estimate(nan, _resident(), 0) for name in names}
-        return unknown | {
-            name: _copied(stage) for name, stage in files.items()
-        }, "estimates: of files only, without env"
-    estimator = Estimator(pipeline, pipeline.env)
+    estimator = Estimator(pipeline)
     return {name: estimator.of(name) for name in names}, estimator.note()
 
 
 @final
 class Estimator:
-    """Estimates in an environment."""
+    """Estimates in an environment, or without one for what needs none."""
 
-    def __init__(self, pipeline: TrainingPipeline, env: Env) -> None:
-        self.pipeline, self.env, self.trials = pipeline, env, Trials(pipeline, env)
+    def __init__(self, pipeline: TrainingPipeline) -> None:
+        self.pipeline, self.env, self.trials = pipeline, pipeline.env, Trials(pipeline)
+        self._stack = 1 if pipeline.env is None else pipeline.env.stack
         self._earlier: list[str] = []
-        self._episode = _episode_limit(env)
+        self._episode = EPISODE if pipeline.env is None else _episode_limit(pipeline.env)
 
     def of(self, name: str) -> Estimate:
         """The estimate of a stage that has to run."""
         stage = self.pipeline.stages[name]
         match stage:
-            case Fit():
+            case Recipe():
                 return self._fit(name, stage)
             case Collect():
                 return self._collect(stage)
@@ -82,7 +77,7 @@ class Estimator:
             f"{self._episode:,} steps; a stop rule may end a fit sooner"
         )
 
-    def _fit(self, name: str, fit: Fit) -> Estimate:
+    def _fit(self, name: str, fit: Recipe) -> Estimate:
         learner = self.trials.learner(name, fit)
         ring = self._replayed(fit) * self._row_bytes()
         parameters = _bytes(learner.parameters) + _bytes(learner.buffers)
@@ -95,34 +90,35 @@ class Estimator:
             self._earlier.append(name)
             return Estimate(seconds * fit.steps, memory, disk)
         env_steps = _env_steps(fit)
-        if fit.check.every:
+        if self.env is not None and fit.check.every and fit.algo.agent.acts:
             env_steps += ceil(fit.steps / fit.check.every) * fit.check.episodes * self._episode * fit.members
-        seconds = fit.steps * self.trials.step_seconds(name, fit) + env_steps * self.trials.pace(name)
+        seconds = fit.steps * self.trials.step_seconds(name, fit)
+        seconds += env_steps * self.trials.pace(name) if env_steps else 0.0
         return Estimate(seconds, memory, disk)
 
-    def _earlier_step(self, name: str, fit: Fit) -> float | None:
+    def _earlier_step(self, name: str, fit: Recipe) -> float | None:
         """Seconds a gradient step of a stored fit that differs only in its length and was not much shorter."""
         lineage = self.pipeline.lineage(name)
-        for folder in self.pipeline.store.root.glob("fit-*"):
+        for folder in self.pipeline.store.root.glob(f"{type(fit).__name__.lower()}-*"):
             record = record_of(folder)
             summary: dict[str, Any] = record["summary"] if record else {}
             if summary.get("lineage") == lineage and summary["gradient_steps"] >= max(1, fit.steps // 10):
                 return float(summary["seconds"] / summary["gradient_steps"])
         return None
 
-    def _replayed(self, fit: Fit) -> int:
+    def _replayed(self, fit: Recipe) -> int:
         """Transitions that the fit's replays hold."""
         rings = [source for source in fit.read().values() if isinstance(source, Replay)]
         return sum(ring.capacity + ring.warmup + 2 * ceil(ring.rate * fit.boundary) for ring in rings)
 
-    def _held_data(self, fit: Fit) -> int:
+    def _held_data(self, fit: Recipe) -> int:
         """Bytes of the datasets that are small enough for memory, with frames stacked and successors beside them."""
         held = 0
         for name, source in fit.read().items():
             slots = [slot for loss in fit.algo.losses.values() for slot in loss.slots.values()]
             copies = 2 if any(read == name and "next_obs" in columns for read, columns in slots) else 1
             for product in source.products(name):
-                size = self._dataset_bytes(self.pipeline.stages[product]) * copies * self.env.stack
+                size = self._dataset_bytes(self.pipeline.stages[product]) * copies * self._stack
                 held += size if size <= RESIDENT else 0
         return held
 
@@ -145,19 +141,19 @@ class Estimator:
     def _evaluation(self, stage: Evaluate) -> float:
         names = [split_name(name)[0] for name in stage.policies]
         names += [name for name in stage.also if name in self.pipeline.order and name not in names]
-        policies = ["random", *(name for name in names if isinstance(self.pipeline.stages.get(name), Fit))]
+        policies = ["random", *(name for name in names if isinstance(self.pipeline.stages.get(name), Recipe))]
         return stage.episodes * self._episode * sum(self.trials.pace(name) for name in policies)
 
     def _row_bytes(self) -> int:
         """Of one stored transition; a frame is stored once, however often it stands in a stack."""
-        seen, spaces = self.env.spaces().observation, self.env.spaces()
+        seen, spaces = self.pipeline.spaces.observation, self.pipeline.spaces
         parts = seen.spaces.values() if isinstance(seen, gym.spaces.Dict) else [seen]
-        frame = sum(int(np.prod(part.shape or ())) * np.dtype(part.dtype).itemsize for part in parts) // self.env.stack
+        frame = sum(int(np.prod(part.shape or ())) * np.dtype(part.dtype).itemsize for part in parts) // self._stack
         action = 8 if spaces.actions == "discrete" else 4 * int(np.prod(spaces.action.shape or ()))
         return frame + action + 4 + 2
 
 
-def _env_steps(fit: Fit) -> int:
+def _env_steps(fit: Recipe) -> int:
     """Transitions that a fit's gradient steps ask for from environments."""
     read = fit.read()
     mixes = [source for source in read.values() if isinstance(source, Mix)]

@@ -26,7 +26,13 @@ from lfd.stages.evaluate import Evaluate
 from lfd.stages.fit import Fit
 from lfd.stages.load import Load
 
-STAGES: dict[str, type[Stage]] = {"fit": Fit, "collect": Collect, "load": Load, "evaluate": Evaluate, "appraise": Appraise}
+STAGES: dict[str, type[Stage]] = {
+    "fit": Fit,
+    "collect": Collect,
+    "load": Load,
+    "evaluate": Evaluate,
+    "appraise": Appraise,
+}
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 
 # What stands at the root beside the stages.
@@ -148,15 +154,15 @@ def refuse_strays(value: Any, here: str = "") -> None:
 def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any]) -> None:
     """The losses were chosen for `actions` before any environment was made or file opened: they must agree."""
     if env is not None:
-        what, spaces = f"env.id={env.id}", env.spaces()
+        told = {f"env.id={env.id}": env.spaces()}
     else:
-        told = {name: spaces for name, stage in stages.items() if (spaces := stage.spaces()) is not None}
-        if not told:
-            return
-        what, spaces = f"env=none: the file of {next(iter(told))}", next(iter(told.values()))
-    chosen, real = choices.get("actions"), spaces.actions
-    if chosen != real:
-        raise Refused(f"{what} has {real} actions, the configuration was composed for {chosen}; add actions={real}")
+        told = {
+            f"the file of {name}": spaces for name, stage in stages.items() if (spaces := stage.spaces()) is not None
+        }
+    chosen = choices.get("actions")
+    for what, spaces in told.items():
+        if chosen != (real := spaces.actions):
+            raise Refused(f"{what} has {real} actions, the configuration was composed for {chosen}; add actions={real}")
 
 
 def _check_folder(outputs: Path) -> None:

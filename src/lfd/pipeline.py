@@ -110,7 +110,9 @@ class TrainingPipeline:
         (first, spaces), *others = told.items()
         for name, other in others:
             if other != spaces:
-                raise Refused(f"env=none: the data of {name!r} is from other spaces than that of {first!r}; choose the env")
+                raise Refused(
+                    f"env=none: the data of {name!r} is from other spaces than that of {first!r}; leave one out"
+                )
         return spaces
 
     def _keys(self) -> dict[str, str]:

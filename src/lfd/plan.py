@@ -12,7 +12,7 @@ from lfd.run import finished, pipeline_of, run_folder
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
-from lfd.stages.fit import Fit
+from lfd.stages.recipe import Recipe
 
 HEADINGS = ["stage", "verb", "reads", "product", "", "amount", "time", "memory", "disk"]
 
@@ -56,7 +56,7 @@ def _cells(estimate: Estimate) -> list[str]:
 
 def _amount(stage: Stage) -> str:
     match stage:
-        case Fit():
+        case Recipe():
             members = f" × {stage.members} members" if stage.members > 1 else ""
             return f"{stage.steps:,} gradient steps{members}"
         case Collect():

@@ -23,7 +23,7 @@ from lfd.stages.trained import open_trained
 class Policy:
     """A trained agent at its best: raw observations in, actions of the environment out."""
 
-    def __init__(self, agent: Agent, env: Env) -> None:
+    def __init__(self, agent: Agent, env: Env | None) -> None:
         self.agent, self.env = agent, env
         self._state = agent.initial_state(1)
 
@@ -42,7 +42,12 @@ class Policy:
         return int(taken) if taken.ndim == 0 else taken
 
     def film(self, path: Path, episodes: int = 1, seed: int = 0, fps: float = 30) -> float:
-        """Play and write the pictures to `path`, a GIF; returns the mean return."""
+        """Play and write the pictures to `path`, a GIF; returns the mean return.
+
+        Raises Refused if it was learnt without an environment.
+        """
+        if self.env is None:
+            raise Refused("the policy was learnt with env=none: there is no environment to film it in")
         env = self.env.make(1, training=False, render=True)
         frames: list[Any] = []
         try:
@@ -67,13 +72,16 @@ def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:
     trained = open_trained(folder)
     if not 0 <= member < trained.members:
         raise Refused(f"member {member}: the policy has {trained.members}, counted from 0")
+    agent = trained.agents()[member]
+    if "env" not in record["material"]:
+        return Policy(agent, None)
     described = {**record["material"]["env"]}
     described.pop("versions")
     kind = described.pop("kind")
     kinds = {one.__name__: one for one in with_plugins("env", ENVS).values()}
     if kind not in kinds:
         raise Refused(f"{run}: environments of kind {kind!r} are not installed; {nearest(kind, kinds)}")
-    return Policy(trained.agents()[member], kinds[kind](**described))
+    return Policy(agent, kinds[kind](**described))
 
 
 def _artifact(path: Path, stage: str) -> Path:

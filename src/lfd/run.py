@@ -20,6 +20,7 @@ from lfd.provenance import provenance
 from lfd.reading import Policy
 from lfd.report import curves, report_html
 from lfd.stages import Product
+from lfd.stages.recipe import Recipe
 
 RESULT, CURVES, REPORT, FILM = "result.json", "curves.png", "report.html", "film.gif"
 
@@ -139,7 +140,8 @@ def _scores(pipeline: TrainingPipeline, reports: Mapping[str, Report]) -> dict[s
     scores: dict[str, Any] = {}
     for name in pipeline.targets:
         if pipeline.stages[name].gives is Product.scores:
-            scores |= pipeline.product(name)
+            for policy, score in pipeline.product(name).items():
+                scores[policy] = scores.get(policy, {}) | score
     # Those who learnt stand first.
     scores |= {"random": scores.pop("random")} if "random" in scores else {}
     stages = {}
@@ -161,10 +163,9 @@ def _film(pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any], r
 
 def _draw(experiment: Experiment, pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any]) -> None:
     records = read_records(folder / METRICS)
-    fits = [name for name in pipeline.order if pipeline.stages[name].gives is Product.policy]
-    references = {
-        name: result["scores"][name]["return_mean"] for name in ("expert", "random") if name in result["scores"]
-    }
+    fits = [name for name in pipeline.order if isinstance(pipeline.stages[name], Recipe)]
+    returns = {name: score["return_mean"] for name, score in result["scores"].items() if "return_mean" in score}
+    references = {name: returns[name] for name in ("expert", "random") if name in returns}
     by_stage = {name: [record for record in records if record["stage"] == name] for name in fits}
     curves(by_stage, folder / CURVES, references)
     page = report_html(folder, result, experiment.config, records, (folder / CURVES).read_bytes())

@@ -11,15 +11,15 @@ import torch
 
 from lfd.agents import Agent
 from lfd.batch import Batch, tensors
-from lfd.envs import Env, Spaces
+from lfd.envs import Spaces
 from lfd.learner import Learner
 from lfd.nets import has_frames
 from lfd.noise import Generated
 from lfd.pipeline import TrainingPipeline
 from lfd.stages.building import blank
-from lfd.stages.collect import random_policy
+from lfd.stages.collect import random_policy, split_name
 from lfd.stages.episodes import greedy
-from lfd.stages.fit import Fit
+from lfd.stages.recipe import Recipe
 
 SECONDS = 0.3  # that something is tried for
 LANES = 4  # environments side by side while they are tried
@@ -29,24 +29,21 @@ LANES = 4  # environments side by side while they are tried
 class Trials:
     """What was tried once is not tried again. Nothing is written."""
 
-    def __init__(self, pipeline: TrainingPipeline, env: Env) -> None:
-        self._stages, self._env, self._device = pipeline.stages, env, pipeline.hardware.open()
+    def __init__(self, pipeline: TrainingPipeline) -> None:
+        self._stages, self._env, self._device = pipeline.stages, pipeline.env, pipeline.hardware.open()
+        self._spaces = pipeline.spaces
         self._learners: dict[str, Learner] = {}
         self._paces: dict[str, float] = {}
         pipeline.hardware.set_threads(has_frames(self._spaces.observation))
 
-    @property
-    def _spaces(self) -> Spaces:
-        return self._env.spaces()
-
-    def learner(self, name: str, fit: Fit) -> Learner:
+    def learner(self, name: str, fit: Recipe) -> Learner:
         """An untrained learner of a fit."""
         if name not in self._learners:
             agents = [self._agent(fit) for _ in range(fit.members)]
             self._learners[name] = Learner(agents, fit.algo, fit.seed, self._device)
         return self._learners[name]
 
-    def step_seconds(self, name: str, fit: Fit) -> float:
+    def step_seconds(self, name: str, fit: Recipe) -> float:
         """Of one gradient step."""
         needs: dict[str, set[str]] = {}
         for loss in fit.algo.losses.values():
@@ -71,6 +68,7 @@ class Trials:
 
     @cached_property
     def _env_pace(self) -> float:
+        assert self._env is not None, "nothing that needs an environment comes so far without"
         env, act = self._env.make(LANES, training=True), random_policy(self._spaces, LANES, Generated(0))
         try:
             env.reset(range(LANES))
@@ -80,18 +78,18 @@ class Trials:
 
     def _act_pace(self, policy: str) -> float:
         stage = self._stages.get(policy)
-        if not isinstance(stage, Fit):
+        if not isinstance(stage, Recipe):
             return 0.0
         act = greedy(self.learner(policy, stage).agent, LANES, self._device)
         obs = _sampled(self._spaces.observation, (LANES,), np.random.default_rng(0))
         return _timed(lambda: act(obs)) / LANES
 
-    def _agent(self, fit: Fit) -> Agent:
+    def _agent(self, fit: Recipe) -> Agent:
         agent = blank(fit, self._spaces)
         agent.keep_targets(list(fit.algo.targets))
         for role, product in fit.frozen.items():
-            other = self._stages[product]
-            if isinstance(other, Fit):
+            other = self._stages[split_name(product)[0]]
+            if isinstance(other, Recipe):
                 agent.frozen[role] = self._agent(other)
         return agent.to(self._device)
 

@@ -8,11 +8,13 @@ import torch
 
 from lfd.agents import AgentSpec
 from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.critic import CriticNet
 from lfd.agents.q import QNet
 from lfd.algos import Loss
 from lfd.algos.bc import Cloning, Error
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
+from lfd.algos.fqe import FQE
 from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
 from lfd.batch import Batch
@@ -30,6 +32,7 @@ class Case:
     action: gym.Space
     targets: tuple[str, ...] = ()
     obs: gym.Space = field(default_factory=lambda: VECTOR)
+    judged: AgentSpec | None = None  # frozen as "policy", one for all members
 
 
 SMALL = [16, 16]
@@ -46,6 +49,10 @@ CASES = {
     "bc_nll": Case(Cloning("data"), Policy(SMALL), BOX),
     "bc_mse": Case(Cloning("data", error=Error.mse), Policy(SMALL, head=Head.gaussian), BOX),
     "gap_discrete": Case(ConservativeDiscrete("data"), QNet(SMALL), TWO),
+    "fqe_discrete": Case(FQE("data"), CriticNet(SMALL), TWO, ("critic",), judged=QNet(SMALL)),
+    "fqe_continuous": Case(FQE("data"), CriticNet(SMALL), BOX, ("critic",), judged=SoftPolicyCritic(SMALL)),
+    "fqe_dict": Case(FQE("data"), CriticNet(SMALL), BOX, ("critic",), DICT, Policy(SMALL)),
+    "fqe_frames": Case(FQE("data"), CriticNet(), TWO, ("critic",), FRAMES, PolicyValue()),
     "sac": Case(SAC("data"), SoftPolicyCritic(SMALL), BOX, ("critic",)),
     "gap_continuous": Case(ConservativeContinuous("data", samples=3), SoftPolicyCritic(SMALL), BOX),
     "gap_lagrange": Case(ConservativeContinuous("data", samples=3, target_gap=1.0), SoftPolicyCritic(SMALL), BOX),
@@ -69,6 +76,9 @@ def agent_of(case: Case, seed: int):
     agent = case.agent.build(Spaces(case.obs, case.action))
     agent.add(case.loss.modules(agent))
     agent.keep_targets(list(case.targets))
+    if case.judged is not None:
+        torch.manual_seed(99)
+        agent.frozen["policy"] = case.judged.build(Spaces(case.obs, case.action)).requires_grad_(False)
     return agent
 
 

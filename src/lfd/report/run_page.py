@@ -60,6 +60,12 @@ def _headline(scores: Scores) -> str:
     if not scores:
         return "<p class=soft>This run has no scores.</p>"
     policy, score = next(iter(scores.items()))
+    if "return_mean" not in score:
+        line = (
+            f"what {policy} is worth by FQE: its discounted return (gamma {text(score.get('gamma'))}) from "
+            f"{score.get('start_states', 0):,} start states of the data, without an environment"
+        )
+        return f"<p class=big>{escape(number(score.get('fqe_mean')))}</p><p class=soft>{escape(line)}</p>"
     others = ", ".join(f"{name} {number(other.get('return_mean'))}" for name, other in scores.items() if name != policy)
     line = f"mean return of {policy} over {score.get('episodes', 0):,} episodes" + (
         f"; beside it {others}" if others else ""

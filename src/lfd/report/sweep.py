@@ -18,12 +18,14 @@ Result = Mapping[str, Any]
 class Group:
     """The jobs that differ in nothing but `seed`.
 
-    `return_sd` is the sample standard deviation over seeds (n - 1), None below two; `others` holds the mean return of
-    the policies scored beside the first.
+    `measure` says what `returns` are: "return_mean", or "fqe_mean" where nothing was played. `return_sd` is the sample
+    standard deviation over seeds (n - 1), None below two; `others` holds the mean return of the policies scored beside
+    the first.
     """
 
     overrides: dict[str, str]
     policy: str | None = None
+    measure: str = "return_mean"
     seeds: list[str] = field(default_factory=list)
     returns: list[float] = field(default_factory=list)
     return_mean: float | None = None
@@ -103,7 +105,8 @@ def _group(varies: Sequence[str], members: Sequence[tuple[dict[str, str], Result
     first = [result["scores"][group.policy] for _, result in done]
     group.seeds = [seed for seed, _ in done]
     group.runs = [result["run"] for _, result in done]
-    group.returns = [score["return_mean"] for score in first]
+    group.measure = "return_mean" if "return_mean" in first[0] else "fqe_mean"
+    group.returns = [score[group.measure] for score in first]
     group.return_mean = mean(group.returns)
     group.return_sd = stdev(group.returns) if len(group.returns) > 1 else None
     group.normalized = _mean(score.get("normalized") for score in first)
@@ -120,6 +123,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return mean(given) if given else None
 
 
+_MEASURES = {"return_mean": "return", "fqe_mean": "FQE value"}
+
+
 def group_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Headings and cells, a row a group; a column that nobody fills is left out."""
     groups = sweep.groups
@@ -127,7 +133,8 @@ def group_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     columns: list[tuple[str, list[str]]] = [
         (key, [group.overrides.get(key, "–") for group in groups]) for key in sweep.varies
     ]
-    columns.append(("return", [spread(group.return_mean, group.return_sd) for group in groups]))
+    measures = dict.fromkeys(_MEASURES[group.measure] for group in groups)
+    columns.append((" or ".join(measures), [spread(group.return_mean, group.return_sd) for group in groups]))
     columns.append(
         ("min .. max", [interval(min(g.returns, default=None), max(g.returns, default=None)) for g in groups])
     )

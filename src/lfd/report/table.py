@@ -50,6 +50,9 @@ SCORES = (
     Column("normalized", lambda s: share(s.get("normalized"))),
     Column("success", lambda s: share(s.get("success_rate"))),
     Column("last 5", lambda s: number(s.get("last5_mean"))),
+    Column("FQE value", lambda s: number(s.get("fqe_mean"))),
+    Column("± 2 sd of members", lambda s: interval(s.get("fqe_low"), s.get("fqe_high"))),
+    Column("discounted return", lambda s: number(s.get("discounted_mean"))),
 )
 
 
@@ -78,6 +81,7 @@ def table(result: Mapping[str, Any]) -> str:
     Args:
         result: result.json's content. Of `scores`, each policy may have return_mean, return_std, return_min,
             return_max, episodes, normalized (0 is random, 1 is the expert; D4RL's scale over 100), success_rate (0..1),
-            last5_mean (mean return of the last five evaluations in training).
+            last5_mean (mean return of the last five evaluations in training); fqe_mean, fqe_low, fqe_high (the
+            discounted return from start states as FQE estimates it); discounted_mean (the true one of data).
     """
     return align(*score_rows(result["scores"]))

@@ -38,7 +38,7 @@ class Appraise(Recipe):
 
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
         if POLICY not in self.frozen:
-            raise Refused(f"{name}: frozen.{POLICY} is missing; name whom to appraise, as in frozen: {{{POLICY}: learn}}")
+            raise Refused(f"{name}: whom to score is missing; add +{name}.frozen.{POLICY}=learn")
         super().check_wiring(name, spaces, datasets)
 
     def offers(self, product: Product) -> bool:

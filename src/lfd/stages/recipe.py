@@ -122,7 +122,7 @@ class Recipe(Stage, ABC):
     def check_offline(self, name: str) -> None:
         super().check_offline(name)
         if self.reads_checks:
-            raise Refused(f"{name}: stop rules on scores and checkpoints play episodes and env=none has none; choose an env")
+            raise Refused(f"{name}: stop rules on scores and checkpoints need episodes, of which env=none has none")
 
     def total(self) -> int | None:
         return self.steps

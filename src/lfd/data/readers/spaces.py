@@ -57,8 +57,8 @@ def _action(path: Path, values: _Range) -> gym.spaces.Space[Any]:
         return gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
     if size > 1 or values.low.min() < 0:
         raise Refused(
-            f"data: {path}: its actions are {size} whole numbers from {values.low.min()}, which no algorithm here takes: "
-            "expected one from 0, or floats"
+            f"data: {path}: its actions are {size} whole numbers from {values.low.min()}, which no algorithm here "
+            "takes: expected one from 0, or floats"
         )
     return gym.spaces.Discrete(int(values.high.max()) + 1)
 
