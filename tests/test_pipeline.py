@@ -3,6 +3,8 @@ import os
 import shutil
 import time
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
 from lfd.agents.actor_critic import Policy
@@ -18,6 +20,7 @@ from lfd.pipeline import TrainingPipeline
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.fit import Fit
+from lfd.stages.load import Load
 from lfd.stages.recipe import Checks, Stop
 from lfd.stages.training import Training
 
@@ -169,3 +172,41 @@ def test_a_loss_for_another_agent_is_refused_before_anything_runs(plan, tmp_path
         plan({**STANDARD, "learn": wrong})
     assert not (tmp_path / "store").exists()
     plan({**STANDARD, "learn": Fit(Algo(QNet([8]), {"gap": ConservativeDiscrete("demos")}), 5)})
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(name="data.npz", size=2, actions=2):
+        starts = np.zeros(40, bool)
+        starts[[0, 10]] = True
+        drawn = np.random.default_rng(0).integers(0, actions, (40, 1))
+        drawn[0] = actions - 1
+        np.savez(
+            tmp_path / name, obs=np.zeros((40, size)), actions=drawn, rewards=np.ones(40), episode_starts=starts,
+            episode_returns=np.ones(2),
+        )  # fmt: skip
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_without_an_environment_the_file_tells_the_spaces(run_stages, file):
+    stages = {"demos": Load(file(actions=3), max_episode_steps=10), "learn": learn()}
+    pipeline = run_stages(stages, None)
+    assert pipeline.spaces.action == gym.spaces.Discrete(3) == pipeline.product("learn").spaces.action
+    assert pipeline.product("demos").passport["ends"] == {"terminated": 0, "truncated": 2, "cut": 0}
+
+
+def test_what_does_not_fit_together_is_refused_without_an_environment_too(plan, file):
+    limit = {"max_episode_steps": 10}
+    wide, narrow = Load(file("wide.npz", size=3), **limit), Load(file("narrow.npz"), **limit)
+    both = Fit(Algo(Policy([8]), {"a": Cloning("demos"), "b": Cloning("more")}, batch=8), 4)
+    cases = [
+        ({"demos": Load(file()), "learn": learn()}, "does not say how its episodes ended"),
+        ({"demos": wide, "more": narrow, "learn": both}, "'more' is from other spaces than that of 'demos'"),
+        ({"demos": narrow, "learn": Fit(Algo(QNet([8]), {"bc": Cloning("demos")}), 5)}, "needs a PolicyAgent"),
+        ({"demos": narrow, "learn": learn(), "score": score()}, "score: steps an environment"),
+    ]
+    for stages, message in cases:
+        with pytest.raises(Refused, match=message):
+            plan(stages, [list(stages)[-1]], env=None)

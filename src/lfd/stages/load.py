@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from lfd.algos import MISSING
 from lfd.data import Dataset, Writer
 from lfd.data.readers import read
-from lfd.data.readers.spaces import spaces_of
+from lfd.data.readers.described import Described, described
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.stages import Lab, Product, Stage, Summary, positive
@@ -50,8 +50,18 @@ class Load(Stage):
             raise Refused(f"dataset.path={self.path}: there is no such file")
         return path
 
+    def _described(self) -> Described:
+        return described(self.file, self.max_episode_steps)
+
     def spaces(self) -> Spaces:
-        return spaces_of(self.file, self.max_episode_steps)[0]
+        return self._described().spaces
+
+    def check_offline(self, name: str) -> None:
+        if self.max_episode_steps is None and not self._described().tells_ends:
+            raise Refused(
+                f"{name}: {self.file} does not say how its episodes ended, and env=none knows no time limit; "
+                "give dataset.max_episode_steps"
+            )
 
     def material(self, digest: Callable[[Path], str]) -> Any:
         files = sorted(path for path in self.file.rglob("*") if path.is_file()) if self.file.is_dir() else [self.file]
@@ -62,7 +72,7 @@ class Load(Stage):
         next(iter(read(self.file, spaces, self.max_episode_steps)), None)
 
     def run(self, lab: Lab) -> Summary:
-        stack = lab.env.stack if lab.env else spaces_of(self.file, self.max_episode_steps)[1]
+        stack = lab.env.stack if lab.env else self._described().stack
         began = time.monotonic()
         writer = Writer(lab.folder / "shards", lab.spaces, stack)
         if not (lab.folder / DATA).exists():

@@ -1,10 +1,10 @@
-"""The spaces that a file is from, where no environment tells them."""
+"""What a file shows of its environment, where no simulator tells it."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, final
+from typing import Any, NamedTuple, final
 
 import gymnasium as gym
 import numpy as np
@@ -16,8 +16,16 @@ from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 
 
-def spaces_of(path: Path, max_episode_steps: int | None = None) -> tuple[Spaces, int]:
-    """The spaces of a file in any form that is read, and how many frames an observation stacks.
+class Described(NamedTuple):
+    """What a file shows of the environment that it is from."""
+
+    spaces: Spaces
+    stack: int  # frames that an observation stacks; 1 is none
+    tells_ends: bool  # does it say of any episode how that ended?
+
+
+def described(path: Path, max_episode_steps: int | None = None) -> Described:
+    """A look at a file in any form that is read.
 
     Our own files tell. Of other people's the values do: whole numbers are actions or observations from 0 to the largest
     one, bytes are pixels, other observations have no bounds; the bounds of continuous actions are -1 and 1 if all keep
@@ -26,35 +34,40 @@ def spaces_of(path: Path, max_episode_steps: int | None = None) -> tuple[Spaces,
     Raises:
         Refused: as `read` does; or nothing is in it, or its actions are in no form that can be learnt.
     """
-    if path.is_file() and is_own(path):
-        data = Dataset.open(path)
-        return data.spaces, data.stack
     if not path.exists():
         raise Refused(f"data: {path} does not exist")
+    if path.is_file() and is_own(path):
+        data = Dataset.open(path)
+        return Described(data.spaces, data.stack, True)
     stat = path.stat()
-    return _found(path, max_episode_steps, (stat.st_mtime_ns, stat.st_size)), 1
+    return _found(path, max_episode_steps, (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=8)
-def _found(path: Path, max_episode_steps: int | None, version: tuple[int, int]) -> Spaces:
+def _found(path: Path, max_episode_steps: int | None, version: tuple[int, int]) -> Described:
     """A file is read once in a process as long as its `version` stays."""
     columns: dict[str, _Range] = {}
+    episodes, tells_ends = 0, False
     for episode in read(path, None, max_episode_steps):
+        episodes, tells_ends = episodes + 1, tells_ends or episode.terminated or episode.truncated
         for name, column in [*flatten(episode.observations).items(), ("actions", episode.actions)]:
             columns.setdefault(name, _Range(np.asarray(column))).widen(np.asarray(column))
-    if not columns:
+    if not episodes:
         raise Refused(f"data: {path} holds no episodes")
     action = _action(path, columns.pop("actions"))
     parts = {name.removeprefix("observations/"): _observation(one) for name, one in columns.items()}
-    return Spaces(parts["observations"] if "observations" in columns else gym.spaces.Dict(parts), action)
+    observation = parts["observations"] if "observations" in columns else gym.spaces.Dict(parts)
+    return Described(Spaces(observation, action), 1, tells_ends or episodes == 1)
 
 
 def _action(path: Path, values: _Range) -> gym.spaces.Space[Any]:
     size = values.low.size
     if values.kind == "f":
-        inside = (values.low >= -1).all() and (values.high <= 1).all()
-        low, high = (-np.ones(size), np.ones(size)) if inside else (values.low.ravel(), values.high.ravel())
-        return gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+        low, high = values.low.ravel().astype(np.float32), values.high.ravel().astype(np.float32)
+        if (low >= -1).all() and (high <= 1).all():
+            low, high = -np.ones_like(low), np.ones_like(high)
+        same = low == high  # a range without width could not be scaled
+        return gym.spaces.Box(low - same, high + same, dtype=np.float32)
     if size > 1 or values.low.min() < 0:
         raise Refused(
             f"data: {path}: its actions are {size} whole numbers from {values.low.min()}, which no algorithm here "

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+
+from lfd.data import Writer
+from lfd.data.readers.described import described
+from lfd.envs.spaces import Spaces
+from lfd.errors import Refused
+
+
+def d4rl(path, observations, actions, **columns):
+    count = len(actions)
+    with h5py.File(path, "w") as file:
+        given = {"rewards": np.ones(count), "terminals": np.zeros(count, bool), "timeouts": np.zeros(count, bool)}
+        for name, column in (given | columns | {"observations": observations, "actions": actions}).items():
+            file[name] = column
+    return path
+
+
+def baselines(path, actions, starts=(0, 5)):
+    first = np.zeros(len(actions), bool)
+    first[list(starts)] = True
+    arrays = {"obs": np.zeros((len(actions), 3)), "rewards": np.ones(len(actions)), "episode_starts": first}
+    np.savez(path, actions=actions, **arrays)
+    return path
+
+
+@pytest.mark.parametrize("stack", [1, 4])
+def test_our_own_files_tell(tmp_path, vector, frames, make, stack):
+    spaces = frames if stack == 4 else vector
+    writer = Writer(tmp_path / "log", spaces, stack)
+    writer.add(make(spaces, 3, stack=stack))
+    writer.finalise(tmp_path / "data.hdf5", {})
+    assert described(tmp_path / "data.hdf5") == (spaces, stack, True)
+
+
+@pytest.mark.parametrize(
+    ("actions", "low", "high"),
+    [
+        ([[0.2, -0.9], [0.5, 0.1]], [-1, -1], [1, 1]),
+        ([[-2.0, -0.9], [1.5, 0.1]], [-2, -0.9], [1.5, 0.1]),
+        ([[2.0, 3.0], [1.5, 3.0]], [1.5, 2], [2, 4]),
+    ],
+)
+def test_bounds_of_continuous_actions_are_found(tmp_path, actions, low, high):
+    found = described(d4rl(tmp_path / "a.hdf5", np.zeros((2, 4), np.float32), np.array(actions, np.float32)))
+    box = gym.spaces.Box(np.array(low, np.float32), np.array(high, np.float32))
+    assert found.spaces == Spaces(gym.spaces.Box(-np.inf, np.inf, (4,)), box)
+
+
+def test_whole_numbers_are_discrete_actions(tmp_path):
+    found = described(baselines(tmp_path / "a.npz", np.array([[0], [2], [1]] * 3), (0, 4)))
+    assert found.spaces.action == gym.spaces.Discrete(3)
+
+
+@pytest.mark.parametrize("actions", [[[0, 1], [1, 1]], [[-1], [1]]])
+def test_actions_that_nothing_takes_are_refused(tmp_path, actions):
+    with pytest.raises(Refused, match="which no algorithm here takes"):
+        described(baselines(tmp_path / "a.npz", np.array(actions), (0,)))
+
+
+def test_pixels_counts_and_vectors_are_told_apart(tmp_path):
+    actions = np.zeros((3, 1), np.float32)
+    cases = {
+        "pixels": (np.zeros((3, 8, 8, 3), np.uint8), gym.spaces.Box(0, 255, (8, 8, 3), np.uint8)),
+        "count": (np.array([0, 6, 2]), gym.spaces.Discrete(7)),
+        "vector": (np.zeros((3, 2)), gym.spaces.Box(-np.inf, np.inf, (2,))),
+    }
+    for name, (observations, space) in cases.items():
+        assert described(d4rl(tmp_path / name, observations, actions)).spaces.observation == space
+
+
+def test_whether_ends_are_told_hangs_on_the_file_and_the_time_limit(tmp_path):
+    path = baselines(tmp_path / "a.npz", np.zeros((9, 1), int))
+    assert not described(path).tells_ends and described(path, 5).tells_ends
+    ends = np.array([False, True, False])
+    told = d4rl(tmp_path / "b.hdf5", np.zeros((3, 2)), np.zeros((3, 1), np.float32), timeouts=ends)
+    assert described(told).tells_ends
+
+
+def test_a_file_that_changes_is_read_again(tmp_path):
+    path = tmp_path / "a.npz"
+    assert described(baselines(path, np.zeros((9, 1), int))).spaces.action.n == 1
+    assert described(baselines(path, np.full((19, 1), 4))).spaces.action.n == 5
+
+
+def test_nothing_is_refused(tmp_path):
+    with pytest.raises(Refused, match="does not exist"):
+        described(tmp_path / "nowhere")
