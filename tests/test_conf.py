@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import open_dict
 
 from lfd.artifacts import Store
 from lfd.cli import config_folder
-from lfd.envs import Env
+from lfd.data.readers.described import Described
+from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.experiment import Experiment, build, register
 from lfd.help import EXAMPLES, GROUPS, KEYS, options
@@ -24,7 +26,9 @@ GIVEN = {
     "env=minigrid": ["env.id=BabyAI-GoToObj-v0"],
     "env=gym": ["env.id=FrozenLake-v1"],
     "dataset=file": ["dataset.path=data.npz"],
+    "env=none": ["dataset.path=data.npz"],
 }
+TWO = Described(Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)), 1, True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,13 +59,14 @@ def spaces():
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data.npz").write_bytes(b"whether it can be read is another test's question")
-    monkeypatch.setattr("lfd.stages.load.read", lambda path, spaces: iter(()))
+    monkeypatch.setattr("lfd.stages.load.read", lambda *_: iter(()))
+    monkeypatch.setattr("lfd.stages.load.described", lambda *_: TWO)
     return tmp_path
 
 
 def composed(line: list[str]) -> tuple[Experiment, dict[str, str]]:
     more = [word for one in line for word in GIVEN.get(one, []) if word not in line]
-    overrides = [*line, *more]
+    overrides = list(dict.fromkeys([*line, *more]))
     cfg = compose("config", overrides, return_hydra_config=True)
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
@@ -112,7 +117,7 @@ def test_every_option_fits_or_is_refused_and_every_file_is_reached(folder):
         except Refused as refusal:
             refused[" ".join(row)] = str(refusal)
             continue
-        assert pipeline.order[-1] == "score"
+        assert pipeline.order[-1] == ("fqe" if "env=none" in row else "score")
         reached |= {f"{group.partition('@')[0]}/{option}" for group, option in choices.items()}
         fits |= set(row)
     files = {str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*/*.yaml")}
@@ -137,7 +142,7 @@ def test_only_what_does_not_act_in_a_space_is_refused(folder):
 def test_what_the_help_shows_works(line, folder):
     words = [word.partition(",")[0] if line.startswith("-m") else word for word in line.split() if word != "-m"]
     experiment, _ = composed(words)
-    assert wired(experiment, folder).order[-1] == "score"
+    assert wired(experiment, folder).order[-1] == ("fqe" if "fqe" in line else "score")
 
 
 def test_every_file_says_what_it_is():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 RUN = Path(__file__).parents[1] / "run.py"
@@ -33,7 +34,34 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("env", "algo", "bar"), BARS)
 def test_every_seed_reaches_the_bar(outputs, env, algo, bar):
     line = [f"algo={algo}", f"env={env}", "seed=0,1,2", "score.episodes=100", f"outputs={outputs}"]
-    done = subprocess.run([sys.executable, RUN, "-m", *line], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (group,) = json.loads(Path(done.stdout.splitlines()[-1]).read_text())["groups"]
+    (group,) = run("-m", *line)["groups"]
     assert len(group["returns"]) == 3 and min(group["returns"]) >= bar
+
+
+# Five states of one expert, from bad to good, and data of some of them and of random actions.
+STATES = [f"expert@{index}" for index in range(5)]
+MIXED = ["algo=bc", "dataset=mixed", "expert.checkpoints=5"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", ["cartpole", "pendulum"])
+def test_fqe_ranks_policies_as_episodes_do(outputs, env):
+    line = [f"env={env}", *MIXED, f"outputs={outputs}"]
+    states = ",".join(STATES)
+    played = run(*line, f"score.policies=[{states}]", "score.episodes=100")
+    returns = [played["scores"][name]["return_mean"] for name in STATES]
+    table = run("-m", *line, f"fqe.frozen.policy={states}", "targets=[fqe]")
+    values = {group["policy"]: group["return_mean"] for group in table["groups"]}
+    assert spearman(returns, [values[name] for name in STATES]) >= 0.8
+
+
+def run(*line):
+    """What the run or sweep says in its JSON."""
+    done = subprocess.run([sys.executable, RUN, *line], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(Path(done.stdout.splitlines()[-1]).read_text())
+
+
+def spearman(one, other):
+    ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
+    return np.corrcoef(*ranks)[0, 1]

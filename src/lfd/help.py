@@ -27,6 +27,7 @@ KEYS = {
     "algo.losses.gap.weight=2": "how much a loss counts: a number or {start: 1, end: 0, steps: 2_000}",
     "dataset.transitions=20_000": "how much data; or dataset.transitions=null dataset.episodes=50",
     "score.episodes=100": "episodes that the final score is the mean of",
+    "targets=[score,fqe]": "score by FQE too, from the data alone; env=none dataset.path=... needs no simulator at all",
     "env=gym env.id=FrozenLake-v1": "any environment that Gymnasium knows",
     "outputs=elsewhere": "the folder that everything is kept in",
     "dry_run=true": "show the stages, what is stored and what it would take; run nothing",

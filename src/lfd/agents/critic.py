@@ -40,7 +40,9 @@ class Critic(Agent):
         raw = self.raw(Batch(obs=obs)).obs
         first = next(iter(raw.values())) if isinstance(raw, dict) else raw
         action, _ = policy.act(raw, policy.initial_state(len(first)), None)
-        return self.prepare(Batch(action=action)).action
+        chosen = self.prepare(Batch(action=action)).action
+        # As an environment takes it: the mean of a Gaussian may lie far outside the bounds.
+        return chosen.clamp(-1, 1) if self.continuous else chosen
 
     def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
         raise NotImplementedError("a critic judges the actions of another")

@@ -20,7 +20,7 @@ class Group:
 
     `measure` says what `returns` are: "return_mean", or "fqe_mean" where nothing was played. `return_sd` is the sample
     standard deviation over seeds (n - 1), None below two; `others` holds the mean return of the policies scored beside
-    the first.
+    the first, the discounted one beside FQE's.
     """
 
     overrides: dict[str, str]
@@ -112,7 +112,7 @@ def _group(varies: Sequence[str], members: Sequence[tuple[dict[str, str], Result
     group.normalized = _mean(score.get("normalized") for score in first)
     group.success_rate = _mean(score.get("success_rate") for score in first)
     for policy in dict.fromkeys(name for _, result in done for name in result["scores"] if name != group.policy):
-        value = _mean(result["scores"].get(policy, {}).get("return_mean") for _, result in done)
+        value = _mean(result["scores"].get(policy, {}).get(_BESIDE[group.measure]) for _, result in done)
         if value is not None:
             group.others[policy] = value
     return group
@@ -124,6 +124,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 _MEASURES = {"return_mean": "return", "fqe_mean": "FQE value"}
+_BESIDE = {"return_mean": "return_mean", "fqe_mean": "discounted_mean"}  # what others have that compares
 
 
 def group_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,149 @@
+"""Experiments without a simulator: data from a file, the score from FQE."""
+
+import json
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+
+import lfd
+from lfd import cli
+from lfd.data import Episode, Writer
+from lfd.envs import Spaces
+from lfd.errors import Refused
+
+SHORT = ["algo=bc", "env=none", "learn.steps=40", "learn.check.every=20", "fqe.steps=20", "fqe.members=2"]
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch, capsys):
+    """A command line in an empty folder, in an interpreter that cannot make any environment."""
+    cwd = tmp_path / "cwd"
+    cwd.mkdir()
+    monkeypatch.chdir(cwd)
+
+    def make(*args, **kwargs):
+        raise AssertionError("an environment was made")
+
+    monkeypatch.setattr(gym, "make", make)
+
+    def called(*arguments):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+        monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+        code = cli.run()
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return called
+
+
+def baselines(path: Path) -> list[str]:
+    path = path.with_suffix(".npz")
+    starts = np.zeros(300, bool)
+    starts[::30] = True
+    generator = np.random.default_rng(0)
+    np.savez(
+        path, obs=generator.normal(size=(300, 4)), actions=generator.integers(0, 2, (300, 1)), rewards=np.ones(300),
+        episode_starts=starts, episode_returns=np.full(10, 30.0),
+    )  # fmt: skip
+    return [f"dataset.path={path}", "dataset.max_episode_steps=50"]
+
+
+def d4rl(path: Path) -> list[str]:
+    generator = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["observations"] = generator.normal(size=(300, 5)).astype(np.float32)
+        file["actions"] = generator.uniform(-1, 1, (300, 2)).astype(np.float32)
+        file["rewards"] = generator.normal(size=300)
+        file["terminals"] = np.arange(300) % 100 == 99
+        file["timeouts"] = np.arange(300) % 100 == 49
+    return [f"dataset.path={path}", "actions=continuous"]
+
+
+@pytest.mark.parametrize("form", [baselines, d4rl])
+def test_it_trains_and_is_scored(form, call, tmp_path):
+    code, out, err = call(*SHORT, *form(tmp_path / "data"))
+    assert code == 0, err
+    *table, last = out.splitlines()
+    result = json.loads(Path(last).read_text())
+    assert list(result["stages"]) == ["demos", "learn", "fqe"] and list(result["scores"]) == ["learn", "demos"]
+    assert table[0].split("  ")[0] == "policy" and "FQE value" in table[0] and "discounted return" in table[0]
+    learnt = result["scores"]["learn"]
+    assert learnt["fqe_low"] <= learnt["fqe_mean"] <= learnt["fqe_high"] and "return_mean" not in learnt
+    page = (Path(last).parent / "report.html").read_text()
+    assert "without an environment" in page and "FQE value" in page
+    records = [json.loads(line) for line in (Path(last).parent / "metrics.jsonl").read_text().splitlines()]
+    assert any("learn/validation/bc" in record for record in records)
+    policy = lfd.load(Path(last).parent)
+    assert np.shape(policy.act(np.zeros(policy.agent.spaces.observation.shape, np.float32))) in ((), (2,))
+    with pytest.raises(Refused, match="no environment to film it in"):
+        policy.film(tmp_path / "film.gif")
+
+
+def test_what_was_collected_here_needs_no_simulator_later(call, tmp_path):
+    spaces = Spaces(gym.spaces.Box(0, 255, (4, 40, 40), np.uint8), gym.spaces.Discrete(3))
+    writer = Writer(tmp_path / "log", spaces, stack=4)
+    generator = np.random.default_rng(0)
+    for _ in range(4):
+        frames, actions = generator.integers(0, 256, (11, 40, 40), np.uint8), generator.integers(0, 3, 10)
+        writer.add(Episode(frames, actions, np.ones(10, np.float32), True, False))
+    writer.finalise(tmp_path / "data.hdf5", {})
+    small = ["learn.steps=2", "fqe.steps=2", "fqe.members=2", "algo.batch=4", "fqe_algo.batch=4"]
+    code, out, err = call("algo=bc", "env=none", *small, f"dataset.path={tmp_path / 'data.hdf5'}")
+    assert code == 0, err
+    assert json.loads(Path(out.splitlines()[-1]).read_text())["stages"]["demos"]["passport"]["stack"] == 4
+
+
+def test_a_sweep_compares_values(call, tmp_path):
+    short = [one for one in SHORT if not one.startswith("learn.steps")]
+    code, out, err = call("-m", *short, *baselines(tmp_path / "data"), "seed=0,1", "learn.steps=10,20")
+    assert code == 0, err
+    assert "FQE value" in out.splitlines()[0] and "return" not in out.splitlines()[0]
+    groups = json.loads(Path(out.splitlines()[-1]).read_text())["groups"]
+    assert [group["measure"] for group in groups] == ["fqe_mean"] * 2 and len(groups[0]["returns"]) == 2
+
+
+def test_the_dry_run_estimates_without_an_environment(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("lfd.trials.SECONDS", 0.01)
+    code, out, _ = call(*SHORT, *baselines(tmp_path / "data"), "dry_run=true")
+    assert code == 0 and not list(Path.cwd().glob("outputs/*/[!.]*"))
+    assert [line.split()[:2] for line in out.splitlines()[2:5]] == [
+        ["demos", "load"], ["learn", "fit"], ["fqe", "appraise"],
+    ]  # fmt: skip
+    assert "20 gradient steps × 2 members" in out
+
+
+REFUSED = {
+    "dataset=expert": "expert: steps an environment and env=none gives none; choose an env",
+    "dataset=mixed": "expert: steps an environment and env=none gives none; choose an env",
+    "algo=dqn": "learn: steps an environment and env=none gives none; choose an env",
+    "targets=[score]": "score: steps an environment and env=none gives none; choose an env",
+    "film=true": "film=true: with env=none there is nothing to film",
+    "learn.stop.score=5": "learn: stop rules on scores and checkpoints need episodes, of which env=none has none",
+    "learn.checkpoints=2": "learn: stop rules on scores and checkpoints need episodes, of which env=none has none",
+    "actions=continuous": "has discrete actions, the configuration was composed for continuous; add actions=discrete",
+    "dataset.max_episode_steps=null": "does not say how its episodes ended, and env=none knows no time limit",
+    "fqe.frozen.policy=lern": "fqe: no stage is called 'lern'; did you mean 'learn'?",
+    "~fqe.frozen.policy": "fqe: whom to score is missing; add +fqe.frozen.policy=learn",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_refused_in_one_line_before_anything_is_made(line, call, tmp_path):
+    given = dict(one.split("=", 1) for one in [*baselines(tmp_path / "data"), "algo=bc", "env=none"])
+    key, _, value = line.partition("=")
+    if key == "dataset":
+        given = {name: value for name, value in given.items() if not name.startswith("dataset.")}
+    arguments = [f"{name}={value}" for name, value in (given | ({key: value} if value else {})).items()]
+    code, out, err = call(*arguments, *([] if value else [line]))
+    assert (code, out) == (2, "")
+    assert err.startswith("lfd: ") and err.count("\n") == 1
+    assert REFUSED[line] in err
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_without_a_file_it_says_so(call):
+    assert "dataset.path is missing; add dataset.path=..." in call("env=none")[2]
