@@ -117,10 +117,10 @@ def test_the_dry_run_estimates_without_an_environment(call, tmp_path, monkeypatc
 
 
 REFUSED = {
-    "dataset=expert": "expert: steps an environment and env=none gives none; choose an env",
-    "dataset=mixed": "expert: steps an environment and env=none gives none; choose an env",
-    "algo=dqn": "learn: steps an environment and env=none gives none; choose an env",
-    "targets=[score]": "score: steps an environment and env=none gives none; choose an env",
+    "dataset=expert": "expert: steps an environment and there is none; choose an env",
+    "dataset=mixed": "expert: steps an environment and there is none; choose an env",
+    "algo=dqn": "learn: steps an environment and there is none; choose an env",
+    "targets=[score]": "score: steps an environment and there is none; choose an env",
     "film=true": "film=true: with env=none there is nothing to film",
     "learn.stop.score=5": "learn: stop rules on scores and checkpoints need episodes, of which env=none has none",
     "learn.checkpoints=2": "learn: stop rules on scores and checkpoints need episodes, of which env=none has none",

@@ -99,7 +99,7 @@ def test_what_is_wrongly_wired_is_refused(plan):
 
 
 def test_a_stage_that_interacts_needs_an_environment(plan):
-    with pytest.raises(Refused, match="demos: steps an environment and env=none gives none"):
+    with pytest.raises(Refused, match="demos: steps an environment and there is none"):
         plan(STANDARD, env=None)
 
 

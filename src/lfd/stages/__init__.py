@@ -89,7 +89,7 @@ class Stage(ABC):
     def check_offline(self, name: str) -> None:
         """Raise Refused if it cannot work without an environment."""
         if self.interacts():
-            raise Refused(f"{name}: steps an environment and env=none gives none; choose an env")
+            raise Refused(f"{name}: steps an environment and there is none; choose an env")
 
     def spaces(self) -> Spaces | None:
         """The spaces of what it brings in from outside; None if it brings nothing in. Raises Refused."""
