@@ -66,17 +66,19 @@ def made_up(env: Env, rows: int, length: int, folder: Path) -> Dataset:
     path = folder / f"{env.fingerprint()['id'].replace('/', '-')}-{rows}.hdf5"
     if not path.exists():
         spaces, rng = env.spaces(), np.random.default_rng(0)
-        shape: Any = spaces.observation.shape[1:] if env.stack > 1 else spaces.observation.shape
+        observation: Any = spaces.observation
+        action: Any = spaces.action
+        shape = observation.shape[1:] if env.stack > 1 else observation.shape
         writer = Writer(path.with_suffix(".shards"), spaces, env.stack)
         for _ in range(rows // length):
-            if spaces.observation.dtype == np.uint8:
+            if observation.dtype == np.uint8:
                 seen = rng.integers(256, size=(length + 1, *shape), dtype=np.uint8)
             else:
                 seen = rng.standard_normal((length + 1, *shape)).astype(np.float32)
             if spaces.actions == "discrete":
-                actions = rng.integers(int(spaces.action.n), size=length)  # type: ignore[attr-defined]
+                actions = rng.integers(int(action.n), size=length)
             else:
-                actions = rng.uniform(-1, 1, (length, *spaces.action.shape)).astype(np.float32)
+                actions = rng.uniform(-1, 1, (length, *action.shape)).astype(np.float32)
             rewards = rng.standard_normal(length).astype(np.float32)
             writer.add(Episode(seen, actions, rewards, False, True))
         writer.finalise(path, {})
