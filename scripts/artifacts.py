@@ -1,4 +1,4 @@
-"""Shows what is stored, how large it is and who uses it, and removes what nobody does."""
+"""Shows what is stored, how large it is and who uses it, verifies it, and removes what nobody uses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import NoReturn, final
 
 from lfd.errors import Ending, Refused
-from lfd.housekeeping import Inventory, Item, gc, survey
+from lfd.housekeeping import Inventory, Item, flaw, gc, survey
+
+GC = """Removes what no run folder and no process uses, directly or through other artifacts. A run's folder keeps what
+the run has used, also if it failed or was interrupted, so that its command goes on from there: remove the folder first
+to let that go. Partial work, from which an interrupted stage goes on, stays until it has been left alone for a week."""
 
 
 @final
@@ -22,10 +26,11 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="artifacts.py", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|gc")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|verify|gc")
     ls = verbs.add_parser("ls", help="list all artifacts, newest first")
-    remove = verbs.add_parser("gc", help="remove what no run uses, and partial work left alone for a day")
-    for verb in (ls, remove):
+    check = verbs.add_parser("verify", help="read all artifacts in full, and the datasets' sha256 again")
+    remove = verbs.add_parser("gc", help="remove what no run uses", description=GC)
+    for verb in (ls, check, remove):
         verb.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of artifacts/ and runs/")
     how = remove.add_mutually_exclusive_group()
     how.add_argument("--dry-run", action="store_true", help="only say what would be removed (the default)")
@@ -74,6 +79,16 @@ def total(items: list[Item]) -> str:
     return f"{number}, {size_text(sum(item.size for item in items))}"
 
 
+def verify(items: list[Item]) -> int:
+    """Prints what is wrong; returns the exit code."""
+    checked = [item for item in items if item.state != "partial"]
+    flaws = {item.key: found for item in checked if (found := flaw(item)) is not None}
+    for key, found in flaws.items():
+        print(f"{key}: {found}")
+    print(f"{total(checked)}: {len(flaws)} damaged")
+    return 2 if flaws else 0
+
+
 def main(arguments: list[str]) -> int:
     try:
         asked = parse(arguments)
@@ -82,6 +97,8 @@ def main(arguments: list[str]) -> int:
         if asked.verb == "ls":
             print(f"{table(inventory.items, inventory)}\n{total(inventory.items)}")
             return 0
+        if asked.verb == "verify":
+            return verify(inventory.items)
         stale = gc(root, runs) if asked.yes else inventory.stale()
     except Ending as ending:
         print(ending, file=sys.stderr)

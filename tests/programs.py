@@ -12,8 +12,9 @@ from lfd.algos.sac import SAC
 from lfd.artifacts import Store
 from lfd.envs import Env, Gym
 from lfd.hardware import Hardware
-from lfd.learner import Algo, Optim, Phase, Target
+from lfd.learner import Algo, Phase, Target
 from lfd.log import RunLog
+from lfd.optim import Optim
 from lfd.pipeline import TrainingPipeline
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.mix import Mix

@@ -89,6 +89,16 @@ REFUSED = {
     "algoo=cql": "algoo: there is no 'algoo'; did you mean 'algo'?",
     "algo@expert=ppo": "nothing is chosen at algo@expert; did you mean 'algo@expert_algo'?",
     "+algo=bc": "+algo=bc: algo is chosen already; leave out the plus",
+    "learn.algo=bc": "learn.algo=bc: learn.algo is another name of algo; choose one there, as in algo=bc",
+    "learn.algo=null": "learn.algo=null: learn.algo is another name of algo; choose one there, as in algo=bc",
+    "expert.algo=dqn": "expert.algo is another name of expert_algo; choose one there, as in algo@expert_algo=dqn",
+    "env=null": "env=null: env has no option 'null'; known: acrobot, ",
+    "env=none": "dataset.path is missing; add dataset.path=...",
+    "~env": "~env: other choices depend on env; choose another instead of none",
+    "hydra.run.dir=x": "hydra.run.dir=x: a run's folder is named by what it computes; choose where all are kept: ",
+    "+hydra.run.dir=x": "+hydra.run.dir=x: a run's folder is named by what it computes; ",
+    "-m hydra.sweep.dir=x seed=0,1": "hydra.sweep.dir=x: a run's folder is named by what it computes; ",
+    "hydra.launcher.n_jobs=2": "hydra.launcher.n_jobs=2: Hydra's own settings are for sweeps; add -m",
     "+lern.steps=5": "lern is {'steps': 5}, which nothing reads; did you mean 'learn'?",
     "learn=3": "learn is 3, which nothing reads; a stage is expected there",
     "targets=3": "targets is 3; a list of stages is expected, as in targets=[score]",
@@ -162,6 +172,13 @@ def test_the_process_ends_with_the_code():
 
 
 # Other ends
+
+
+@pytest.mark.parametrize("line", ["--help", "--version"])
+def test_a_reader_that_has_gone_is_no_fault(line):
+    asked = subprocess.Popen([sys.executable, RUN, line], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    asked.stdout.close()
+    assert (asked.stderr.read(), asked.wait()) == (b"", 75)
 
 
 @pytest.mark.parametrize(

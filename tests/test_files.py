@@ -2,6 +2,7 @@ import errno
 import hashlib
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from lfd.errors import Refused
-from lfd.files import Checkpoints, file_sha256, load_json, load_tensors, save_json, save_tensors
+from lfd.files import Checkpoints, file_sha256, load_json, load_object, load_tensors, reserve, save_json, save_tensors
 
 CHANGES = ("fsync", "replace", "rename")
 
@@ -42,11 +43,35 @@ def full(*_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_space_is_asked_for_before_it_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    path = tmp_path / "ring.npy"
+    path.write_bytes(b"head")
+    os.truncate(path, 20 << 20)
+    assert path.stat().st_blocks * 512 < 1 << 20
+    monkeypatch.setattr(sys, "platform", platform)
+    if platform == "darwin":
+        monkeypatch.delattr(os, "posix_fallocate")
+    reserve(path)
+    assert path.stat().st_blocks * 512 >= path.stat().st_size == 20 << 20
+    assert path.read_bytes() == b"head" + bytes((20 << 20) - 4)
+
+
 def test_json_comes_back_bit_for_bit(tmp_path: Path) -> None:
     state = {"x": 0.1 + 0.2, "n": 2**80, "deep": [{"a": None}, "é"], "inf": float("inf")}
     save_json(tmp_path / "a.json", state)
     assert load_json(tmp_path / "a.json") == state
     assert os.listdir(tmp_path) == ["a.json"]
+
+
+def test_an_object_without_its_fields_is_refused(tmp_path: Path) -> None:
+    save_json(tmp_path / "a.json", {"a": 1})
+    assert load_object(tmp_path / "a.json", "a") == {"a": 1}
+    with pytest.raises(Refused, match=r"a\.json is damaged \('b' is missing\)"):
+        load_object(tmp_path / "a.json", "a", "b")
+    save_json(tmp_path / "a.json", [1])
+    with pytest.raises(Refused, match=r"a\.json is damaged \(no object"):
+        load_object(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b""])

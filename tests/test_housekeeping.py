@@ -1,5 +1,6 @@
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def store(root: Path, name: str, **inputs: str) -> str:
         with place.build(key) as building:
             assert isinstance(building, Building)
             (building.folder / "weights").write_bytes(bytes(1000))
+            (building.folder / "agent.json").write_text("{}")
             building.publish(name, inputs, {}, {})
     return key
 
@@ -81,11 +83,22 @@ def test_gc_keeps_what_a_process_uses_and_what_that_was_made_from(root: Path, ru
 
 
 def test_gc_removes_partial_work_only_when_old_unneeded_and_idle(root: Path, runs: Path) -> None:
-    old, fresh, needed, busy = (partial(root, *case) for case in (("a", 2), ("b", 0.5), ("c", 2), ("d", 2)))
+    old, fresh, needed, busy = (partial(root, *case) for case in (("a", 8), ("b", 6), ("c", 8), ("d", 8)))
     use(runs, "interrupted", needed)
     with Store(root) as builder, builder.build(busy):
         assert {item.key for item in gc(root, runs)} == {old}
     assert kept(root) == {fresh, needed, busy}
+
+
+def test_gc_keeps_what_an_interrupted_run_goes_on_from_until_its_folder_is_removed(root: Path, runs: Path) -> None:
+    expert = store(root, "expert")
+    use(runs, "interrupted", expert)
+    save_json(
+        runs / "interrupted" / "result.json", {"status": "interrupted", "stages": {"expert": {"artifact": expert}}}
+    )
+    assert gc(root, runs) == [] and kept(root) == {expert}
+    shutil.rmtree(runs / "interrupted")
+    assert [item.key for item in gc(root, runs)] == [expert]
 
 
 def test_gc_removes_damaged_artifacts_and_forgotten_trash(root: Path, runs: Path) -> None:
@@ -170,6 +183,25 @@ def test_the_script_lists_asks_and_removes(tmp_path: Path) -> None:
     done = script(tmp_path, "gc", "--yes", "--outputs", "outputs")
     assert done.returncode == 0 and "1 artifact" in done.stdout and kept(root) == {expert, data}
     assert "nothing to remove" in script(tmp_path, "gc").stdout
+
+
+def test_the_script_verifies(tmp_path: Path) -> None:
+    root = tmp_path / "outputs" / "artifacts"
+    sound, damaged, cut = store(root, "sound"), store(root, "damaged"), store(root, "cut")
+    done = script(tmp_path, "verify")
+    assert (done.returncode, done.stdout) == (0, "3 artifacts, 3.7 kB: 0 damaged\n")
+    (root / damaged / "agent.json").write_text("{]")
+    os.truncate(root / cut / "weights", 1)
+    done = script(tmp_path, "verify")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 2 and len(lines) == 3 and lines[-1].endswith("2 damaged") and sound not in done.stdout
+    assert any(line.startswith(f"{damaged}: ") and "agent.json is not whole JSON" in line for line in lines)
+    assert f"{cut}: a file is missing or cut short" in lines
+
+
+def test_the_script_says_what_it_keeps(tmp_path: Path) -> None:
+    told = " ".join(script(tmp_path, "gc", "--help").stdout.split())
+    assert "stays until it has been left alone for a week" in told and "remove the folder first" in told
 
 
 @pytest.mark.parametrize("arguments", [[], ["lss"], ["gc", "--yes", "--dry-run"], ["ls", "--yes"], ["ls"]])

@@ -10,8 +10,9 @@ from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
 from lfd.batch import Batch
 from lfd.errors import Refused
-from lfd.learner import Algo, Learner, Optim, Optimizer, Phase, Target
+from lfd.learner import Algo, Learner, Phase, Target
 from lfd.noise import Generated
+from lfd.optim import Descent, Optim, Optimizer
 
 CPU = torch.device("cpu")
 SIZES = [8]
@@ -59,7 +60,9 @@ def test_every_group_has_its_own_optimiser(counting):
     before = frozen_copy(learner)
     learner.step({"data": batch_of(16)}, ["ppo"])
     assert moved(learner, before, "nets.policy.") and not moved(learner, before, "nets.value.")
-    assert isinstance(learner.optimizers["policy"], torch.optim.SGD)
+    # One step of SGD follows the gradient, so its size differs from weight to weight; Adam's does not.
+    steps = learner.parameters["nets.policy.net.head.0.weight"] - before["nets.policy.net.head.0.weight"]
+    assert steps.abs().max() > 2 * steps.abs().median()
 
 
 @pytest.mark.parametrize("members", [1, 3])
@@ -88,8 +91,31 @@ def test_learning_rates_follow_their_schedule(counting):
     for rate in (0.1, 0.05, 0.0, 0.0):
         before = frozen_copy(learner)
         learner.step({"data": batch_of(16)}, ["td"])
-        assert learner.optimizers["q"].param_groups[0]["lr"] == pytest.approx(rate)
+        assert learner.descents["q"].rate(learner.step_count - 1) == pytest.approx(rate)
         assert moved(learner, before, "nets.") == (rate > 0)
+
+
+@pytest.mark.parametrize("kind", list(Optimizer))
+def test_a_descent_equals_that_of_torch_optim(kind):
+    torch.manual_seed(0)
+    start = [torch.randn(3, 4), torch.randn(4)]
+    config = Optim(kind, lr=0.1, eps=1e-5, weight_decay=0.01, momentum=0.9 if kind is Optimizer.sgd else 0.0)
+    ours, theirs = ([value.clone().requires_grad_() for value in start] for _ in range(2))
+    descent = Descent(config, 1.0, ours, 1)
+    common = {"lr": 0.1, "weight_decay": 0.01, "fused": True}
+    reference = {
+        Optimizer.adam: lambda: torch.optim.Adam(theirs, eps=1e-5, **common),
+        Optimizer.adamw: lambda: torch.optim.AdamW(theirs, eps=1e-5, **common),
+        Optimizer.sgd: lambda: torch.optim.SGD(theirs, momentum=0.9, **common),
+    }[kind]()
+    for step in range(4):
+        gradients = [torch.randn(3, 4), None if step % 2 else torch.randn(4)]
+        for value, gradient in zip(theirs, gradients, strict=True):
+            value.grad = gradient
+        reference.step()
+        descent.step(gradients, step)
+        for value, expected in zip(ours, theirs, strict=True):
+            assert torch.equal(value, expected)
 
 
 def test_weights_follow_their_schedule(counting):

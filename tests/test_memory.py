@@ -9,7 +9,8 @@ from lfd.algos.ppo import PPO
 from lfd.data import Episode
 from lfd.envs.env import Gym
 from lfd.errors import Refused
-from lfd.learner import Algo, Learner, Optim
+from lfd.learner import Algo, Learner
+from lfd.optim import Optim
 from lfd.registry import AGENTS
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay

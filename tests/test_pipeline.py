@@ -74,6 +74,16 @@ def test_names_of_stages_are_not_part_of_a_key(plan):
     assert first.keys["demos"] == renamed.keys["data"] and first.keys["learn"] == renamed.keys["student"]
 
 
+def test_names_of_stages_change_no_bits(run_stages, counting):
+    first = run_stages(STANDARD, counting, "first").store.root
+    renamed = {"data": demos(), "student": learn(reads="data"), "result": score("student")}
+    second = run_stages(renamed, counting, "second").store.root
+    names = ("agent.safetensors", "data.hdf5")
+    made = [{path.relative_to(root): path.read_bytes() for name in names for path in root.glob(f"*/{name}")}
+            for root in (first, second)]  # fmt: skip
+    assert made[0] == made[1] and len(made[0]) == 2
+
+
 def test_seeds_steps_data_and_env_are_part_of_a_key(plan, counting_next_step):
     base = plan(STANDARD).keys["learn"]
     for other in (
@@ -89,9 +99,9 @@ def test_what_is_wrongly_wired_is_refused(plan):
         ({}, ["scores"], "targets: no stage is called 'scores'; did you mean 'score'"),
         ({}, [], "targets is empty"),
         ({"score": score("lern")}, ["score"], "score: no stage is called 'lern'; did you mean 'learn'"),
-        ({"score": score("demos")}, ["score"], "needs a policy and 'demos' gives a dataset"),
+        ({"score": score("demos")}, ["score"], r"needs a policy, which 'demos' \(collect\) does not give"),
         ({"learn": learn(init_from="learn")}, ["score"], "circle: learn -> learn"),
-        ({"learn": learn(reads="learn")}, ["score"], "needs a dataset and 'learn' gives a policy"),
+        ({"learn": learn(reads="learn")}, ["score"], r"needs a dataset, which 'learn' \(fit\) does not give"),
     ]
     for change, targets, message in cases:
         with pytest.raises(Refused, match=message):

@@ -76,7 +76,7 @@ def test_what_is_stored_takes_nothing(call: Call) -> None:
     # A longer version goes on from the shorter, at the pace that this one had.
     _, output, _ = call(*line[:2], "learn.steps=200", *line[3:], "dry_run=true")
     assert "stored" in rows(output)["demos"] and "to make" in rows(output)["learn"]
-    assert "(learn: as long as an earlier version took)" in output
+    assert "(learn, score: as long as an earlier one took)" in output
 
 
 def test_frames_are_counted_once(call: Call, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ def test_a_longer_run_goes_on_from_a_shorter_one_to_the_same_bits(program, strai
     expected, _ = straight(program)
     programs["run"](program, tmp_path, steps=150)
     steps = []
-    step = Training._step
-    monkeypatch.setattr(Training, "_step", lambda self: steps.append(self.learner.step_count) or step(self))
+    step = Training.step
+    monkeypatch.setattr(Training, "step", lambda self: steps.append(self.learner.step_count) or step(self))
     assert bits(programs["run"](program, tmp_path)) == expected
     # With an environment from the last boundary, which falls behind a whole collection or round.
     assert steps[0] == {"dqn": 120, "phases": 90, "members": 130, "ppo": 128, "ppo_bc": 128}.get(program, 150)

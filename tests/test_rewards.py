@@ -15,7 +15,8 @@ from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
 from lfd.batch import Batch
 from lfd.errors import Refused
-from lfd.learner import Algo, Learner, Optim, Phase, Target
+from lfd.learner import Algo, Learner, Phase, Target
+from lfd.optim import Optim
 from lfd.registry import AGENTS, LOSSES
 from lfd.sources import rollout
 from lfd.sources.dataset import Demonstrations

@@ -62,6 +62,51 @@ def test_a_run_leaves_everything_and_asked_again_draws_nothing_anew(
     assert all(stage["cached"] for stage in result(tmp_path)["stages"].values())
 
 
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("env=gym env.id=CartPole-v1", "bc-CartPole-v1-s0"),
+        (
+            "env=gym env.id=gymnasium.envs.classic_control:CartPole-v1",
+            "bc-gymnasium.envs.classic_control-CartPole-v1-s0",
+        ),
+        ("env=acrobot", "bc-acrobot-s0"),
+    ],
+)
+def test_a_run_folder_tells_the_environment(
+    line: str, name: str, call: Call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfd.trials.SECONDS", 0.0)
+    assert call(*line.split(), "dry_run=true") == 0
+    assert f"outputs/runs/{name}-" in capsys.readouterr().out
+
+
+def test_a_dict_observation_of_somebody_elses_module_goes_all_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "somebodys.py").write_text(
+        "import gymnasium as gym\n"
+        "class Parted(gym.ObservationWrapper):\n"
+        "    def __init__(self, render_mode=None):\n"
+        "        super().__init__(gym.make('CartPole-v1'))\n"
+        "        parts = {name: gym.spaces.Box(-5, 5, (2,)) for name in ('cart', 'pole')}\n"
+        "        self.observation_space = gym.spaces.Dict(parts)\n"
+        "    def observation(self, seen):\n"
+        "        return {'cart': seen[:2], 'pole': seen[2:]}\n"
+        "gym.register('Parted-v0', Parted, max_episode_steps=50)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    line = (
+        "env=gym env.id=somebodys:Parted-v0 algo=cql expert.steps=40 expert.check.every=0 expert.stop.score=null "
+        "dataset.transitions=200 learn.steps=20 learn.check.every=10 score.episodes=2"
+    )
+    monkeypatch.setattr(sys, "argv", ["run.py", *line.split()])
+    assert cli.run() == 0
+    done = result(tmp_path)
+    assert done["run"].startswith("cql-somebodys-Parted-v0-s0-") and set(done["scores"]) >= {"learn", "expert", "demos"}
+
+
 def test_what_was_deleted_from_a_run_folder_is_drawn_again(call: Call, tmp_path: Path) -> None:
     assert call("learn.steps=20") == 0
     report = only_run(tmp_path) / "report.html"

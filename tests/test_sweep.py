@@ -186,6 +186,11 @@ def test_a_signal_to_the_sweep_alone_stops_jobs_in_all_processes(tmp_path: Path)
     assert not list(tmp_path.glob("outputs/sweeps/*/.stop-*"))
 
 
+def test_a_job_is_named_by_what_it_differs_in() -> None:
+    part = sweep.Sweep("abc", ("env.kwargs.g", "seed"), 1, Path("stop"), 0)
+    assert part.name(["algo=bc", "+env.kwargs.g=9.81", "seed=1"]) == "+env.kwargs.g=9.81 seed=1"
+
+
 def test_a_line_expands_to_all_combinations_in_order() -> None:
     line = parsed(["algo=bc,cql", "learn.steps=5", "seed=range(2)"], sweep=True)
     assert sweep._combinations(line) == [

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self, final
 from weakref import WeakSet
 
 from lfd.errors import Interrupted, Refused
-from lfd.files import full_disk_refused, load_json, save_json, sync
+from lfd.files import full_disk_refused, load_object, save_json, sync
 from lfd.keys import describe, key_of
 
 __all__ = ["MARKER", "Building", "Done", "Lock", "Store", "describe", "discard", "record_of"]
@@ -273,7 +273,7 @@ class Store:
 def record_of(folder: Path) -> dict[str, Any] | None:
     """The content of an artifact's marker; None unless each file that it names is there in its full size."""
     try:
-        record: dict[str, Any] = load_json(folder / MARKER)
+        record = load_object(folder / MARKER, "kind", "material", "inputs", "summary", "size", "files")
         whole = all((folder / name).stat().st_size == size for name, size in record["files"].items())
     except (Refused, FileNotFoundError, NotADirectoryError):
         return None

@@ -19,7 +19,16 @@ def config_folder() -> Path:
 
 def main() -> None:
     """Entry point of `run.py` and of the console script `lfd`."""
-    sys.exit(run())
+    try:
+        code = run()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output, as `head` does, has gone: the interpreter's last flush must not fail on it again.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        code = Interrupted.exit_code
+    sys.exit(code)
 
 
 def run() -> int:
@@ -44,6 +53,8 @@ def run() -> int:
         return _ended(ending, wants_traceback)
     except KeyboardInterrupt:
         return _ended(Interrupted("stopped"), wants_traceback)
+    except BrokenPipeError:
+        raise
     except Exception as fault:
         if wants_traceback:
             raise

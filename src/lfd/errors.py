@@ -31,7 +31,7 @@ class Interrupted(Ending):
 def nearest(word: str, options: Iterable[str]) -> str:
     """The end of a refusal: the option nearest to `word`, or all of them if none is near."""
     known = sorted(options)
-    close = get_close_matches(word, known, n=1, cutoff=0.5)
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"known: {', '.join(known)}" if known else "there are none"

@@ -2,22 +2,22 @@
 
 import os
 import resource
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, nan
-from typing import Any, final
+from typing import final
 
 import gymnasium as gym
 import numpy as np
 import torch
 
-from lfd.artifacts import record_of
 from lfd.envs import Env
 from lfd.pipeline import TrainingPipeline
-from lfd.sources.dataset import RESIDENT
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
+from lfd.sources.table import RESIDENT
 from lfd.stages import Stage
 from lfd.stages.collect import Collect, split_name
 from lfd.stages.evaluate import Evaluate
@@ -57,27 +57,29 @@ class Estimator:
 
     def of(self, name: str) -> Estimate:
         """The estimate of a stage that has to run."""
-        stage = self.pipeline.stages[name]
+        stage, earlier = self.pipeline.stages[name], self.pipeline.expected(name)
+        if earlier is not None:
+            self._earlier.append(name)
         match stage:
             case Recipe():
-                return self._fit(name, stage)
+                return self._fit(name, stage, earlier)
             case Collect():
-                return self._collect(stage)
+                return self._collect(stage, earlier)
             case Evaluate():
-                return Estimate(self._evaluation(stage), _resident(), 10_000)
+                return Estimate(self._evaluation(stage) if earlier is None else earlier, _resident(), 10_000)
             case Load():
                 return _copied(stage)
         return Estimate(nan, _resident(), 0)
 
     def note(self) -> str:
         """How the estimates came about."""
-        earlier = f" ({', '.join(self._earlier)}: as long as an earlier version took)" if self._earlier else ""
+        earlier = f" ({', '.join(self._earlier)}: as long as an earlier one took)" if self._earlier else ""
         return (
             f"estimates: gradient and environment steps tried here for {SECONDS} s each{earlier}; an episode counts as "
             f"{self._episode:,} steps; a stop rule may end a fit sooner"
         )
 
-    def _fit(self, name: str, fit: Recipe) -> Estimate:
+    def _fit(self, name: str, fit: Recipe, earlier: float | None) -> Estimate:
         learner = self.trials.learner(name, fit)
         ring = self._replayed(fit) * self._row_bytes()
         parameters = _bytes(learner.parameters) + _bytes(learner.buffers)
@@ -85,26 +87,14 @@ class Estimator:
         # many rows again, for the ends of episodes.
         disk = parameters * (1 + 2 * 3 + fit.checkpoints) + 2 * ring
         memory = _resident() + parameters * 4 + ring + self._held_data(fit)
-        seconds = self._earlier_step(name, fit)
-        if seconds is not None:
-            self._earlier.append(name)
-            return Estimate(seconds * fit.steps, memory, disk)
+        return Estimate(self._training(name, fit) if earlier is None else earlier, memory, disk)
+
+    def _training(self, name: str, fit: Recipe) -> float:
         env_steps = _env_steps(fit)
         if self.env is not None and fit.check.every and fit.algo.agent.acts:
             env_steps += ceil(fit.steps / fit.check.every) * fit.check.episodes * self._episode * fit.members
         seconds = fit.steps * self.trials.step_seconds(name, fit)
-        seconds += env_steps * self.trials.pace(name) if env_steps else 0.0
-        return Estimate(seconds, memory, disk)
-
-    def _earlier_step(self, name: str, fit: Recipe) -> float | None:
-        """Seconds a gradient step of a stored fit that differs only in its length and was not much shorter."""
-        lineage = self.pipeline.lineage(name)
-        for folder in self.pipeline.store.root.glob(f"{type(fit).__name__.lower()}-*"):
-            record = record_of(folder)
-            summary: dict[str, Any] = record["summary"] if record else {}
-            if summary.get("lineage") == lineage and summary["gradient_steps"] >= max(1, fit.steps // 10):
-                return float(summary["seconds"] / summary["gradient_steps"])
-        return None
+        return seconds + (env_steps * self.trials.pace(name) if env_steps else 0.0)
 
     def _replayed(self, fit: Recipe) -> int:
         """Transitions that the fit's replays hold."""
@@ -130,10 +120,12 @@ class Estimator:
                 return _size(stage)
         return 0
 
-    def _collect(self, stage: Collect) -> Estimate:
-        pace = max(self.trials.pace(split_name(policy)[0]) for policy in stage.shares)
+    def _collect(self, stage: Collect, earlier: float | None) -> Estimate:
+        seconds = earlier
+        if seconds is None:
+            seconds = self._transitions(stage) * max(self.trials.pace(split_name(policy)[0]) for policy in stage.shares)
         playing = stage.num_envs * self._episode * self._row_bytes()
-        return Estimate(self._transitions(stage) * pace, _resident() + playing, self._dataset_bytes(stage))
+        return Estimate(seconds, _resident() + playing, self._dataset_bytes(stage))
 
     def _transitions(self, stage: Collect) -> int:
         return stage.transitions or (stage.episodes or 0) * self._episode
@@ -195,5 +187,5 @@ def _bytes(named: Mapping[str, torch.Tensor]) -> int:
 
 
 def _resident() -> int:
-    """Bytes that this process has had in memory at most; Linux counts them in KiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes that this process has had in memory at most; Linux counts them in KiB, macOS in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from omegaconf.nodes import IntegerNode
 from lfd.envs import Env
 from lfd.errors import Refused, nearest
 from lfd.hardware import Hardware
-from lfd.learner import Algo, Optim, Phase, Target
+from lfd.learner import Algo, Phase, Target
 from lfd.log import Logger, NoLogger, Tensorboard, Wandb
+from lfd.optim import Optim
 from lfd.refusals import follow, parsed, placed, sentence
 from lfd.registry import AGENTS, ENVS, LOSSES, SOURCES, with_plugins
 from lfd.stages import Stage
@@ -64,7 +66,7 @@ class Experiment:
     outputs: Path
     dry_run: bool
     film: bool
-    names: dict[str, str]  # what was chosen: {"algo": "cql", "env": "cartpole"}
+    names: dict[str, str]  # what was chosen: {"algo": "cql", "env": "cartpole"}; of env=gym its id
     config: str  # the resolved configuration, as YAML
     overrides: list[str]
 
@@ -96,6 +98,9 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
     names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
     env = content["env"]
     stages = {name: node for name, node in content.items() if isinstance(node, Stage)}
+    if env is not None and any(override.key_or_group == "env.id" for override in parsed(overrides, sweep=False)):
+        # `env=gym` says nothing; and the name is to be one of a folder
+        names["env"] = re.sub(r"[^\w.-]+", "-", env.id)
     _check_actions(env, stages, choices)
     if env is None and content["film"]:
         raise Refused("film=true: with env=none there is nothing to film; leave it out, or choose an env")

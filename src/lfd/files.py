@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,8 @@ from lfd.errors import Refused
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_BLOCK = 16 << 20  # bytes
 
 
 @contextmanager
@@ -42,6 +45,23 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def reserve(path: Path) -> None:
+    """Asks for all the space of a sparse file: a mapped page that finds the disk full kills the process without a word.
+
+    macOS has no call for it; there the space is found out by writing.
+    """
+    with full_disk_refused(path), path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        if sys.platform == "linux":
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            for start in range(0, size, _BLOCK):
+                block = file.read(_BLOCK)
+                file.seek(start)
+                file.write(block)
+            os.fsync(file.fileno())
 
 
 def write(path: Path, content: bytes) -> None:
@@ -72,6 +92,17 @@ def load_json(path: Path) -> Any:
         raise Refused(f"{path} cannot be read ({error.strerror}): expected a JSON file there") from error
     except ValueError as error:
         raise Refused(f"{path} is not whole JSON ({error}): remove it and repeat the command") from error
+
+
+def load_object(path: Path, *fields: str) -> dict[str, Any]:
+    """A JSON object that `save_json` wrote; Refused if the file is missing or broken, or the object lacks a field."""
+    content = load_json(path)
+    if not isinstance(content, dict):
+        raise Refused(f"{path} is damaged (no object is in it): remove it and repeat the command")
+    for field in fields:
+        if field not in content:
+            raise Refused(f"{path} is damaged ({field!r} is missing): remove it and repeat the command")
+    return content
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

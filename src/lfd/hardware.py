@@ -1,6 +1,7 @@
 """The machine: device, threads, precision of matrix products."""
 
 import os
+import sys
 from dataclasses import dataclass
 from enum import Enum
 
@@ -32,5 +33,6 @@ class Hardware:
 
     def set_threads(self, frames: bool) -> None:
         """Small networks are faster on one thread than on two, and more threads than cores stall each other."""
-        cores = len(os.sched_getaffinity(0))
+        # macOS binds no process to cores, and cannot tell
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         torch.set_num_threads(self.threads or (max(1, cores // self.jobs) if frames else 1))

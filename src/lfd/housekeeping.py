@@ -14,9 +14,10 @@ from typing import final
 
 from lfd.artifacts import MARKER, Lock, discard, record_of
 from lfd.errors import Refused
-from lfd.files import load_json
+from lfd.files import load_json, load_object, load_tensors
+from lfd.log import read_records
 
-PARTIAL_KEPT = 24 * 3600.0  # seconds without a write after which partial work may go
+PARTIAL_KEPT = 7 * 24 * 3600.0  # seconds without a write after which partial work may go
 
 
 @final
@@ -56,7 +57,7 @@ class Inventory:
     needed: set[str]  # keys used by a run or a living process, directly or through other artifacts
 
     def stale(self) -> list[Item]:
-        """What nobody needs; partial work only if it has been left alone for a day."""
+        """What nobody needs; partial work only if it has been left alone for a week."""
         old = time.time() - PARTIAL_KEPT
         return [
             item
@@ -105,6 +106,32 @@ def gc(root: Path, runs: Path) -> list[Item]:
     return removed
 
 
+def flaw(item: Item) -> str | None:
+    """What is wrong with an artifact whose files are read in full; None if nothing is.
+
+    Of a dataset the sha256 is compared; weights and records have none, and are whole if they can be read.
+    """
+    from lfd.data import Dataset
+
+    record = record_of(item.folder)
+    if record is None:
+        return "a file is missing or cut short"
+    try:
+        for path in (item.folder / name for name in record["files"]):
+            match path.suffix:
+                case ".json":
+                    load_json(path)
+                case ".jsonl":
+                    read_records(path)
+                case ".safetensors":
+                    load_tensors(path)
+                case ".hdf5":
+                    Dataset.open(path).verify()
+    except Refused as refusal:
+        return str(refusal)
+    return None
+
+
 def _look(folder: Path) -> Item:
     partial = folder.parent.name == ".building"
     record = None if partial else record_of(folder)
@@ -128,7 +155,7 @@ def _size_and_time(folder: Path) -> tuple[int, float]:
 
 
 def _used_by(run: Path) -> set[str]:
-    stages = load_json(run / "result.json").get("stages", {})
+    stages = load_object(run / "result.json").get("stages", {})
     return {stage["artifact"] for stage in stages.values() if stage.get("artifact")}
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import torch
@@ -15,32 +14,9 @@ from lfd.algos import MISSING, Loss, Out
 from lfd.batch import Batch
 from lfd.errors import Refused
 from lfd.noise import Generated, Noise, Sketched, Taped, derive
-from lfd.schedule import Schedule, schedule
+from lfd.optim import Descent, Optim
+from lfd.schedule import schedule
 from lfd.sources import Source
-
-
-class Optimizer(Enum):
-    adam = "adam"
-    adamw = "adamw"
-    sgd = "sgd"
-
-
-@dataclass
-class Optim:
-    """How one group of modules follows its gradient."""
-
-    kind: Optimizer = Optimizer.adam
-    lr: Any = None  # a number or a schedule; the algorithm's lr when not given
-    eps: float = 1e-8  # Adam's
-    weight_decay: float = 0.0
-    momentum: float = 0.0  # SGD's
-    clip: float | None = None  # largest norm of the group's gradient
-
-    def __post_init__(self) -> None:
-        if self.lr is not None:
-            schedule(self.lr, "optim lr")
-        if self.eps <= 0 or self.weight_decay < 0 or not 0 <= self.momentum < 1 or (self.clip or 1) <= 0:
-            raise Refused(f"{self}: eps and clip above 0, weight_decay from 0 and momentum in [0, 1) are expected")
 
 
 @dataclass
@@ -120,13 +96,15 @@ class Learner:
         self.parameters: dict[str, Tensor] = parameters
         self.weights = {name: schedule(loss.weight, name) for name, loss in algo.losses.items()}
         self.groups = {name: self._of(f"nets.{name}.") for name in self.agent.nets}
-        self.rates: dict[str, Schedule] = {}
         # A trunk follows as the first of the groups that share it does, unless it is told otherwise.
         like = {trunk: groups[0] for trunk, groups in self.agent.shared.items()}
-        self.optim = {
-            name: algo.optim.get(name) or algo.optim.get(like.get(name, name)) or Optim() for name in self.groups
+        self.descents = {
+            name: Descent(
+                algo.optim.get(name) or algo.optim.get(like.get(name, name)) or Optim(), algo.lr, group, self.members
+            )
+            for name, group in self.groups.items()
+            if group
         }
-        self.optimizers = {name: self._optimizer(name) for name, group in self.groups.items() if group}
         self._tapes: dict[tuple[Any, ...], list[tuple[str, tuple[int, ...]]]] = {}
 
     def _share_storage(self, stacked: Mapping[str, Tensor]) -> None:
@@ -141,15 +119,6 @@ class Learner:
 
     def _of(self, prefix: str) -> list[Tensor]:
         return [value for name, value in self.parameters.items() if name.startswith(prefix)]
-
-    def _optimizer(self, name: str) -> torch.optim.Optimizer:
-        optim = self.optim[name]
-        self.rates[name] = schedule(self.algo.lr if optim.lr is None else optim.lr, f"lr of {name}")
-        lr, group = self.rates[name](0), self.groups[name]
-        if optim.kind is Optimizer.sgd:
-            return torch.optim.SGD(group, lr, optim.momentum, weight_decay=optim.weight_decay, fused=True)
-        make = torch.optim.Adam if optim.kind is Optimizer.adam else torch.optim.AdamW
-        return make(group, lr, eps=optim.eps, weight_decay=optim.weight_decay, fused=True)
 
     def step(self, batches: Mapping[str, Batch], names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One gradient step of these losses, each on the batches of the sources it reads.
@@ -220,31 +189,14 @@ class Learner:
             parts = [terms[group] for group in (*groups, trunk) if group in terms]
             if parts:
                 terms[trunk] = torch.stack(parts).sum()
-        pending = [group for group in terms if group in self.optimizers]
+        pending = [group for group in terms if group in self.descents]
+        gradients = {}
         for position, group in enumerate(pending):
             more = position < len(pending) - 1
-            gradients = torch.autograd.grad(terms[group], self.groups[group], retain_graph=more, allow_unused=True)
-            for parameter, gradient in zip(self.groups[group], gradients, strict=True):
-                # The fused kernels walk the gradient's memory in the parameter's order, whatever its strides say,
-                # and under vmap a weight's gradient comes transposed.
-                parameter.grad = None if gradient is None else gradient.contiguous()
-        for group in pending:
-            if (clip := self.optim[group].clip) is not None:
-                self._clip(self.groups[group], clip)
-            if not self.rates[group].constant:
-                for parameters in self.optimizers[group].param_groups:
-                    parameters["lr"] = self.rates[group](self.step_count)
-            self.optimizers[group].step()
-
-    def _clip(self, group: list[Tensor], largest: float) -> None:
-        """Each member's gradient by its own norm."""
-        trained = [parameter for parameter in group if parameter.grad is not None]
-        squares = [parameter.grad.square().reshape(self.members, -1).sum(-1) for parameter in trained]  # type: ignore[union-attr]
-        factor = (largest / (torch.stack(squares).sum(0).sqrt() + 1e-6)).clamp(max=1.0)  # [members]
-        for parameter in trained:
-            # Not in place: parameters that stand in a sum may have been given one tensor as their gradient.
-            axes = (self.members, *[1] * (parameter.dim() - 1)) if self.members > 1 else ()
-            parameter.grad = parameter.grad * factor.reshape(axes)  # type: ignore[operator]
+            found = torch.autograd.grad(terms[group], self.groups[group], retain_graph=more, allow_unused=True)
+            gradients[group] = found
+        for group, found in gradients.items():
+            self.descents[group].step(found, self.step_count)
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -259,9 +211,8 @@ class Learner:
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed learner needs, as tensors by name."""
         saved = {f"agent/{name}": value.detach() for name, value in {**self.parameters, **self.buffers}.items()}
-        for group, optimizer in self.optimizers.items():
-            for index, values in optimizer.state_dict()["state"].items():
-                saved |= {f"optim/{group}/{index}/{key}": value for key, value in values.items() if value is not None}
+        for group, descent in self.descents.items():
+            saved |= {f"optim/{group}/{name}": value for name, value in descent.state()}
         return saved | {"noise": self.noise.state(), "step": torch.tensor(self.step_count)}
 
     @torch.no_grad()
@@ -269,14 +220,9 @@ class Learner:
         """Take up a state; raises KeyError when it is of another agent."""
         for name, value in {**self.parameters, **self.buffers}.items():
             value.copy_(saved[f"agent/{name}"])
-        for group, optimizer in self.optimizers.items():
-            content = optimizer.state_dict()
+        for group, descent in self.descents.items():
             prefix = f"optim/{group}/"
-            for name, value in saved.items():
-                if name.startswith(prefix):
-                    index, key = name[len(prefix) :].split("/")
-                    content["state"].setdefault(int(index), {})[key] = value.clone()
-            optimizer.load_state_dict(content)
+            descent.restore({name[len(prefix) :]: value for name, value in saved.items() if name.startswith(prefix)})
         self.noise.restore(saved["noise"])
         self.step_count = int(saved["step"])
 

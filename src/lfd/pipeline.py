@@ -16,6 +16,7 @@ from lfd.files import file_sha256
 from lfd.hardware import Hardware
 from lfd.keys import describe
 from lfd.log import MetricsLog, Progress, RunLog, read_records
+from lfd.paces import expected_seconds
 from lfd.provenance import provenance
 from lfd.stages import Lab, Product, Stage
 
@@ -68,9 +69,9 @@ class TrainingPipeline:
             stage = self._stage(name, asked_by)
             path.append(name)
             for needed, product in stage.inputs().items():
-                given = self._stage(needed, name).gives
-                if given is not product:
-                    raise Refused(f"{name}: needs a {product.value} and {needed!r} gives a {given.value}")
+                giver = self._stage(needed, name)
+                if not giver.offers(product):
+                    raise Refused(f"{name}: needs a {product.value}, which {needed!r} ({_kind(giver)}) does not give")
                 visit(needed, name)
             path.pop()
             order.append(name)
@@ -161,7 +162,7 @@ class TrainingPipeline:
         `job` is its name in a sweep; besides signals, a file appearing at `stop` asks it to stop.
         """
         missing = self.missing()
-        progress = Progress([(name, self.stages[name].total()) for name in self.order], job=job)
+        progress = Progress([(name, self.expected(name) if name in missing else 0.0) for name in self.order], job=job)
         reports: dict[str, Report] = {}
         try:
             with _signals(stop) as stopping:
@@ -173,6 +174,11 @@ class TrainingPipeline:
         finally:
             progress.close()
         return reports
+
+    def expected(self, name: str) -> float | None:
+        """Seconds that a stage will take, if a stored artifact tells."""
+        material = self.material(name, self.keys)
+        return expected_seconds(self.store.root, self.stages[name], material, self.hardware.device.value)
 
     def product(self, name: str) -> Any:
         """The opened product of a stage that is stored."""

@@ -11,7 +11,7 @@ from lfd.artifacts import record_of
 from lfd.batch import tensors
 from lfd.envs import Env
 from lfd.errors import Refused, nearest
-from lfd.files import load_json
+from lfd.files import load_object
 from lfd.noise import derive
 from lfd.registry import ENVS, with_plugins
 from lfd.report.film import save_film
@@ -91,7 +91,7 @@ def _artifact(path: Path, stage: str) -> Path:
         raise Refused(
             f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…"
         )
-    stages = load_json(path / "result.json").get("stages", {})
+    stages = load_object(path / "result.json").get("stages", {})
     if stage not in stages:
         raise Refused(f"{path}: the run has no stage {stage!r}; {nearest(stage, stages)}")
     return path.parent.parent / "artifacts" / str(stages[stage]["artifact"])

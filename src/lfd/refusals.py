@@ -16,6 +16,7 @@ from lfd.composing import Composer
 from lfd.errors import Refused, nearest
 
 UNSOUND = (HydraException, OmegaConfBaseException, MarkedYAMLError)  # what composing raises
+_FOLDERS = ("hydra.run.", "hydra.sweep.", "hydra.output_subdir", "hydra.job.chdir")
 _KINDS = {"Integer": "a whole number", "Float": "a number"}
 
 
@@ -34,6 +35,12 @@ def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
             as_list = f"{line.partition('=')[0]}=[...]"
             raise Refused(f"{line}: several values; add -m to run one job each, or write {as_list} for a list")
         key = override.get_key_element().lstrip("+~")
+        if key.startswith(_FOLDERS):
+            raise Refused(
+                f"{line}: a run's folder is named by what it computes; choose where all are kept: outputs=..."
+            )
+        if key.startswith("hydra.") and not sweep:
+            raise Refused(f"{line}: Hydra's own settings are for sweeps; add -m, or leave it out")
         if key in found:
             raise Refused(f"{found[key].input_line} {line}: {key} is given twice; leave one out")
         found[key] = override
@@ -57,11 +64,18 @@ def follow(cfg: DictConfig, key: str, new: bool = False) -> None:
             raise Refused(f"{key}: {_unknown(node, here, part, key)}")
         raw = node._get_node(part)
         assert raw is not None and not isinstance(raw, list)
-        if depth < len(parts) - 1 and raw._is_interpolation():
-            target = str(raw._value()).removeprefix("${").removesuffix("}")
-            alias, rest = ".".join(parts[: depth + 1]), ".".join(parts[depth + 1 :])
+        alias, rest = ".".join(parts[: depth + 1]), ".".join(parts[depth + 1 :])
+        if rest and (target := _target(cfg, alias)):
             raise Refused(f"{key}: {alias} is another name of {target}; set {target}.{rest}")
         node = raw
+
+
+def _target(cfg: DictConfig, key: str) -> str:
+    """The key that an interpolated one stands for; empty if it is none."""
+    parent, _, name = key.rpartition(".")
+    raw = OmegaConf.select(cfg, parent)._get_node(name) if parent else cfg._get_node(name)
+    assert raw is not None and not isinstance(raw, list)
+    return str(raw._value()).removeprefix("${").removesuffix("}") if raw._is_interpolation() else ""
 
 
 # Tables whose rows come from a group of one option.
@@ -146,6 +160,8 @@ def _value_error(error: OmegaConfBaseException) -> str:
         text = f"true or false is expected, not {match[1]!r}"
     elif match := re.match(r"Invalid value '(.*)', expected one of \[(.*)\]", text):
         text = f"there is no {match[1]!r}; {nearest(match[1], match[2].split(', '))}"
+    elif key == "_dummy_" and (match := re.match(r"Interpolation key '(.*)' not found", text)):
+        key, text = "", f"~{match[1]}: other choices depend on {match[1]}; choose another instead of none"
     elif text.startswith(("Invalid type assigned", "Cannot assign")):
         text = "a single value cannot stand here; set one of the keys below it"
     return f"{key}: {text}" if key else text
@@ -177,15 +193,30 @@ class Tree:
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
             except OmegaConfBaseException as error:
+                self._check_alias(cfg, override)
                 raise Refused(_value_error(error)) from error
+
+    def _check_alias(self, cfg: DictConfig, override: Override) -> None:
+        """Refuse a value for what is another name of a part that a group chooses, as `learn.algo` is of `algo`."""
+        key, value = override.key_or_group, override.value()
+        target = _target(cfg, key)
+        for choice in cfg.hydra.runtime.choices:
+            group, _, package = choice.partition("@")
+            if target == (package or group):
+                options = self._composer.options(group)
+                fit = value if value in options else options[0]
+                raise Refused(
+                    f"{override.input_line}: {key} is another name of {target}; choose one there, as in {choice}={fit}"
+                )
 
     def _check_option(self, override: Override) -> None:
         options, value = self._composer.options(override.key_or_group), override.value()
         for option in value if isinstance(value, list) else [value]:
             if option not in options:
-                word = "null" if option is None else str(option)
+                # `null` is no slip of the pen, whatever looks like it
+                word, typed = ("null", "") if option is None else (str(option), str(option))
                 key, group = override.get_key_element(), override.key_or_group
-                raise Refused(f"{key}={word}: {group} has no option {word!r}; {nearest(word, options)}")
+                raise Refused(f"{key}={word}: {group} has no option {word!r}; {nearest(typed, options)}")
 
     def _chosen(self) -> DictConfig:
         """The configuration with all groups chosen; each where there was a choice, or else added with a plus."""

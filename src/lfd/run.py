@@ -12,7 +12,7 @@ import yaml
 from lfd.artifacts import Store
 from lfd.errors import Ending, Interrupted, LabelsNeeded
 from lfd.experiment import Experiment
-from lfd.files import load_json, save_json, write
+from lfd.files import load_object, save_json, write
 from lfd.log import RunInfo, RunLog, read_records
 from lfd.log.progress import tell
 from lfd.pipeline import METRICS, Report, TrainingPipeline
@@ -64,7 +64,7 @@ def finished(folder: Path, pipeline: TrainingPipeline, film: bool = False) -> di
     wanted = [RESULT, CURVES, REPORT, *([FILM] if film else [])]
     if not all((folder / name).exists() for name in wanted) or pipeline.missing():
         return None
-    result: dict[str, Any] = load_json(folder / RESULT)
+    result = load_object(folder / RESULT, "status", "stages")
     if result["status"] != "done":
         return None
     if not all(stage["cached"] for stage in result["stages"].values()):
@@ -155,7 +155,7 @@ def _scores(pipeline: TrainingPipeline, reports: Mapping[str, Report]) -> dict[s
 def _film(pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any], run_log: RunLog) -> None:
     """An episode of the policy that stands first in the scores."""
     trained = [name for name in [*result["scores"], *reversed(pipeline.order)] if name in pipeline.stages]
-    name = next(name for name in trained if pipeline.stages[name].gives is Product.policy)
+    name = next(name for name in trained if pipeline.stages[name].offers(Product.policy))
     assert pipeline.env is not None
     Policy(pipeline.product(name).agents()[0], pipeline.env).film(folder / FILM)
     run_log.film(name, folder / FILM)

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from lfd.artifacts import Store
 from lfd.errors import Interrupted, Refused
 from lfd.experiment import Experiment, build
-from lfd.files import load_json, write
+from lfd.files import load_object, write
 from lfd.log.progress import tell
 from lfd.plan import plan
 from lfd.refusals import parsed
@@ -53,7 +53,7 @@ class Sweep:
 
     def name(self, overrides: Sequence[str]) -> str:
         """A job's name among the others."""
-        return " ".join(one for one in overrides if one.partition("=")[0] in self.varies) or "job"
+        return " ".join(one for one in overrides if one.partition("=")[0].lstrip("+") in self.varies) or "job"
 
 
 @final
@@ -182,7 +182,7 @@ def _announce(jobs: Sequence[Job], sweep: Sweep) -> None:
     tell(f"{count}: {len(jobs) - todo - len(refused)} stored already, {todo} to run{side_by_side}")
     for job in refused:
         assert job.result is not None
-        tell(f"refused: {' '.join(job.overrides)}: {job.result['reason']}")
+        tell(f"refused: {sweep.name(job.overrides)}: {job.result['reason']}")
 
 
 def _run(todo: list[Job], sweep: Sweep, context: HydraContext, master: DictConfig) -> None:
@@ -209,7 +209,7 @@ def _bury(pending: Sequence[Job], begun: int, stopped: bool) -> None:
         assert job.folder is not None
         path = job.folder / RESULT
         if path.exists() and path.stat().st_mtime_ns >= begun:
-            end = job.end(load_json(path))
+            end = job.end(load_object(path, "status", "exit_code"))
             if end["status"] == "interrupted" and not stopped:
                 job.stop("failed", "its process died, killed or out of memory; the same command tries again", 1)
         elif stopped:

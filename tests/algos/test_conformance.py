@@ -19,8 +19,9 @@ from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
-from lfd.learner import Algo, Learner, Optim, Optimizer, Target
+from lfd.learner import Algo, Learner, Target
 from lfd.noise import Generated, Sketched, Taped
+from lfd.optim import Optim, Optimizer
 from lfd.registry import LOSSES
 from tests.algos.cases import BOX, DICT, FRAMES, PICTURE, TWO, VECTOR, batch
 

@@ -115,9 +115,27 @@ def test_what_is_no_published_file_is_refused(tmp_path, publish, vector, episode
         Dataset.open(tmp_path / "data.hdf5")
 
 
+def test_verify_finds_one_changed_byte(tmp_path, publish, vector, episodes):
+    data = publish(vector, episodes)
+    data.verify()
+    path = tmp_path / "data.hdf5"
+    content = bytearray(path.read_bytes())
+    content[content.index(data.columns["rewards"].tobytes()) + 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(Refused, match="is not that of its passport"):
+        Dataset.open(path).verify()
+
+
 def test_a_lost_or_foreign_passport_is_refused(tmp_path, publish, vector, episodes):
     passport = publish(vector, episodes).passport
     (tmp_path / "passport.json").write_text(json.dumps(passport | {"transitions": 12}))
+    with pytest.raises(Refused, match="not the passport"):
+        Dataset.open(tmp_path / "data.hdf5")
+    for damage, what in (("{", "not whole JSON"), ("[]", "no object"), ("{}", "'transitions' is missing")):
+        (tmp_path / "passport.json").write_text(damage)
+        with pytest.raises(Refused, match=what):
+            Dataset.open(tmp_path / "data.hdf5")
+    (tmp_path / "passport.json").write_text(json.dumps(passport | {"columns": {}}))
     with pytest.raises(Refused, match="not the passport"):
         Dataset.open(tmp_path / "data.hdf5")
     (tmp_path / "passport.json").unlink()

@@ -1,8 +1,10 @@
 """The environments that are promised: made, seeded, described, refused."""
 
+import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,29 @@ def test_pictures(name: str) -> None:
     for frame in env.render():
         assert frame.ndim == 3 and frame.shape[2] == 3 and frame.dtype == np.uint8 and frame.std() > 0
     env.close()
+
+
+def test_a_library_that_draws_without_a_screen_does_not_complain() -> None:
+    # in a process of its own: SDL, in C, speaks once and past sys.stderr
+    code = (
+        "from lfd.envs import Gym\nenv = Gym('CartPole-v1').make(1, training=False, render=True)\n"
+        "env.reset([1])\nenv.render()"
+    )
+    bare = {
+        key: value for key, value in os.environ.items() if not key.startswith(("SDL_", "XDG_", "DISPLAY", "WAYLAND"))
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=bare)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_an_old_version_is_made_or_refused_without_a_warning() -> None:
+    gym.register("Aged-v0", "gymnasium.envs.classic_control:CartPoleEnv")
+    gym.register("Aged-v1", "gymnasium.envs.classic_control:CartPoleEnv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Gym("Aged-v0").spaces()
+        with pytest.raises(Refused, match="Please use `Taxi-v4`"):
+            Gym("Taxi-v3").spaces()
 
 
 def test_no_pictures_is_refused() -> None:

@@ -36,6 +36,14 @@ def test_a_mission_can_be_left_out() -> None:
     assert isinstance(space, gym.spaces.Dict) and set(space.spaces) == {"image", "direction"}
 
 
+def test_levels_that_are_rejected_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+    env = MiniGrid("BabyAI-BossLevel-v0")
+    env.single().unwrapped.reset(seed=3)
+    assert "rejected" in capsys.readouterr().out, "else nothing is tested here"
+    env.make(1, training=False).reset([3])
+    assert capsys.readouterr() == ("", "")
+
+
 def test_success_is_a_positive_reward() -> None:
     env = MiniGrid("MiniGrid-Empty-5x5-v0", mission=False).make(1, training=False)
     env.reset([0])

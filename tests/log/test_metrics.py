@@ -61,6 +61,14 @@ def test_reading_leaves_out_a_torn_line_and_a_missing_file(tmp_path: Path) -> No
     assert read_records(path) == [{"stage": "a", "step": 1}]
 
 
+@pytest.mark.parametrize("line", [b"{", b"[]"])
+def test_a_damaged_line_is_refused_by_number(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"stage": "a"}\n' + line + b"\n")
+    with pytest.raises(Refused, match=r"metrics\.jsonl, line 2: no record"):
+        read_records(path)
+
+
 class Recorder(Sink):
     name = "recorder"
 

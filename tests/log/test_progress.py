@@ -25,7 +25,7 @@ def wait(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 def test_a_log_file_gets_a_line_every_ten_seconds_and_at_the_end(wait: Callable[[float], None]) -> None:
     stream = io.StringIO()
-    shown = Progress([("expert", 100), ("learn", 1000)], stream)
+    shown = Progress([("expert", 0.0), ("learn", None)], stream)
     shown.cached("expert")
     shown.stage("learn", 1000)
     for step in range(25):
@@ -34,7 +34,7 @@ def test_a_log_file_gets_a_line_every_ten_seconds_and_at_the_end(wait: Callable[
     shown.end(25.0)
     lines = stream.getvalue().splitlines()
     assert lines[0] == "[1/2] expert  stored already"
-    assert lines[1] == "[2/2] learn    10%  100/1k steps  10/s  1:30 left  score 10.0  run 0:10"
+    assert lines[1] == "[2/2] learn    10%  100/1k steps  10/s  1:30 left  score 10.0  run 0:10, 1:30 left"
     assert lines[2].startswith("[2/2] learn    20%  200/1k steps")
     assert lines[3] == "[2/2] learn   240 steps in 0:25  score 24.0"
     assert len(lines) == 4
@@ -42,12 +42,64 @@ def test_a_log_file_gets_a_line_every_ten_seconds_and_at_the_end(wait: Callable[
 
 def test_what_a_checkpoint_brought_along_is_done_but_not_fast(wait: Callable[[float], None]) -> None:
     stream = io.StringIO()
-    shown = Progress([("learn", 1000)], stream)
+    shown = Progress([("learn", None)], stream)
     shown.stage("learn", 1000)
     shown.update(500)
     wait(10.0)
     shown.update(600)
     assert "60%" in stream.getvalue() and "10/s" in stream.getvalue() and "0:40 left" in stream.getvalue()
+
+
+def shown_after_ten_seconds(wait: Callable[[float], None], *ahead: float | None, total: int | None = 200) -> str:
+    stream = io.StringIO()
+    shown = Progress([("learn", 33.0), *((f"after{place}", seconds) for place, seconds in enumerate(ahead))], stream)
+    shown.stage("learn", total)
+    shown.update(0)
+    wait(10.0)
+    shown.update(100)
+    return stream.getvalue().rstrip()
+
+
+def test_what_is_left_of_the_run_is_this_stage_and_those_ahead(wait: Callable[[float], None]) -> None:
+    assert shown_after_ten_seconds(wait, 5.0, 0.0).endswith("  0:10 left  run 0:10, 0:15 left")
+
+
+def test_where_nothing_tells_of_a_stage_it_is_a_lower_bound(wait: Callable[[float], None]) -> None:
+    assert shown_after_ten_seconds(wait, None, 5.0).endswith("  0:10 left  run 0:10, ≥ 0:15 left")
+
+
+def test_a_stage_without_a_total_takes_what_is_expected_of_it(wait: Callable[[float], None]) -> None:
+    assert shown_after_ten_seconds(wait, 5.0, total=None).endswith("  10/s  0:23 left  run 0:10, 0:28 left")
+
+
+def test_nothing_is_said_where_nothing_is_known(wait: Callable[[float], None]) -> None:
+    stream = io.StringIO()
+    shown = Progress([("learn", None), ("score", None)], stream)
+    shown.stage("learn", None)
+    wait(10.0)
+    shown.update(100)
+    assert stream.getvalue().endswith("run 0:10\n")
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (120, "[2/4] learn    34%  3.4k/10k gradient steps  340/s  0:19 left  score 431.0  run 0:10, ≥ 0:21 left  ━"),
+        (90, "[2/4] learn    34%  3.4k/10k  340/s  0:19 left  score 431.0  run 0:10, ≥ 0:21 left"),
+        (80, "[2/4] learn    34%  3.4k/10k  0:19 left  score 431.0  run 0:10, ≥ 0:21 left"),
+    ],
+)
+def test_a_narrow_terminal_keeps_what_is_left(
+    wait: Callable[[float], None], monkeypatch: pytest.MonkeyPatch, columns: int, line: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    shown = Progress([("expert", 0.0), ("learn", None), ("other", None), ("score", 2.0)], stream)
+    shown.stage("learn", 10_000, "gradient steps")
+    shown.update(0)
+    wait(10.0)
+    shown.update(3_400, score=431.0)
+    assert stream.getvalue().rpartition("\r\x1b[K")[2].startswith(line)
 
 
 def test_a_terminal_has_one_line_that_is_rewritten(wait: Callable[[float], None]) -> None:
@@ -65,7 +117,7 @@ def test_a_terminal_has_one_line_that_is_rewritten(wait: Callable[[float], None]
 
 def test_a_job_of_a_sweep_names_itself_and_never_rewrites(wait: Callable[[float], None]) -> None:
     stream = Terminal()
-    shown = Progress([("learn", 10)], stream, job="algo=bc seed=1")
+    shown = Progress([("learn", None)], stream, job="algo=bc seed=1")
     shown.stage("learn", 10)
     wait(11.0)
     shown.update(5)
@@ -75,7 +127,7 @@ def test_a_job_of_a_sweep_names_itself_and_never_rewrites(wait: Callable[[float]
 
 def test_an_interrupted_line_is_closed() -> None:
     stream = Terminal()
-    shown = Progress([("learn", 10)], stream)
+    shown = Progress([("learn", None)], stream)
     shown.stage("learn", 10)
     shown.update(5)
     shown.close()

@@ -8,7 +8,7 @@ from lfd.report import sweep_html, sweep_json, sweep_table
 
 def job(*overrides: str, score: float | None = None, expert: float = 500.0) -> dict[str, Any]:
     if score is None:
-        return {"status": "failed", "reason": "out of memory", "overrides": list(overrides)}
+        return {"status": "failed", "reason": "out of\nmemory", "overrides": list(overrides)}
     scores = {"learn": {"return_mean": score, "return_std": 99.0, "episodes": 30}, "expert": {"return_mean": expert}}
     return {"status": "done", "run": "-".join(overrides), "overrides": list(overrides), "scores": scores}
 
@@ -34,7 +34,7 @@ def test_jobs_are_grouped_by_what_varies_except_the_seed_and_seeds_are_the_unit(
     assert (second["return_mean"], second["return_sd"], second["missing"]) == (498.0, None, 1)
     assert third["return_mean"] == -200.0
     [failure] = sweep["failures"]
-    assert failure["reason"] == "out of memory" and "algo=cql" in failure["overrides"]
+    assert failure["reason"] == "out of\nmemory" and "algo=cql" in failure["overrides"]
 
 
 def test_the_console_table_ends_with_the_failures() -> None:
@@ -46,7 +46,7 @@ def test_the_console_table_ends_with_the_failures() -> None:
         "bc    pendulum        -200.0  -200.0 .. -200.0      1        0  -150.0",
         "",
         "return: mean ± standard deviation over seeds; each seed counts once, with the mean of its episodes",
-        "failed: algo=cql env=cartpole seed=1 learn.steps=5: out of memory",
+        "failed: algo=cql env=cartpole seed=1: out of memory",
     ]
 
 
@@ -59,7 +59,7 @@ def test_a_sweep_over_seeds_alone_is_one_group() -> None:
 def test_a_sweep_in_which_all_failed_has_a_table_and_a_page() -> None:
     failed = [job("algo=bc", "seed=0"), job("algo=cql", "seed=0")]
     assert sweep_table(failed).count("out of memory") == 2
-    assert sweep_html(failed).count("out of memory") == 2
+    assert sweep_html(failed).count("out of\nmemory") == 2
 
 
 def test_the_page_escapes_what_jobs_say_and_loads_nothing() -> None:

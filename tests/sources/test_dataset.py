@@ -7,7 +7,7 @@ from lfd.agents.q import QNet
 from lfd.data import Episode
 from lfd.envs import Spaces
 from lfd.errors import Refused
-from lfd.sources import dataset as module
+from lfd.sources import table as module
 from lfd.sources.dataset import Demonstrations, split, statistics
 
 VECTOR = Spaces(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), gym.spaces.Discrete(100))

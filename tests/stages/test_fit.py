@@ -14,7 +14,8 @@ from lfd.algos.ppo import PPO
 from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.keys import describe
-from lfd.learner import Algo, Learner, Optim, Phase, Target
+from lfd.learner import Algo, Learner, Phase, Target
+from lfd.optim import Optim
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay

@@ -57,6 +57,14 @@ class Normaliser(nn.Module):
         return x * (self.variance.sqrt() + 1e-3) + self.mean
 
 
+class _Step:
+    """What belongs to the running gradient step; an object of its own, as a module is slow to set attributes."""
+
+    def __init__(self) -> None:
+        self.noise: Noise | None = None
+        self.memo: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+
 class Agent(nn.Module, ABC):
     """Named modules by group, their slow copies, and how they act.
 
@@ -80,8 +88,7 @@ class Agent(nn.Module, ABC):
         self.normalisers = nn.ModuleDict()
         self.shared = {}
         self.frozen: dict[str, Agent] = {}  # by role; in a loss: frozen.prepare(agent.raw(batch))
-        self.noise: Noise | None = None
-        self._memo: dict[tuple[Any, ...], tuple[Any, Any]] | None = None
+        self._now = _Step()
         if isinstance(spaces.action, gym.spaces.Box):
             low, high = spaces.action.low, spaces.action.high
             if not (np.isfinite(low).all() and np.isfinite(high).all()):
@@ -131,25 +138,25 @@ class Agent(nn.Module, ABC):
     def net(self, name: str, *inputs: Any, target: bool = False) -> Any:
         """The output of a module (or of its slow copy), computed once in a gradient step for the same inputs."""
         module = (self.targets if target else self.nets)[name]
-        if self._memo is None:
+        if self._now.noise is None:
             return module(*inputs)
-        key = (name, target, torch.is_grad_enabled(), *map(id, inputs))
-        if key not in self._memo:
+        key, memo = (name, target, torch.is_grad_enabled(), *map(id, inputs)), self._now.memo
+        if key not in memo:
             # The inputs are kept with the output: an id is only unique while its object lives.
-            self._memo[key] = (module(*inputs), inputs)
-        return self._memo[key][0]
+            memo[key] = (module(*inputs), inputs)
+        return memo[key][0]
 
     def begin_step(self, noise: Noise) -> None:
-        self.noise, self._memo = noise, {}
+        self._now.noise, self._now.memo = noise, {}
 
     def end_step(self) -> None:
-        self.noise, self._memo = None, None
+        self._now.noise, self._now.memo = None, {}
 
     @property
     def draws(self) -> Noise:
         """The noise of the running gradient step."""
-        assert self.noise is not None, "only inside a gradient step"
-        return self.noise
+        assert self._now.noise is not None, "only inside a gradient step"
+        return self._now.noise
 
     def add(self, modules: dict[str, nn.Module]) -> None:
         """Take in modules that a loss brings: multipliers, discriminators."""

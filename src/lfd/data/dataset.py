@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from lfd.data.episode import Array, Episode, Observations, flatten, unflatten
 from lfd.data.layout import FORMAT, Column, columns_of, opened
+from lfd.data.passport import content_sha256, described
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
+from lfd.files import load_object
 
 Rows = npt.NDArray[np.int64]
 
@@ -65,6 +67,13 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.columns["rewards"])
+
+    def verify(self) -> None:
+        """Read the whole file. Raises Refused if its content is not what its passport says."""
+        with opened(self.path) as file:
+            columns = columns_of(file)
+        if content_sha256(self.path, columns) != self.passport["sha256"]:
+            raise Refused(f"data: the content of {self.path} is not that of its passport; make or import it again")
 
     def episode_of(self, rows: Rows) -> npt.NDArray[np.int32]:
         """The episode that each row belongs to."""
@@ -157,8 +166,9 @@ def _passport(path: Path, columns: dict[str, Column]) -> dict[str, Any]:
     beside = path.parent / "passport.json"
     if not beside.is_file():
         raise Refused(f"data: {path} has no passport.json beside it; import the file again")
-    passport: dict[str, Any] = json.loads(beside.read_text())
-    if passport["transitions"] != columns["rewards"].shape[0] or passport["episodes"] != columns["starts"].shape[0]:
+    passport = load_object(beside, "transitions", "episodes", "columns", "sha256", "returns", "lengths")
+    counts = {"transitions": columns["rewards"].shape[0], "episodes": columns["starts"].shape[0]}
+    if not counts.items() <= passport.items() or passport["columns"] != described(columns):
         raise Refused(f"data: {beside} is not the passport of {path.name}; import the file again")
     return passport
 

@@ -34,7 +34,7 @@ def examine(path: Path, columns: dict[str, Column], spaces: Spaces, stack: int, 
     digest, scans, flagged = hashlib.sha256(), {}, np.zeros(columns["rewards"].shape[0], bool)
     with path.open("rb") as file:
         for name, column in columns.items():
-            digest.update(f"{name} {column.dtype.str} {column.shape}\n".encode())
+            digest.update(_heading(name, column))
             scans[name] = _scan(file, name, column, spaces, digest)
         for name in ("terminals", "timeouts"):
             flagged |= np.concatenate(list(_blocks(file, columns[name])))
@@ -46,7 +46,7 @@ def examine(path: Path, columns: dict[str, Column], spaces: Spaces, stack: int, 
         "transitions": int(ledger["length"].sum()),
         "episodes": len(ledger),
         "sha256": digest.hexdigest(),
-        "columns": {name: {"dtype": c.dtype.name, "shape": list(c.shape[1:])} for name, c in columns.items()},
+        "columns": described(columns),
         "returns": _summary(ledger["return"]),
         "lengths": _summary(ledger["length"]),
         "ends": {
@@ -56,6 +56,26 @@ def examine(path: Path, columns: dict[str, Column], spaces: Spaces, stack: int, 
         },
         "audit": _audit(scans, columns, ledger, stack) | {"crosses_reset": _crossing(flagged, ledger)},
     }
+
+
+def content_sha256(path: Path, columns: dict[str, Column]) -> str:
+    """`sha256` of the passport that `examine` would make."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for name, column in columns.items():
+            digest.update(_heading(name, column))
+            for block in _blocks(file, column):
+                digest.update(block.data)
+    return digest.hexdigest()
+
+
+def described(columns: dict[str, Column]) -> dict[str, Any]:
+    """`columns` of the passport: type and shape of a row."""
+    return {name: {"dtype": column.dtype.name, "shape": list(column.shape[1:])} for name, column in columns.items()}
+
+
+def _heading(name: str, column: Column) -> bytes:
+    return f"{name} {column.dtype.str} {column.shape}\n".encode()
 
 
 def _audit(scans: dict[str, _Scan], columns: dict[str, Column], ledger: Array, stack: int) -> dict[str, Any]:

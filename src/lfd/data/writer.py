@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from lfd.data.episode import Array, Episode, conform, flatten, step_dtype, unfla
 from lfd.data.publish import LEDGER, Log, publish
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
-from lfd.files import full_disk_refused, save_json, sync
+from lfd.files import full_disk_refused, load_json, save_json, sync
 
 _BLOCK_BYTES = 4 << 20
 
@@ -159,7 +158,7 @@ class Writer:
     def _recover(self) -> None:
         """Goes back to the last commit: what the journal does not count is cut off."""
         journal_path, ledger_path = self._folder / "journal.json", self._folder / "episodes.bin"
-        journal = json.loads(journal_path.read_text()) if journal_path.exists() else None
+        journal = load_json(journal_path) if journal_path.exists() else None
         if journal is None:
             for stray in [*self._folder.glob("shard-*.bin"), ledger_path]:
                 stray.unlink(missing_ok=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, metadata
@@ -23,7 +25,11 @@ def make_single(id: str, kwargs: Mapping[str, Any], render: bool, max_episode_st
     """`gymnasium.make`; raises Refused, in one line, for whatever stands against it."""
     # other people's constructors need not know of rendering
     mode = {"render_mode": "rgb_array"} if render else {}
-    with refusals(id):
+    if render:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # nothing is shown, and without a screen SDL complains
+    with refusals(id), warnings.catch_warnings():
+        # that there is a later version; one that is gone for good is refused
+        warnings.filterwarnings("ignore", module="gymnasium.envs.registration")
         # the checker only warns, and costs a fifth of CartPole's speed
         limit = max_episode_steps or None
         return gym.make(id, max_episode_steps=limit, disable_env_checker=True, **mode, **kwargs)

@@ -1,6 +1,7 @@
 """MiniGrid and BabyAI: grids seen from the agent's place, and missions in words."""
 
 import re
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -80,7 +81,8 @@ class _Observed(gym.Wrapper[Any, Any, Any, Any]):
         self.observation_space = gym.spaces.Dict(parts)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(seed=seed, options=options)
+        with redirect_stdout(None):  # BabyAI prints each level that it rejects
+            obs, info = self.env.reset(seed=seed, options=options)
         return self._shown(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -39,11 +39,21 @@ def _encode(record: Mapping[str, Any]) -> bytes:
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a metrics.jsonl, non-finite numbers as floats again; without a torn last line; [] if no file."""
+    """The records of a metrics.jsonl, non-finite numbers as floats again; without a torn last line; [] if no file.
+
+    Refused if another line is damaged.
+    """
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
-    return [{key: _number(value) for key, value in json.loads(line).items()} for line in lines]
+    return [_decode(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _decode(line: bytes, where: str) -> Record:
+    try:
+        return {key: _number(value) for key, value in json.loads(line).items()}
+    except (ValueError, AttributeError) as error:
+        raise Refused(f"{where}: no record can be read there: remove the file and repeat the command") from error
 
 
 def _number(value: Any) -> Any:

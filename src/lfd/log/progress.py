@@ -43,14 +43,15 @@ class Progress:
     there is a line at most every ten seconds. A stage's end and a stored product always have their line.
 
     Args:
-        stages: name and total of every stage that the run needs, in order; the total is None where unknown.
+        stages: every stage that the run needs, in order, and the seconds that it is expected to take: 0 if its product
+            is stored, None where nothing tells. What is left of the run is then a lower bound, and is shown as that.
         stream: where to write.
         job: the name of this job in a sweep; "" for a single run.
     """
 
-    def __init__(self, stages: Sequence[tuple[str, int | None]], stream: TextIO | None = None, job: str = "") -> None:
+    def __init__(self, stages: Sequence[tuple[str, float | None]], stream: TextIO | None = None, job: str = "") -> None:
         self._stream = stream or sys.stderr
-        self._names = [name for name, _ in stages]
+        self._names, self._expected = [name for name, _ in stages], dict(stages)
         self._width = max((len(name) for name in self._names), default=0)
         self._live = self._stream.isatty() and not job
         self._prefix = f"{job}: " if job else ""
@@ -64,7 +65,8 @@ class Progress:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._score = 0, math.nan
         self._first: tuple[float, int] | None = None
-        self._due = monotonic() + (0.0 if self._live else self._interval)
+        self._began = monotonic()
+        self._due = self._began + (0.0 if self._live else self._interval)
 
     def update(self, done: int, score: float | None = None) -> None:
         """`done` of the total, counted from the stage's very beginning; `score` if new. Free while no line is due."""
@@ -76,7 +78,7 @@ class Progress:
             self._first = (now, done)
         if now >= self._due:
             self._due = now + self._interval
-            self._draw(self._line(now))
+            self._draw(now)
 
     def cached(self, name: str) -> None:
         """The stage's product exists already."""
@@ -102,28 +104,48 @@ class Progress:
     def _score_part(self) -> list[str]:
         return [] if math.isnan(self._score) else [f"score {self._score:.1f}"]
 
-    def _line(self, now: float) -> str:
-        parts = [f"{self._done:,} {self._unit}"]
-        rate = self._rate(now)
+    def _line(self, now: float, with_unit: bool = True, with_rate: bool = True) -> str:
+        unit = f" {self._unit}" if with_unit else ""
+        parts = [f"{self._done:,}{unit}"]
         if self._total:
             share = min(1.0, self._done / self._total)
-            parts = [f"{share:4.0%}", f"{short(self._done)}/{short(self._total)} {self._unit}"]
-        if rate:
+            parts = [f"{share:4.0%}", f"{short(self._done)}/{short(self._total)}{unit}"]
+        rate, left = self._rate(now), self._stage_left(now)
+        if rate and with_rate:
             parts.append(f"{short(rate)}/s")
+        if left is not None:
+            parts.append(f"{clock(left)} left")
+        return "  ".join([self._head(self._name), *parts, *self._score_part(), self._run_part(now, left)])
+
+    def _stage_left(self, now: float) -> float | None:
+        """Seconds, by the stage's own pace, or else by what is expected of it."""
+        rate, expected = self._rate(now), self._expected.get(self._name)
         if rate and self._total:
-            parts.append(f"{clock(max(0, self._total - self._done) / rate)} left")
-        return "  ".join([self._head(self._name), *parts, *self._score_part(), f"run {clock(now - self._born)}"])
+            return max(0, self._total - self._done) / rate
+        return None if expected is None else max(0.0, expected - (now - self._began))
+
+    def _run_part(self, now: float, stage_left: float | None) -> str:
+        """Time of the whole pipeline: since it began, and left; a lower bound if nothing tells of a stage."""
+        place = self._names.index(self._name) if self._name in self._names else len(self._names)
+        ahead = [stage_left, *(self._expected[name] for name in self._names[place + 1 :])]
+        left, bound = sum(one for one in ahead if one is not None), "≥ " if None in ahead else ""
+        told = f", {bound}{clock(left)} left" if left or not bound else ""
+        return f"run {clock(now - self._born)}{told}"
 
     def _rate(self, now: float) -> float:
         """Units a second in this process: what a checkpoint brought along counts as done, not as fast."""
         start, done = self._first or (now, 0)
         return (self._done - done) / (now - start) if now > start else 0.0
 
-    def _draw(self, line: str) -> None:
+    def _draw(self, now: float) -> None:
+        line = self._line(now)
         if not self._live:
             self._print(line)
             return
         room = shutil.get_terminal_size().columns - 1
+        for with_rate in (True, False):
+            if len(line) > room:
+                line = self._line(now, with_unit=False, with_rate=with_rate)
         width = min(_BAR, room - len(line) - 2)
         if self._total and width > 0:
             full = round(min(1.0, self._done / self._total) * width)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
+from lfd.files import load_object
 from lfd.log.progress import tell
 from lfd.log.sinks import RunInfo, Sink, axis, metrics
 
@@ -34,7 +35,7 @@ class WandbSink(Sink):
     ) -> None:
         self._info, self._mode, self._project, self._entity, self._tags = info, mode, project, entity, tags
         self._file = info.folder / "wandb.json"
-        known = json.loads(self._file.read_text()) if self._file.exists() else {}
+        known = load_object(self._file) if self._file.exists() else {}
         self._id: str = known.get("id", secrets.token_hex(8))
         self._status: str | None = known.get("status")
         self._rows: int = known.get("rows", 0)

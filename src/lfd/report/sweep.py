@@ -62,6 +62,11 @@ class Sweep:
     groups: list[Group]
     failures: list[Failure]
 
+    def own(self, failure: Failure) -> str:
+        """What is a failed job's own among its overrides; all of them if nothing is."""
+        own = [one for one in failure.overrides if _pair(one)[0] in (*self.varies, "seed")]
+        return " ".join(own or failure.overrides)
+
 
 def summarise(results: Sequence[Result]) -> Sweep:
     """Group jobs by what varies except the seed, and keep together the groups of one environment.
@@ -159,7 +164,7 @@ def sweep_table(results: Sequence[Result]) -> str:
     """The console table of a sweep, with the failures and their reasons below it."""
     sweep = summarise(results)
     lines = [align(*group_rows(sweep), left=len(sweep.varies)), "", CAPTION]
-    lines += [f"{each.status}: {' '.join(each.overrides)}: {each.reason}" for each in sweep.failures]
+    lines += [f"{each.status}: {sweep.own(each)}: {' '.join(each.reason.split())}" for each in sweep.failures]
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ def sweep_html(results: Sequence[Result]) -> str:
         f"<p class=soft>{escape(CAPTION)}.</p>",
     ]
     if sweep.failures:
-        rows = [[" ".join(each.overrides), each.status, each.reason] for each in sweep.failures]
+        rows = [[sweep.own(each), each.status, each.reason] for each in sweep.failures]
         body += ["<h2 class=bad>Without a score</h2>", rows_table(["job", "status", "reason"], rows, left=3)]
     if sweep.common:
         body += ["<h2>The same in all jobs</h2>", facts(sweep.common)]

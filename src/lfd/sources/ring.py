@@ -6,7 +6,6 @@ longer than what may be drawn from them: a writer that is set back to an earlier
 draw from then unharmed, and writes the later ones again.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
+from lfd.files import reserve
 
 Array = NDArray[Any]
 
@@ -145,9 +145,7 @@ def _mapped(path: Path, shape: tuple[int, ...], dtype: Any) -> Array:
     if not path.exists():
         beside = path.with_name(f"{path.name}.tmp")
         np.lib.format.open_memmap(beside, mode="w+", dtype=dtype, shape=shape)
-        with beside.open("r+b") as file:
-            # A mapped page that finds the disk full kills the process without a word: ask for the space now.
-            os.posix_fallocate(file.fileno(), 0, beside.stat().st_size)
+        reserve(beside)
         beside.rename(path)
     return np.lib.format.open_memmap(path, mode="r+")
 

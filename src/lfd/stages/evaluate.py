@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfd.data import Dataset
-from lfd.files import load_json, save_json
+from lfd.files import load_object, save_json
 from lfd.nets import has_frames
 from lfd.noise import Generated, derive
 from lfd.stages import Lab, Product, Stage, Summary, positive
@@ -82,8 +82,7 @@ class Evaluate(Stage):
 
     @staticmethod
     def open(folder: Path) -> dict[str, Any]:
-        scores: dict[str, Any] = load_json(folder / "scores.json")
-        return scores
+        return load_object(folder / "scores.json", "random")
 
 
 def summarise(returns: list[list[float]], played: list[Played]) -> dict[str, Any]:

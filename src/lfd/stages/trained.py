@@ -9,7 +9,7 @@ import torch
 from lfd.agents import Agent, AgentSpec
 from lfd.envs import Spaces
 from lfd.errors import Refused
-from lfd.files import load_json, load_tensors, save_json, save_tensors
+from lfd.files import load_object, load_tensors, save_json, save_tensors
 from lfd.learner import Learner
 from lfd.registry import AGENTS, LOSSES, from_json, to_json
 
@@ -94,4 +94,6 @@ def save_trained(
 
 
 def open_trained(folder: Path) -> Trained:
-    return Trained(folder, load_json(folder / "agent.json"))
+    """The policy in an artifact's folder. Raises Refused if its description is damaged."""
+    fields = ("spec", "losses", "spaces", "normalize_obs", "members", "history", "snapshots")
+    return Trained(folder, load_object(folder / "agent.json", *fields))

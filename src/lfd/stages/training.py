@@ -91,7 +91,7 @@ class Training:
                     if self.crossed:
                         self._save()
                     self._cross_boundary()
-                self._step()
+                self.step()
                 if self.learner.step_count % LOG_EVERY == 0:
                     self._log()
                 self._check_if_due()
@@ -106,7 +106,7 @@ class Training:
         if self.checking.is_open() and self.learner.step_count % self.fit.check.every == 0:
             self.checking.check(self._seconds())
 
-    def _step(self) -> None:
+    def step(self) -> None:
         active, done = self._active()
         due = [name for name in active if done % self.fit.algo.losses[name].every == 0]
         read = dict.fromkeys(name for row in due for name, _ in self.fit.algo.losses[row].slots.values())
