@@ -45,7 +45,7 @@ def test_the_console_table_ends_with_the_failures() -> None:
         "cql   cartpole         498.0    498.0 .. 498.0      1        1   500.0",
         "bc    pendulum        -200.0  -200.0 .. -200.0      1        0  -150.0",
         "",
-        "return: mean ± standard deviation over seeds; each seed counts once, with the mean of its episodes",
+        "mean ± standard deviation over seeds; each seed counts once, with the mean of its episodes",
         "failed: algo=cql env=cartpole seed=1: out of memory",
     ]
 

@@ -40,3 +40,16 @@ def test_number(value: float | None, text: str) -> None:
 
 def test_spread_without_a_deviation_is_the_mean() -> None:
     assert (spread(500.0, None), spread(None, None), spread(3.0, 120.0)) == ("500.0", "–", "3.0 ± 120.0")
+
+
+def test_values_by_fqe_stand_apart_from_returns() -> None:
+    scores = {
+        "learn": {"fqe_mean": 63.21, "fqe_low": 60.0, "fqe_high": 66.4},
+        "demos": {"return_mean": 90.0, "discounted_mean": 59.5},
+    }
+    lines = table({"scores": scores}).splitlines()
+    assert [part.strip() for part in lines[0].split("  ") if part] == [
+        "policy", "return", "FQE value", "± 2 sd of members", "discounted return",
+    ]  # fmt: skip
+    assert [part.strip() for part in lines[2].split("  ") if part] == ["learn", "–", "63.2", "60.0 .. 66.4", "–"]
+    assert [part.strip() for part in lines[3].split("  ") if part] == ["demos", "90.0", "–", "–", "59.5"]

@@ -1,6 +1,7 @@
 """What a policy is worth, by the data alone."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,6 +91,12 @@ def test_whom_to_score_must_be_told(run_stages, counting):
     nobody.frozen = {}
     with pytest.raises(Refused, match=r"fqe: whom to score is missing; add \+fqe.frozen.policy=learn"):
         run_stages({"demos": DEMOS, "fqe": nobody}, counting)
+
+
+def test_a_policy_with_memory_is_refused():
+    learnt = SimpleNamespace(agents=lambda: [SimpleNamespace(recurrent=True)])
+    with pytest.raises(Refused, match="fqe: learn acts by its memory"):
+        fqe().run(SimpleNamespace(name="fqe", products={"learn": learnt}))
 
 
 def test_its_product_is_no_policy(run_stages, counting):

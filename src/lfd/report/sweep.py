@@ -157,7 +157,7 @@ def group_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     ]
 
 
-CAPTION = "return: mean ± standard deviation over seeds; each seed counts once, with the mean of its episodes"
+CAPTION = "mean ± standard deviation over seeds; each seed counts once, with the mean of its episodes"
 
 
 def sweep_table(results: Sequence[Result]) -> str:

@@ -17,6 +17,7 @@ from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.files import load_json, save_json
 from lfd.stages import Lab, Product, Summary
+from lfd.stages.collect import split_name
 from lfd.stages.evaluate import of_data, whole
 from lfd.stages.recipe import Recipe
 from lfd.stages.training import Training
@@ -45,6 +46,9 @@ class Appraise(Recipe):
         return product is Product.scores
 
     def run(self, lab: Lab) -> Summary:
+        name = self.frozen[POLICY]
+        if lab.products[split_name(name)[0]].agents()[0].recurrent:
+            raise Refused(f"{lab.name}: {name} acts by its memory, which single transitions do not show; play it")
         with Training(self, lab) as training:
             summary = training.run()
             scores = self._scores(lab, training.learner.agents)
