@@ -26,7 +26,6 @@ GIVEN = {
     "env=minigrid": ["env.id=BabyAI-GoToObj-v0"],
     "env=gym": ["env.id=FrozenLake-v1"],
     "dataset=file": ["dataset.path=data.npz"],
-    "env=none": ["dataset.path=data.npz"],
 }
 TWO = Described(Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)), 1, True)
 
@@ -66,7 +65,7 @@ def folder(tmp_path, monkeypatch):
 
 def composed(line: list[str]) -> tuple[Experiment, dict[str, str]]:
     more = [word for one in line for word in GIVEN.get(one, []) if word not in line]
-    overrides = list(dict.fromkeys([*line, *more]))
+    overrides = [*line, *more]
     cfg = compose("config", overrides, return_hydra_config=True)
     choices = dict(cfg.hydra.runtime.choices)
     with open_dict(cfg):
@@ -97,6 +96,7 @@ def rows() -> list[list[str]]:
     for index, pair in enumerate(pairs[: len(ALGOS) * len(kinds())]):
         dealt[index] = (ALGOS.index(pair[0]) + kinds().index(pair[1])) % len(DATASETS)
     found = [[f"algo={a}", f"env={e}", f"dataset={DATASETS[d]}"] for (a, e), d in zip(pairs, dealt, strict=True)]
+    found.append(["algo=bc", "env=none", "dataset=file"])  # the only data that it takes
     others = [[f"{group}={name}"] for group in GROUPS for name in options(CONF, group) if group not in DEALT]
     return [*found, *others]
 
