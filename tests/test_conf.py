@@ -20,6 +20,8 @@ from lfd.run import pipeline_of
 CONF = config_folder()
 DEALT = ("algo", "env", "dataset")
 ALGOS, ENVS, DATASETS = (list(options(CONF, group)) for group in DEALT)
+# They act in spaces of either kind, so that any environment fits them.
+WIDE = ("bc", "cql", "ppo", "ppo_bc")
 # What has no default of its own.
 GIVEN = {
     "env=atari": ["env.id=ALE/Seaquest-v5"],
@@ -91,7 +93,7 @@ def rows() -> list[list[str]]:
     """All pairs of algorithm, kind of environment and dataset; each other environment, and each file of tuned/."""
     pairs = [(algo, env) for algo in ALGOS for env in kinds()]
     pairs += [(algo, env) for algo in ALGOS for env in ENVS if (CONF / "tuned" / f"{algo}_{env}.yaml").exists()]
-    pairs += [(ALGOS[i % len(ALGOS)], env) for i, env in enumerate(ENVS) if env not in {env for _, env in pairs}]
+    pairs += [(WIDE[i % len(WIDE)], env) for i, env in enumerate(ENVS) if env not in {env for _, env in pairs}]
     dealt = [(ALGOS.index(algo) + ENVS.index(env)) % len(DATASETS) for algo, env in pairs]
     for index, pair in enumerate(pairs[: len(ALGOS) * len(kinds())]):
         dealt[index] = (ALGOS.index(pair[0]) + kinds().index(pair[1])) % len(DATASETS)

@@ -9,10 +9,12 @@ import torch
 from lfd.maths import (
     clipped_surrogate,
     conservative_gap,
+    cosine_agreement,
     gae,
     gaussian_log_prob,
     gumbel,
     n_step,
+    smoothed_action,
     taken,
     tanh_correction,
     td_target,
@@ -81,6 +83,35 @@ def test_clipped_surrogate_is_pessimistic_on_both_sides():
     ratio = torch.tensor([1.5, 1.5, 0.5, 0.5])
     advantage = torch.tensor([1.0, -1.0, 1.0, -1.0])
     assert clipped_surrogate(ratio, advantage, 0.2).tolist() == pytest.approx([1.2, -1.5, 0.5, -0.8])
+
+
+def test_smoothing_clips_the_noise_and_then_the_action():
+    action, normal = torch.tensor([[0.0, 0.0, 0.9]]), torch.tensor([[1.0, -9.0, 9.0]])
+    assert smoothed_action(action, normal, 0.2, 0.5).tolist() == [pytest.approx([0.2, -0.5, 1.0])]
+
+
+def test_cosine_agreement_by_pairs():
+    vectors = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    every_pair = [
+        np.dot(v, w) / (np.linalg.norm(v) * np.linalg.norm(w))
+        for i, v in enumerate(vectors[:, 2].numpy())
+        for j, w in enumerate(vectors[:, 2].numpy())
+        if i != j
+    ]
+    assert cosine_agreement(vectors)[2].item() == pytest.approx(sum(every_pair) / 3, rel=1e-12)
+
+
+def test_cosine_agreement_of_parallel_opposite_and_single_vectors():
+    one = torch.tensor([[0.3, -2.0]])
+    assert cosine_agreement(torch.stack([one, 5 * one, 2 * one])).tolist() == pytest.approx([3.0])
+    assert cosine_agreement(torch.stack([one, -one])).tolist() == pytest.approx([-2.0])
+    assert cosine_agreement(one.unsqueeze(0)).tolist() == pytest.approx([0.0])
+
+
+def test_cosine_agreement_of_a_flat_critic_has_a_finite_derivative():
+    vectors = torch.tensor([[[0.0, 0.0]], [[1.0, 2.0]]], requires_grad=True)
+    (gradient,) = torch.autograd.grad(cosine_agreement(vectors).sum(), vectors)
+    assert torch.isfinite(gradient).all()
 
 
 def test_gaussian_log_prob_against_torch():

@@ -70,6 +70,24 @@ def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
+def smoothed_action(action: Tensor, normal: Tensor, sigma: float, clip: float) -> Tensor:
+    """Target policy smoothing (Fujimoto et al. 2018, section 5.3) of actions in [-1, 1] by normal draws, [B, A]."""
+    _same_shape(action, normal)
+    return (action + (sigma * normal).clamp(-clip, clip)).clamp(-1, 1)
+
+
+def cosine_agreement(vectors: Tensor) -> Tensor:
+    """sum over i != j of cos(v_i, v_j) / (N - 1), of N vectors [N, B, A] -> [B]; 0 for a single one.
+
+    J_ES of An et al. 2021: divided by N - 1, not by the number of pairs.
+    """
+    # A critic may be flat in its action: the small number keeps the derivative of a zero vector finite.
+    unit = vectors * torch.rsqrt(vectors.square().sum(-1, keepdim=True) + 1e-20)
+    # The squared length of the sum has every pair twice, and each vector with itself.
+    pairs = unit.sum(0).square().sum(-1) - unit.square().sum((0, -1))
+    return pairs / max(len(vectors) - 1, 1)
+
+
 def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(value; mean, exp(log_std)^2), summed over the last axis."""
     z = (value - mean) * torch.exp(-log_std)

@@ -9,14 +9,19 @@ from typing import Any, get_type_hints
 from lfd.agents import AgentSpec
 from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.critic import CriticNet
+from lfd.agents.deterministic import DeterministicPolicyCritic
 from lfd.agents.q import QNet
 from lfd.algos import Loss
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
 from lfd.algos.fqe import FQE
+from lfd.algos.edac import Diversity
 from lfd.algos.ppo import PPO
+from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.sac import SAC
+from lfd.algos.td3 import TD3, DeterministicGradient
+from lfd.algos.td3_bc import TD3BC
 from lfd.envs import Atari, Env, Gym, MiniGrid
 from lfd.errors import Refused, nearest
 from lfd.sources import Source
@@ -33,6 +38,12 @@ LOSSES: dict[str, type[Loss]] = {
     "conservative_discrete": ConservativeDiscrete,
     "conservative_continuous": ConservativeContinuous,
     "fqe": FQE,
+    "td3": TD3,
+    "deterministic_gradient": DeterministicGradient,
+    "td3_bc": TD3BC,
+    "rebrac_critic": ReBRACCritic,
+    "rebrac_actor": ReBRACActor,
+    "diversity": Diversity,
 }
 SOURCES: dict[str, type[Source]] = {"rollout": Rollout, "replay": Replay, "dataset": Demonstrations, "mix": Mix}
 ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
@@ -42,6 +53,7 @@ AGENTS: dict[str, type[AgentSpec]] = {
     "policy_value": PolicyValue,
     "soft_policy_critic": SoftPolicyCritic,
     "critic": CriticNet,
+    "deterministic_policy_critic": DeterministicPolicyCritic,
 }
 
 

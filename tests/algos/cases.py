@@ -3,11 +3,13 @@
 import gymnasium as gym
 import numpy as np
 import torch
+from torch import nn
 
 from lfd.agents import Agent
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
+from lfd.nets import Net
 from lfd.noise import Generated, Noise
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
@@ -45,7 +47,7 @@ def batch(observation: gym.Space, action: gym.Space, seed: int, size: int = 8) -
     columns = {name: torch.randn(size, generator=g) for name in ("reward", "log_prob", "advantage", "value_target")}
     discount = 0.99 * (torch.rand(size, generator=g) > 0.2).float()
     obs, next_obs = observations(observation, size, g), observations(observation, size, g)
-    return Batch(obs=obs, action=taken, next_obs=next_obs, discount=discount, **columns)
+    return Batch(obs=obs, action=taken, next_obs=next_obs, next_action=taken.roll(1, 0), discount=discount, **columns)
 
 
 BATCH = batch(VECTOR, TWO, 1)
@@ -53,8 +55,28 @@ BATCH = batch(VECTOR, TWO, 1)
 
 def boxed(discrete: Batch) -> Batch:
     """The same rows with continuous actions in network units, [-0.95, 0.95]^3."""
-    drawn = torch.rand(len(discrete.action), 3, generator=torch.Generator().manual_seed(5))
-    return discrete.having(action=1.9 * drawn - 0.95)
+    action = 1.9 * torch.rand(len(discrete.action), 3, generator=torch.Generator().manual_seed(5)) - 0.95
+    return discrete.having(action=action, next_action=action.roll(1, 0))
+
+
+def by_hand(net: Net, *inputs: np.ndarray) -> np.ndarray:
+    """A network of vectors in numpy and float64, from its weights."""
+    x = np.concatenate(inputs, -1)
+    for layer in net.head:
+        if isinstance(layer, nn.Linear):
+            x = x @ float64(layer.weight).T + float64(layer.bias)
+        elif isinstance(layer, nn.LayerNorm):
+            centred = x - x.mean(-1, keepdims=True)
+            scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + layer.eps)
+            x = scaled * float64(layer.weight) + float64(layer.bias)
+        else:
+            assert isinstance(layer, nn.ReLU)
+            x = np.maximum(x, 0)
+    return x
+
+
+def float64(x: torch.Tensor) -> np.ndarray:
+    return x.detach().double().numpy()
 
 
 def answer(loss: Loss, agent: Agent, rows: Batch, noise: Noise | None = None) -> Out:

@@ -12,6 +12,7 @@ from lfd.agents import AgentSpec, PolicyAgent
 from lfd.agents.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
 from lfd.batch import Observation
 from lfd.envs.spaces import Spaces
+from lfd.errors import Refused
 from lfd.nets import Activation, Net, encoder, features_of, has_frames, orthogonal
 
 
@@ -124,6 +125,10 @@ class Critics(nn.Module):
     def forward(self, obs: Observation, action: Tensor) -> Tensor:
         return torch.cat([net(obs, action) for net in self.nets], dim=-1)
 
+    def each(self, obs: Observation, actions: Tensor) -> Tensor:
+        """[B, number], the i-th at the i-th of actions [number, B, A]."""
+        return torch.cat([net(obs, action) for net, action in zip(self.nets, actions, strict=True)], dim=-1)
+
 
 class SoftActorCritic(PolicyAgent):
     """A squashed policy and twin action values: groups "policy" and "critic"."""
@@ -145,6 +150,14 @@ class SoftActorCritic(PolicyAgent):
         values: Tensor = self.net("critic", obs, action)
         return values
 
+    def action_gradients(self, obs: Observation, action: Tensor) -> Tensor:
+        """[critics, B, A] of every critic at actions [B, A]; may be differentiated again."""
+        critics = self.nets["critic"]
+        assert isinstance(critics, Critics)
+        copies = action.expand(len(critics.nets), *action.shape)
+        gradients: Tensor = torch.func.grad(lambda actions: critics.each(obs, actions).sum())(copies)
+        return gradients
+
     def target_q(self, obs: Observation, action: Tensor) -> Tensor:
         """[B, critics] of the slow copies."""
         values: Tensor = self.net("critic", obs, action, target=True)
@@ -157,6 +170,10 @@ class SoftPolicyCritic(AgentSpec):
     hidden: list[int] = field(default_factory=lambda: [256, 256])  # units of each hidden layer, in policy and critics
     activation: Activation = Activation.relu
     critics: int = 2
+
+    def __post_init__(self) -> None:
+        if self.critics < 1:
+            raise Refused(f"critics is {self.critics}; 1 or more are expected")
 
     def build(self, spaces: Spaces) -> SoftActorCritic:
         return SoftActorCritic(spaces, self)

@@ -21,13 +21,15 @@ class Activation(Enum):
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {Activation.relu: nn.ReLU, Activation.tanh: nn.Tanh}
 
 
-def mlp(sizes: Sequence[int], activation: Activation) -> nn.Sequential:
-    """Linear layers of these sizes with the activation between them, none after the last."""
+def mlp(sizes: Sequence[int], activation: Activation, layer_norm: bool = False) -> nn.Sequential:
+    """Linear layers of these sizes with the activation, and if told so a LayerNorm behind it, between them."""
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         layers += [nn.Linear(inputs, outputs)]
         if index < len(sizes) - 2:
             layers += [_ACTIVATIONS[activation]()]
+            if layer_norm:
+                layers += [nn.LayerNorm(outputs)]
     return nn.Sequential(*layers)
 
 
@@ -142,13 +144,14 @@ class Net(nn.Module):
         outputs: int,
         activation: Activation = Activation.relu,
         extra: int = 0,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.encoder = encoder(space) if isinstance(space, gym.Space) else nn.Identity()
         features = features_of(self.encoder) if isinstance(space, gym.Space) else space
         # The Nature CNN ends in a layer of 512 of its own: the head on it is linear, as in the papers.
         layers = [] if isinstance(space, gym.Space) and is_frames(space) else hidden
-        self.head = mlp([features + extra, *layers, outputs], activation)
+        self.head = mlp([features + extra, *layers, outputs], activation, layer_norm)
 
     def forward(self, obs: Observation, *vectors: Tensor) -> Tensor:
         features = self.encoder(obs)

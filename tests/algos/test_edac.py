@@ -1,0 +1,77 @@
+"""EDAC's diversity against finite differences in numpy."""
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.actor_critic import SoftPolicyCritic
+from lfd.algos.edac import Diversity
+from lfd.algos.sac import SAC
+from lfd.learner import Algo, Learner, Optim, Optimizer, Target
+from tests.algos.cases import BATCH, BOX, VECTOR, answer, batch, boxed, by_hand, float64, spaces
+
+ROWS = boxed(BATCH)
+CRITICS = 4
+
+
+def new_agent(critics=CRITICS):
+    agent = SoftPolicyCritic([8, 8], critics=critics).build(spaces(VECTOR, BOX))
+    agent.add(SAC("data").modules(agent))
+    agent.keep_targets(["critic"])
+    return agent
+
+
+def slopes(net):
+    """[B, A] of one critic at the data, by central differences."""
+    obs, action, h = float64(ROWS.obs), float64(ROWS.action), 1e-6
+    steps = [by_hand(net, obs, action + h * axis) - by_hand(net, obs, action - h * axis) for axis in np.eye(3)]
+    return np.concatenate(steps, -1) / (2 * h)
+
+
+def test_diversity():
+    agent = new_agent()
+    unit = [slopes(net) for net in agent.nets["critic"].nets]
+    unit = [slope / np.linalg.norm(slope, axis=-1, keepdims=True) for slope in unit]
+    pairs = [(unit[i] * unit[j]).sum(-1) for i in range(CRITICS) for j in range(CRITICS) if i != j]
+    expected = sum(pairs).mean() / (CRITICS - 1)
+    assert answer(Diversity("data"), agent, ROWS).terms["critic"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_critics_that_are_equal_agree_wholly():
+    agent = new_agent()
+    first, *others = agent.nets["critic"].nets
+    for other in others:
+        other.load_state_dict(first.state_dict())
+    assert answer(Diversity("data"), agent, ROWS).terms["critic"].item() == pytest.approx(CRITICS, rel=1e-4)
+
+
+def test_descent_drives_the_gradients_apart():
+    agent = new_agent()
+    algo = Algo(losses={"row": Diversity("data")}, optim={"critic": Optim(Optimizer.sgd, lr=0.05)})
+    learner = Learner([agent], algo, 0, torch.device("cpu"))
+    rows = batch(VECTOR, BOX, 1)
+    said = [learner.step({"data": rows}, ["row"])[0]["row"].item() for _ in range(50)]
+    assert said[-1] < said[0] - 0.1
+
+
+def test_eta_zero_is_sac_of_n_critics():
+    """The same bits, with the row weighted 0 and without it."""
+
+    def trained(losses):
+        algo = Algo(losses=losses, targets={"critic": Target()}, lr=1e-3)
+        learner = Learner([new_agent()], algo, 0, torch.device("cpu"))
+        for seed in range(3):
+            learner.step({"data": batch(VECTOR, BOX, seed)}, list(losses))
+        return learner.parameters
+
+    alone = trained({"sac": SAC("data")})
+    beside = trained({"sac": SAC("data"), "diversity": Diversity("data", weight=0.0)})
+    assert all(torch.equal(alone[name], beside[name]) for name in alone)
+
+
+def test_the_target_is_the_least_of_all_critics():
+    agent = new_agent(critics=5)
+    with torch.no_grad():
+        agent.targets["critic"].nets[3].head[-1].bias.fill_(-100.0)
+    metrics = answer(SAC("data"), agent, ROWS.having(discount=torch.ones(8))).metrics
+    assert metrics["loss"].item() > 5 * 90**2
