@@ -21,6 +21,8 @@ BARS = [
     ("pendulum", "ppo", -300),
     ("pendulum", "bc", -250),
     ("pendulum", "cql", -250),
+    ("pendulum", "sac", -200),
+    ("pendulum", "td3", -200),
 ]
 
 
