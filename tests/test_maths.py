@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from lfd.maths import (
+    clipped_exp,
     clipped_surrogate,
     conservative_gap,
     cosine_agreement,
+    expectile,
     gae,
     gaussian_log_prob,
     gumbel,
@@ -133,3 +135,23 @@ def test_gumbel_samples_the_categorical():
     share = (logits + gumbel(uniform)).argmax(-1).float().mean().item()
     assert share == pytest.approx(0.75, abs=0.015)
     assert np.isfinite(gumbel(torch.zeros(3)).numpy()).all()
+
+
+def test_expectile_by_hand():
+    # overestimates of the target (u < 0) count 1 - level, underestimates level
+    assert expectile(torch.tensor([2.0, -2.0, 0.0]), 0.75).tolist() == [3.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_the_minimum_of_the_expectile_loss_balances_both_sides(level):
+    drawn = torch.from_numpy(np.random.default_rng(0).normal(size=2_000))
+    grid = torch.linspace(-1, 2, 3_001, dtype=torch.float64)
+    best = grid[torch.stack([expectile(drawn - at, level).mean() for at in grid]).argmin()]
+    above, below = (drawn - best).clamp(min=0).mean(), (best - drawn).clamp(min=0).mean()
+    assert level * above.item() == pytest.approx((1 - level) * below.item(), rel=0.01)
+
+
+def test_clipped_exp_is_a_finite_constant():
+    exponent = torch.tensor([-1e6, 0.0, math.log(3.0), 2.0, 1e6], requires_grad=True)
+    weight = clipped_exp(exponent, 5.0)
+    assert weight.tolist() == pytest.approx([0.0, 1.0, 3.0, 5.0, 5.0]) and not weight.requires_grad

@@ -64,6 +64,16 @@ def conservative_gap(values: Tensor, taken_value: Tensor, log_density: Tensor | 
     return soft_maximum - taken_value
 
 
+def expectile(error: Tensor, level: float) -> Tensor:
+    """|level - 1{u < 0}| u^2 of errors u: its minimum is the `level` expectile (Kostrikov et al. 2022, eq. 5)."""
+    return (level - (error < 0).to(error.dtype)).abs() * error.square()
+
+
+def clipped_exp(exponent: Tensor, largest: float) -> Tensor:
+    """min(exp(x), largest), a constant to autograd: how much a cloned action of scaled advantage x counts."""
+    return exponent.detach().exp().clamp(max=largest)
+
+
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """PPO's pessimistic objective, to be maximised (Schulman et al. 2017, eq. 7). All [B]."""
     _same_shape(ratio, advantage)

@@ -10,13 +10,17 @@ from lfd.agents import AgentSpec
 from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.critic import CriticNet
 from lfd.agents.deterministic import DeterministicPolicyCritic
+from lfd.agents.policy_critic import PolicyCritic, PolicyQ
 from lfd.agents.q import QNet
 from lfd.algos import Loss
+from lfd.algos.awac import AWAC
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
+from lfd.algos.crr import CRR
 from lfd.algos.dqn import DQN
 from lfd.algos.fqe import FQE
 from lfd.algos.edac import Diversity
+from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.sac import SAC
@@ -44,6 +48,9 @@ LOSSES: dict[str, type[Loss]] = {
     "rebrac_critic": ReBRACCritic,
     "rebrac_actor": ReBRACActor,
     "diversity": Diversity,
+    "iql": IQL,
+    "awac": AWAC,
+    "crr": CRR,
 }
 SOURCES: dict[str, type[Source]] = {"rollout": Rollout, "replay": Replay, "dataset": Demonstrations, "mix": Mix}
 ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
@@ -54,6 +61,8 @@ AGENTS: dict[str, type[AgentSpec]] = {
     "soft_policy_critic": SoftPolicyCritic,
     "critic": CriticNet,
     "deterministic_policy_critic": DeterministicPolicyCritic,
+    "policy_critic": PolicyCritic,
+    "policy_q": PolicyQ,
 }
 
 

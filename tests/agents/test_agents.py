@@ -5,6 +5,7 @@ import torch
 
 from lfd.agents import Normaliser
 from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.policy_critic import PolicyCritic
 from lfd.agents.q import QNet
 from lfd.batch import Batch
 from lfd.envs import Spaces
@@ -106,3 +107,19 @@ def test_a_prepared_batch_can_be_given_back_raw():
     raw = agent.raw(agent.prepare(batch))
     for name in ("obs", "next_obs", "action"):
         torch.testing.assert_close(getattr(raw, name), getattr(batch, name))
+
+
+def test_a_bounded_policy_draws_inside_the_box_for_its_critics():
+    agent = PolicyCritic([8]).build(Spaces(VECTOR, BOX))
+    agent.begin_step(Generated(0))
+    drawn = agent.draw(100 * torch.randn(500, 3))
+    assert drawn.min() == -1 and drawn.max() == 1 and ((drawn > -1) & (drawn < 1)).any()
+    assert agent.q(torch.randn(500, 3), drawn).shape == (500, 2)
+
+
+def test_values_of_taken_actions_are_those_of_the_table():
+    agent = PolicyCritic([8], critics=3).build(Spaces(VECTOR, TWO))
+    obs = torch.randn(6, 3)
+    both = torch.stack([agent.q(obs, torch.full((6,), action)) for action in (0, 1)])
+    tables = torch.stack([net(obs) for net in agent.nets["critic"].nets], -1)
+    assert both.shape == (2, 6, 3) and torch.equal(both, tables.transpose(0, 1))

@@ -85,3 +85,18 @@ def answer(loss: Loss, agent: Agent, rows: Batch, noise: Noise | None = None) ->
     out = loss(agent, rows)
     agent.end_step()
     return out
+
+
+def stirred(agent: Agent, names: list[str]) -> Agent:
+    """The agent with slow copies of these modules that differ from them."""
+    agent.keep_targets(names)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in agent.targets.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return agent
+
+
+def gradients(term: torch.Tensor, module: torch.nn.Module) -> list[torch.Tensor]:
+    """Of a term by the module's parameters; zeros where it does not depend on one."""
+    return list(torch.autograd.grad(term, list(module.parameters()), retain_graph=True, materialize_grads=True))

@@ -35,6 +35,7 @@ def test_likelihood_against_torch(head):
     agent = Policy([8], head=head).build(spaces(VECTOR, BOX))
     batch = boxed(BATCH)
     mean, log_std = agent.nets["policy"].net(batch.obs).double().chunk(2, -1)
+    mean = mean.tanh() if head is Head.bounded else mean
     policy: torch.distributions.Distribution = torch.distributions.Normal(mean, log_std.clamp(-5, 2).exp())
     if head is Head.squashed:
         policy = torch.distributions.TransformedDistribution(policy, torch.distributions.TanhTransform())

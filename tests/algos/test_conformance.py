@@ -10,13 +10,17 @@ from lfd.agents import AgentSpec
 from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.critic import CriticNet
 from lfd.agents.deterministic import DeterministicPolicyCritic
+from lfd.agents.policy_critic import PolicyCritic, PolicyQ
 from lfd.agents.q import QNet
 from lfd.algos import Loss
+from lfd.algos.awac import AWAC
 from lfd.algos.bc import Cloning, Error
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
+from lfd.algos.crr import CRR, Filter
 from lfd.algos.dqn import DQN
 from lfd.algos.fqe import FQE
 from lfd.algos.edac import Diversity
+from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.sac import SAC
@@ -72,6 +76,17 @@ CASES = {
         ReBRACCritic("data"), DeterministicPolicyCritic(SMALL, critics=3, layer_norm=True), BOX, ("policy", "critic")
     ),
     "rebrac_actor": Case(ReBRACActor("data"), DeterministicPolicyCritic(SMALL, layer_norm=True), BOX),
+    "gap_policy": Case(ConservativeDiscrete("data"), PolicyQ(SMALL), TWO),
+    "gap_policy_frames": Case(ConservativeDiscrete("data"), PolicyQ(), TWO, (), FRAMES),
+    "iql_continuous": Case(IQL("data"), PolicyCritic(SMALL), BOX, ("critic",)),
+    "iql_discrete": Case(IQL("data"), PolicyCritic(SMALL), TWO, ("critic",), DICT),
+    "iql_frames": Case(IQL("data"), PolicyCritic(), TWO, ("critic",), FRAMES),
+    "awac_continuous": Case(AWAC("data"), PolicyCritic(SMALL), BOX, ("critic",)),
+    "awac_discrete": Case(AWAC("data"), PolicyCritic(SMALL), TWO, ("critic",)),
+    "crr_exp": Case(CRR("data"), PolicyQ(SMALL), TWO, ("policy", "q")),
+    "crr_binary": Case(CRR("data", filter=Filter.binary), PolicyQ(SMALL), TWO, ("policy", "q")),
+    "crr_all": Case(CRR("data", filter=Filter.all), PolicyQ(SMALL), TWO, ("policy", "q"), DICT),
+    "crr_frames": Case(CRR("data"), PolicyQ(), TWO, ("policy", "q"), FRAMES),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

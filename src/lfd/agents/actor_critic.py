@@ -19,6 +19,7 @@ from lfd.nets import Activation, Net, encoder, features_of, has_frames, orthogon
 class Head(Enum):
     gaussian = "gaussian"
     squashed = "squashed"
+    bounded = "bounded"
 
 
 class PolicyNet(nn.Module):
@@ -41,7 +42,9 @@ class PolicyNet(nn.Module):
             mean, log_std = outputs.chunk(2, dim=-1)
         # Clamped: a Gaussian likelihood would otherwise collapse on a deterministic expert.
         log_std = log_std.clamp(-5, 2)
-        return Gaussian(mean, log_std) if self.head is Head.gaussian else SquashedGaussian(mean, log_std)
+        if self.head is Head.squashed:
+            return SquashedGaussian(mean, log_std)
+        return Gaussian(mean.tanh() if self.head is Head.bounded else mean, log_std)
 
 
 class Actor(PolicyAgent):
@@ -63,7 +66,8 @@ class Actor(PolicyAgent):
 class Policy(AgentSpec):
     hidden: list[int] = field(default_factory=lambda: [128, 128])  # units of each hidden layer
     activation: Activation = Activation.relu
-    head: Head = Head.squashed  # of continuous actions: tanh of a Gaussian, or a Gaussian that the environment clips
+    # Of continuous actions: tanh of a Gaussian, a Gaussian that the environment clips, or one whose mean is bounded.
+    head: Head = Head.squashed
 
     def build(self, spaces: Spaces) -> Actor:
         return Actor(spaces, self)

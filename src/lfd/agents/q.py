@@ -1,4 +1,4 @@
-"""Agents that act by the largest of their action values."""
+"""Agents with values of discrete actions."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -13,12 +13,8 @@ from lfd.nets import Activation, Net
 from lfd.noise import Noise
 
 
-class QAgent(Agent):
-    """Action values of discrete actions: group "q"."""
-
-    def __init__(self, spaces: Spaces, spec: "QNet") -> None:
-        super().__init__(spaces, {})
-        self.nets["q"] = Net(spaces.observation, spec.hidden, self.action_size, spec.activation)
+class DiscreteValues(Agent):
+    """An agent that values all actions at once: group "q"."""
 
     def q(self, obs: Observation) -> Tensor:
         """[B, A]"""
@@ -30,6 +26,14 @@ class QAgent(Agent):
         """[B, A] of the slow copy."""
         values: Tensor = self.net("q", obs, target=True)
         return values
+
+
+class QAgent(DiscreteValues):
+    """Acts by the largest of its action values."""
+
+    def __init__(self, spaces: Spaces, spec: "QNet") -> None:
+        super().__init__(spaces, {})
+        self.nets["q"] = Net(spaces.observation, spec.hidden, self.action_size, spec.activation)
 
     @torch.no_grad()
     def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lfd.agents import Agent
 from lfd.agents.actor_critic import SoftActorCritic
-from lfd.agents.q import QAgent
+from lfd.agents.q import DiscreteValues
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.errors import Refused
@@ -24,7 +24,7 @@ class ConservativeDiscrete(Loss):
     temperature: float = 1.0
 
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = QAgent
+    agents: ClassVar = DiscreteValues
     trains: ClassVar = ("q",)
 
     def __post_init__(self) -> None:
@@ -32,7 +32,7 @@ class ConservativeDiscrete(Loss):
         if self.temperature <= 0:
             raise Refused(f"{self}: a temperature above 0 is expected")
 
-    def __call__(self, agent: QAgent, batch: Batch) -> Out:
+    def __call__(self, agent: DiscreteValues, batch: Batch) -> Out:
         values = agent.q(batch.obs)
         gap = conservative_gap(values, taken(values, batch.action), 0.0, self.temperature).mean()
         return Out({"q": gap}, {"loss": gap.detach()})

@@ -1,0 +1,148 @@
+"""Agents whose policy clones the data's better actions: beside it stand action values, which only judge."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from lfd.agents import AgentSpec, PolicyAgent
+from lfd.agents.actor_critic import Critics, Head, PolicyNet
+from lfd.agents.distributions import Categorical, Distribution
+from lfd.agents.q import DiscreteValues
+from lfd.batch import Observation
+from lfd.envs.spaces import Spaces
+from lfd.maths import taken
+from lfd.nets import Activation, Net, features_of, has_frames
+
+
+class DiscreteCritics(nn.Module):
+    """Independent action values of discrete actions: [B, number] from observations and actions int64 [B]."""
+
+    def __init__(self, nets: list[Net]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, obs: Observation, action: Tensor) -> Tensor:
+        return torch.stack([taken(net(obs), action) for net in self.nets], dim=-1)
+
+
+class PolicyCriticAgent(PolicyAgent):
+    """A policy and critics of the actions taken, in either action space: groups "policy" and "critic".
+
+    Continuous policies are a Gaussian of bounded mean whose standard deviation is the same everywhere.
+    """
+
+    def __init__(self, spaces: Spaces, spec: "PolicyCritic") -> None:
+        super().__init__(spaces, {})
+        self._spec = spec
+        policy, head = self.net_of(self.action_size), Head.bounded if self.continuous else None
+        self.nets["policy"] = PolicyNet(policy, self.action_size, head, state_dependent=False)
+        if self.continuous:
+            self.nets["critic"] = Critics([self.net_of(1, extra=self.action_size) for _ in range(spec.critics)])
+        else:
+            self.nets["critic"] = DiscreteCritics([self.net_of(self.action_size) for _ in range(spec.critics)])
+
+    def net_of(self, outputs: int, extra: int = 0) -> Net:
+        """A new network of observations, of the size of its others."""
+        return Net(self.spaces.observation, self._spec.hidden, outputs, self._spec.activation, extra)
+
+    def distribution(self, obs: Observation) -> Distribution:
+        policy: Distribution = self.net("policy", obs)
+        return policy
+
+    def draw(self, obs: Observation) -> Tensor:
+        """An action of the policy, inside the bounds that critics know."""
+        action = self.distribution(obs).sample(self.draws)
+        return action.clamp(-1, 1) if self.continuous else action
+
+    def q(self, obs: Observation, action: Tensor) -> Tensor:
+        """[B, critics]"""
+        values: Tensor = self.net("critic", obs, action)
+        return values
+
+    @torch.no_grad()
+    def target_q(self, obs: Observation, action: Tensor) -> Tensor:
+        """[B, critics] of the slow copies."""
+        values: Tensor = self.net("critic", obs, action, target=True)
+        return values
+
+
+@dataclass
+class PolicyCritic(AgentSpec):
+    hidden: list[int] = field(
+        default_factory=lambda: [256, 256]
+    )  # units of each hidden layer; none behind the Nature CNN
+    activation: Activation = Activation.relu
+    critics: int = 2
+
+    def build(self, spaces: Spaces) -> PolicyCriticAgent:
+        return PolicyCriticAgent(spaces, self)
+
+
+class Values(nn.Module):
+    """Action values [B, A], and the features [B, F] that they are read from."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, obs: Observation) -> tuple[Tensor, Tensor]:
+        features = self.net.encoder(obs)
+        return self.net.head(features), features
+
+
+class PolicyQAgent(PolicyAgent, DiscreteValues):
+    """A policy beside the values of all discrete actions: groups "policy" and "q".
+
+    Frames are encoded once: the encoder belongs to "q" and is trained by the policy's terms too.
+    """
+
+    def __init__(self, spaces: Spaces, spec: "PolicyQ") -> None:
+        super().__init__(spaces, {})
+        self._shares = has_frames(spaces.observation)
+        values = Net(spaces.observation, spec.hidden, self.action_size, spec.activation)
+        inputs: gym.Space[Any] | int = spaces.observation
+        if self._shares:
+            self.shared = {"q": ("policy",)}
+            inputs = features_of(values.encoder)
+        policy = Net(inputs, [] if self._shares else spec.hidden, self.action_size, spec.activation)
+        self.nets["policy"] = PolicyNet(policy, self.action_size, None, state_dependent=False)
+        self.nets["q"] = Values(values)
+
+    def distribution(self, obs: Observation) -> Categorical:
+        return self._policy(obs, target=False)
+
+    @torch.no_grad()
+    def target_distribution(self, obs: Observation) -> Categorical:
+        """The policy of the slow copies."""
+        return self._policy(obs, target=True)
+
+    def _policy(self, obs: Observation, target: bool) -> Categorical:
+        inputs = self.net("q", obs, target=target)[1] if self._shares else obs
+        policy: Categorical = self.net("policy", inputs, target=target)
+        return policy
+
+    def q(self, obs: Observation) -> Tensor:
+        """[B, A]"""
+        values: Tensor = self.net("q", obs)[0]
+        return values
+
+    @torch.no_grad()
+    def target_q(self, obs: Observation) -> Tensor:
+        """[B, A] of the slow copy."""
+        values: Tensor = self.net("q", obs, target=True)[0]
+        return values
+
+
+@dataclass
+class PolicyQ(AgentSpec):
+    actions: ClassVar[tuple[str, ...]] = ("discrete",)
+    hidden: list[int] = field(
+        default_factory=lambda: [128, 128]
+    )  # units of each hidden layer; none behind the Nature CNN
+    activation: Activation = Activation.relu
+
+    def build(self, spaces: Spaces) -> PolicyQAgent:
+        return PolicyQAgent(spaces, self)

@@ -1,0 +1,87 @@
+"""Advantage-weighted actor-critic against its equations, with the draws given."""
+
+import math
+
+import pytest
+import torch
+
+from lfd.agents.policy_critic import PolicyCritic
+from lfd.algos.awac import AWAC
+from lfd.errors import Refused
+from lfd.noise import Generated, Sketched, Taped
+from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, gradients, spaces, stirred
+
+
+@pytest.fixture
+def agent():
+    return stirred(PolicyCritic([8]).build(spaces(VECTOR, BOX)), ["critic"])
+
+
+def drawn(loss, agent, batch):
+    sketch, generator = Sketched(), Generated(3)
+    answer(loss, agent, batch, sketch)
+    return [generator.draw(kind, shape) for kind, shape in sketch.asked]
+
+
+def policy_of(agent, obs):
+    mean = agent.nets["policy"].net(obs).detach().double().tanh()
+    return torch.distributions.Normal(mean, agent.nets["policy"].log_std.detach().double().exp())
+
+
+def least(critics, obs, action):
+    """Of both critics, [B] in float64."""
+    both = [net(obs, action.float())[:, 0].detach().double() for net in critics.nets]
+    return torch.minimum(*both)
+
+
+def test_terms(agent):
+    batch, loss = boxed(BATCH), AWAC("data", temperature=0.2, max_weight=2.0)
+    draws = drawn(loss, agent, batch)
+    out = answer(loss, agent, batch, Taped(draws))
+    there, here = policy_of(agent, batch.next_obs), policy_of(agent, batch.obs)
+    outside = there.mean + there.stddev * draws[0].double()
+    assert (outside.abs() > 1).any()  # a Gaussian's draws leave the box, the critics' actions do not
+    following = least(agent.targets["critic"], batch.next_obs, outside.clamp(-1, 1))
+    own = (here.mean + here.stddev * draws[1].double()).clamp(-1, 1)
+    advantage = least(agent.nets["critic"], batch.obs, batch.action) - least(agent.nets["critic"], batch.obs, own)
+    log_prob = here.log_prob(batch.action.double()).sum(-1)
+    critic, policy, weights = 0.0, 0.0, []
+    for row in range(len(own)):
+        target = float(batch.reward[row]) + float(batch.discount[row]) * following[row].item()
+        for net in agent.nets["critic"].nets:
+            value = net(batch.obs[row : row + 1], batch.action[row : row + 1]).item()
+            critic += (value - target) ** 2 / len(own)
+        weights.append(min(math.exp(advantage[row].item() / 0.2), 2.0))
+        policy -= weights[-1] * log_prob[row].item() / len(own)
+    assert 2.0 in weights and min(weights) < 2.0
+    assert out.terms["critic"].item() == pytest.approx(critic, rel=1e-4)
+    assert out.terms["policy"].item() == pytest.approx(policy, rel=1e-4)
+
+
+def test_the_weights_of_cloning_are_constants(agent):
+    """Neither the critics nor the policy's own action in the advantage are trained by the policy's term."""
+    batch, loss = boxed(BATCH), AWAC("data")
+    draws = drawn(loss, agent, batch)
+    term = answer(loss, agent, batch, Taped(draws)).terms["policy"]
+    assert not any(gradient.any() for gradient in gradients(term, agent.nets["critic"]))
+    here = policy_of(agent, batch.obs)
+    own = (here.mean + here.stddev * draws[1].double()).clamp(-1, 1)
+    advantage = least(agent.nets["critic"], batch.obs, batch.action) - least(agent.nets["critic"], batch.obs, own)
+    weight = (advantage * 3).exp().clamp(max=100).float()
+    cloning = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
+    expected = gradients(cloning, agent.nets["policy"])
+    for found, wanted in zip(gradients(term, agent.nets["policy"]), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_termination_is_not_bootstrapped(agent):
+    ended = boxed(BATCH).having(discount=torch.zeros(len(BATCH.action)))
+    elsewhere = ended.having(next_obs=BATCH.next_obs + 100.0)
+    loss = AWAC("data")
+    assert torch.equal(answer(loss, agent, ended).terms["critic"], answer(loss, agent, elsewhere).terms["critic"])
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"max_weight": -1.0}])
+def test_ranges(wrong):
+    with pytest.raises(Refused, match="above 0"):
+        AWAC("data", **wrong)

@@ -1,0 +1,123 @@
+"""Critic regularised regression against its equations, and with the conservative gap beside it."""
+
+import math
+
+import pytest
+import torch
+
+from lfd.agents.policy_critic import PolicyQ
+from lfd.algos.cql import ConservativeDiscrete
+from lfd.algos.crr import CRR, Filter
+from lfd.errors import Refused
+from lfd.learner import Algo, Learner, Target
+from tests.algos.cases import BATCH, FRAMES, TWO, VECTOR, answer, batch, gradients, spaces, stirred
+
+SLOW = ["policy", "q"]
+
+
+@pytest.fixture
+def agent():
+    return stirred(PolicyQ([8]).build(spaces(VECTOR, TWO)), SLOW)
+
+
+def outputs(modules, obs):
+    """Probabilities and action values of each row, in float64."""
+    with torch.no_grad():
+        logits, values = modules["policy"].net(obs).double(), modules["q"].net(obs).double()
+    odds = [[math.exp(x) for x in row] for row in logits.tolist()]
+    return [[x / sum(row) for x in row] for row in odds], values.tolist()
+
+
+def expected_terms(agent, weigh):
+    """The critic's and the policy's term, row by row; `weigh` turns an advantage into a weight."""
+    (pi, q), (pi_there, q_there) = outputs(agent.nets, BATCH.obs), outputs(agent.targets, BATCH.next_obs)
+    critic, policy = 0.0, 0.0
+    for row, action in enumerate(BATCH.action.tolist()):
+        following = sum(p * value for p, value in zip(pi_there[row], q_there[row], strict=True))
+        target = float(BATCH.reward[row]) + float(BATCH.discount[row]) * following
+        critic += (q[row][action] - target) ** 2 / len(BATCH.action)
+        advantage = q[row][action] - sum(p * value for p, value in zip(pi[row], q[row], strict=True))
+        policy -= weigh(advantage) * math.log(pi[row][action]) / len(BATCH.action)
+    return {"q": critic, "policy": policy}
+
+
+def binary(advantage):
+    return 1.0 if advantage > 0 else 0.0
+
+
+def exponential(advantage):
+    return min(math.exp(advantage / 0.1), 1.5)
+
+
+@pytest.mark.parametrize(
+    ("filter", "weigh"), [(Filter.binary, binary), (Filter.exp, exponential), (Filter.all, lambda advantage: 1.0)]
+)
+def test_terms_row_by_row(agent, filter, weigh):
+    out = answer(CRR("data", filter=filter, beta=0.1, max_weight=1.5), agent, BATCH)
+    terms = {name: term.item() for name, term in out.terms.items()}
+    assert terms == pytest.approx(expected_terms(agent, weigh), rel=1e-4)
+
+
+def test_the_filters_tell_actions_apart(agent):
+    """Or the golden numbers above would not show which is which."""
+    seen = []
+    expected_terms(agent, lambda advantage: seen.append(advantage) or 0.0)
+    assert {binary(advantage) for advantage in seen} == {0.0, 1.0}
+    assert max(map(exponential, seen)) == 1.5 > min(map(exponential, seen))
+
+
+def test_the_weights_of_cloning_are_constants(agent):
+    """Neither the values nor the policy in the advantage are trained by it."""
+    term = answer(CRR("data", beta=0.1), agent, BATCH).terms["policy"]
+    assert not any(gradient.any() for gradient in gradients(term, agent.nets["q"]))
+    weights = []
+    expected_terms(agent, lambda advantage: weights.append(min(math.exp(advantage / 0.1), 20.0)) or 0.0)
+    cloning = -(torch.tensor(weights) * agent.distribution(BATCH.obs).log_prob(BATCH.action)).mean()
+    expected = gradients(cloning, agent.nets["policy"])
+    for found, wanted in zip(gradients(term, agent.nets["policy"]), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_only_a_termination_stops_the_bootstrap(agent):
+    cut = BATCH.having(truncated=torch.ones(len(BATCH.action), dtype=torch.bool))
+    assert torch.equal(answer(CRR("data"), agent, cut).terms["q"], answer(CRR("data"), agent, BATCH).terms["q"])
+    ended = BATCH.having(discount=torch.zeros(len(BATCH.action)))
+    elsewhere = ended.having(next_obs=BATCH.next_obs + 100.0)
+    term = answer(CRR("data"), agent, ended).terms["q"]
+    assert torch.equal(term, answer(CRR("data"), agent, elsewhere).terms["q"])
+    assert not torch.equal(term, answer(CRR("data"), agent, BATCH).terms["q"])
+
+
+def test_the_gap_is_of_the_action_values_and_leaves_the_policy(agent):
+    out = answer(ConservativeDiscrete("data"), agent, BATCH)
+    _, values = outputs(agent.nets, BATCH.obs)
+    rows = zip(values, BATCH.action.tolist(), strict=True)
+    gap = sum(math.log(sum(map(math.exp, row))) - row[action] for row, action in rows) / len(values)
+    assert set(out.terms) == {"q"} and out.terms["q"].item() == pytest.approx(gap, rel=1e-5)
+
+
+def test_frames_are_encoded_once_and_the_encoder_learns_from_both_terms():
+    rows = batch(FRAMES, TWO, 1, size=4)
+
+    def stepped(losses):
+        agent = PolicyQ().build(spaces(FRAMES, TWO))
+        agent.keep_targets(SLOW)
+        algo = Algo(PolicyQ(), losses, targets={name: Target() for name in SLOW})
+        learner = Learner([agent], algo, 0, torch.device("cpu"))
+        seen = []
+        agent.nets["q"].net.encoder.register_forward_hook(lambda *_: seen.append(1))
+        learner.step({"data": rows}, list(losses))
+        return agent, len(seen)
+
+    both, passes = stepped({"crr": CRR("data"), "gap": ConservativeDiscrete("data", weight=10.0)})
+    assert passes == 1
+    terms = [answer(loss, both, rows).terms for loss in (CRR("data"), ConservativeDiscrete("data"))]
+    encoder = both.nets["q"].net.encoder
+    assert any(gradient.any() for gradient in gradients(terms[0]["policy"], encoder))
+    assert any(gradient.any() for gradient in gradients(terms[1]["q"], encoder))
+
+
+@pytest.mark.parametrize("wrong", [{"beta": 0.0}, {"max_weight": -1.0}])
+def test_ranges(wrong):
+    with pytest.raises(Refused, match="above 0"):
+        CRR("data", **wrong)
