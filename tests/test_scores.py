@@ -17,12 +17,17 @@ BARS = [
     ("cartpole", "ppo_bc", 475),
     ("cartpole", "bc", 475),
     ("cartpole", "cql", 475),
+    ("cartpole", "crr", 475),
+    ("cartpole", "crr_cql", 475),
+    ("cartpole", "iql", 475),
     ("acrobot", "ppo", -100),
     ("pendulum", "ppo", -300),
     ("pendulum", "bc", -250),
     ("pendulum", "cql", -250),
     ("pendulum", "sac", -200),
     ("pendulum", "td3", -200),
+    ("pendulum", "awac", -233),
+    ("pendulum", "iql", -233),
 ]
 
 

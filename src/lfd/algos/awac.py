@@ -16,8 +16,8 @@ from lfd.maths import clipped_exp, td_target
 class AWAC(Loss):
     """Critics to r + discount * min Qbar(s', a'), and a policy that clones by min(exp(A / temperature), max_weight).
 
-    A = min Q(s, a) - min Q(s, a~) with a' and a~ of the policy (eq. 13). The weights are not normalised over the batch,
-    as the authors' code does: temperatures of the two do not compare.
+    A = min Q(s, a) - min Q(s, a~) with a' and a~ of the policy (eq. 13). The authors' code takes a softmax over the
+    batch in place of the clip: its temperatures do not carry over.
     """
 
     temperature: float = 1 / 3  # lambda of the paper, in units of the return; CORL's value in MuJoCo
