@@ -15,8 +15,12 @@ from lfd.maths import (
     gae,
     gaussian_log_prob,
     gumbel,
+    kl_to_standard,
+    likely,
+    mixed_extremes,
     n_step,
     smoothed_action,
+    quantile_huber,
     taken,
     tanh_correction,
     td_target,
@@ -79,6 +83,55 @@ def test_conservative_gap_is_corrected_by_density():
     expected = math.log(math.e / 0.5 + math.e**2 / 0.25)
     gap = conservative_gap(values, torch.zeros(1, dtype=torch.float64), density.log(), 1.0)
     assert gap.item() == pytest.approx(expected, rel=1e-12)
+
+
+def pairwise_quantile_huber(quantiles, target, kappa):
+    """The definition: every pair of a quantile and a target."""
+    level = (torch.arange(quantiles.shape[-1], dtype=torch.float64) + 0.5) / quantiles.shape[-1]
+    error = target.unsqueeze(-2) - quantiles.unsqueeze(-1)  # [B, N, M]
+    huber = torch.where(error.abs() <= kappa, error.square() / 2, kappa * (error.abs() - kappa / 2))
+    return ((level.unsqueeze(-1) - (error < 0).double()).abs() * huber / kappa).mean(-1).sum(-1)
+
+
+def test_quantile_huber_by_hand():
+    # one quantile, of level 0.5: errors 0.5 (squared part) and -3 (linear part)
+    loss = quantile_huber(torch.tensor([[1.0]]), torch.tensor([[1.5, -2.0]]), 1.0)
+    assert loss.tolist() == pytest.approx([0.5 * (0.125 + 2.5) / 2])
+
+
+@pytest.mark.parametrize("kappa", [1.0, 0.25])
+@pytest.mark.parametrize("offset", [0.0, 500.0])
+def test_quantile_huber_is_that_of_all_pairs(kappa, offset):
+    generator = torch.Generator().manual_seed(0)
+    quantiles = 3 * torch.randn(4, 6, generator=generator) + offset
+    target = 2 * torch.randn(4, 9, generator=generator) + offset
+    target[0, :6] = quantiles[0]  # ties, and corners on both sides of them
+    target[1, :6] = quantiles[1] + kappa
+    wide = quantiles.double().requires_grad_()
+    expected = pairwise_quantile_huber(wide, target.double(), kappa)
+    quantiles.requires_grad_()
+    loss = quantile_huber(quantiles, target, kappa)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-4, atol=1e-4)
+    (gradient,) = torch.autograd.grad(loss.sum(), quantiles)
+    (exact,) = torch.autograd.grad(expected.sum(), wide)
+    torch.testing.assert_close(gradient.double(), exact, rtol=1e-3, atol=1e-4)
+
+
+def test_mixed_extremes():
+    assert mixed_extremes(torch.tensor([[1.0, 5.0, 3.0]]), 0.75).tolist() == [0.75 * 1 + 0.25 * 5]
+
+
+def test_likely_is_relative_to_the_likeliest():
+    logits = torch.tensor([[0.6, 0.3, 0.1]]).log() + 7.0
+    assert likely(logits, 0.4).tolist() == [[True, True, False]]
+    assert likely(logits, 0.6).tolist() == [[True, False, False]]
+    assert likely(torch.tensor([[0.0, -torch.inf]]), 0.0).tolist() == [[True, True]]
+
+
+def test_kl_to_standard_against_torch():
+    mean, log_std = torch.tensor([0.3, -2.0]), torch.tensor([-1.0, 0.5])
+    one, other = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
+    torch.testing.assert_close(kl_to_standard(mean, log_std), torch.distributions.kl_divergence(one, other))
 
 
 def test_clipped_surrogate_is_pessimistic_on_both_sides():

@@ -72,6 +72,49 @@ def expectile(error: Tensor, level: float) -> Tensor:
 def clipped_exp(exponent: Tensor, largest: float) -> Tensor:
     """min(exp(x), largest), a constant to autograd: how much a cloned action of scaled advantage x counts."""
     return exponent.detach().exp().clamp(max=largest)
+def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
+    """sum_i mean_j |tau_i - 1{u_ij < 0}| huber(u_ij) / kappa, u_ij = target_j - quantile_i, tau_i = (2i - 1) / 2N.
+
+    Equation 10 of Dabney et al. 2018; quantiles [B, N], target [B, M] -> [B], no gradient to the target. The huber
+    function on one side of 0 is the difference of two squared hinges, (u+)^2 / 2 - ((u - kappa)+)^2 / 2, and a sum of
+    hinges over j needs only the count, sum and sum of squares of the targets beyond the corner. With the targets sorted
+    these are looked up: N log M steps, where the pairs would be N M.
+    """
+    centre = target.detach().mean(-1, keepdim=True)  # sums of squares about it keep their digits in float32
+    ordered = (target.detach() - centre).sort(-1).values
+    sums, squares = (F.pad(moment.cumsum(-1), (1, 0)) for moment in (ordered, ordered.square()))
+
+    def hinges(corner: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each corner [B, N], sum_j ((corner - target_j)+)^2 and sum_j ((target_j - corner)+)^2."""
+        count = torch.searchsorted(ordered, corner.detach())
+        first, second = sums.gather(-1, count), squares.gather(-1, count)
+        below = count * corner.square() - 2 * first * corner + second
+        rest = ordered.shape[-1] - count
+        return below, rest * corner.square() - 2 * (sums[..., -1:] - first) * corner + squares[..., -1:] - second
+
+    at = quantiles - centre
+    below, above = hinges(at)
+    above = above - hinges(at + kappa)[1]
+    below = below - hinges(at - kappa)[0]
+    number = quantiles.shape[-1]
+    level = (torch.arange(number, device=at.device, dtype=at.dtype) + 0.5) / number
+    return (level * above + (1 - level) * below).sum(-1) / (2 * kappa * ordered.shape[-1])
+
+
+def mixed_extremes(values: Tensor, minimum: float) -> Tensor:
+    """minimum * min + (1 - minimum) * max over critics [..., critics] -> [...] (Fujimoto et al. 2019, eq. 13)."""
+    return minimum * values.amin(-1) + (1 - minimum) * values.amax(-1)
+
+
+def likely(logits: Tensor, threshold: float) -> Tensor:
+    """bool [..., A]: is p(a) / max p above the threshold? (Fujimoto et al. 2019, discrete BCQ, eq. 8)"""
+    odds = logits - logits.amax(-1, keepdim=True)
+    return odds > math.log(threshold) if threshold > 0 else torch.ones_like(odds, dtype=torch.bool)
+
+
+def kl_to_standard(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_std)^2) || N(0, 1)) of each dimension (Kingma and Welling 2014, appendix B)."""
+    return -0.5 * (1 + 2 * log_std - mean.square() - (2 * log_std).exp())
 
 
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:

@@ -11,10 +11,13 @@ from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.critic import CriticNet
 from lfd.agents.deterministic import DeterministicPolicyCritic
 from lfd.agents.policy_critic import PolicyCritic, PolicyQ
+from lfd.agents.bcq import BCQ, BCQNet
 from lfd.agents.q import QNet
+from lfd.agents.quantile import QuantileNet
 from lfd.algos import Loss
 from lfd.algos.awac import AWAC
 from lfd.algos.bc import Cloning
+from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.crr import CRR
 from lfd.algos.dqn import DQN
@@ -23,6 +26,7 @@ from lfd.algos.edac import Diversity
 from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
+from lfd.algos.qrdqn import QRDQN
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
@@ -51,6 +55,9 @@ LOSSES: dict[str, type[Loss]] = {
     "iql": IQL,
     "awac": AWAC,
     "crr": CRR,
+    "qrdqn": QRDQN,
+    "discrete_bcq": DiscreteBCQ,
+    "continuous_bcq": ContinuousBCQ,
 }
 SOURCES: dict[str, type[Source]] = {"rollout": Rollout, "replay": Replay, "dataset": Demonstrations, "mix": Mix}
 ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
@@ -63,6 +70,9 @@ AGENTS: dict[str, type[AgentSpec]] = {
     "deterministic_policy_critic": DeterministicPolicyCritic,
     "policy_critic": PolicyCritic,
     "policy_q": PolicyQ,
+    "quantile_net": QuantileNet,
+    "bcq_net": BCQNet,
+    "bcq": BCQ,
 }
 
 

@@ -45,6 +45,7 @@ def batch(observation: gym.Space, action: gym.Space, seed: int, size: int = 8) -
     else:
         taken = torch.rand(size, 3, generator=g) * 4 - 2
     columns = {name: torch.randn(size, generator=g) for name in ("reward", "log_prob", "advantage", "value_target")}
+    columns["return_to_go"] = torch.randn(size, generator=torch.Generator().manual_seed(seed + 1_000))
     discount = 0.99 * (torch.rand(size, generator=g) > 0.2).float()
     obs, next_obs = observations(observation, size, g), observations(observation, size, g)
     return Batch(obs=obs, action=taken, next_obs=next_obs, next_action=taken.roll(1, 0), discount=discount, **columns)

@@ -11,10 +11,13 @@ from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.critic import CriticNet
 from lfd.agents.deterministic import DeterministicPolicyCritic
 from lfd.agents.policy_critic import PolicyCritic, PolicyQ
+from lfd.agents.bcq import BCQ, BCQNet
 from lfd.agents.q import QNet
+from lfd.agents.quantile import QuantileNet
 from lfd.algos import Loss
 from lfd.algos.awac import AWAC
 from lfd.algos.bc import Cloning, Error
+from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.crr import CRR, Filter
 from lfd.algos.dqn import DQN
@@ -23,6 +26,7 @@ from lfd.algos.edac import Diversity
 from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
+from lfd.algos.qrdqn import QRDQN
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
@@ -87,6 +91,21 @@ CASES = {
     "crr_binary": Case(CRR("data", filter=Filter.binary), PolicyQ(SMALL), TWO, ("policy", "q")),
     "crr_all": Case(CRR("data", filter=Filter.all), PolicyQ(SMALL), TWO, ("policy", "q"), DICT),
     "crr_frames": Case(CRR("data"), PolicyQ(), TWO, ("policy", "q"), FRAMES),
+    "gap_calibrated": Case(ConservativeContinuous("data", samples=3, calibrated=True), SoftPolicyCritic(SMALL), BOX),
+    "gap_quantiles": Case(ConservativeDiscrete("data"), QuantileNet(SMALL, quantiles=5), TWO),
+    "qrdqn": Case(QRDQN("data"), QuantileNet(SMALL, quantiles=5), TWO, ("q",)),
+    "qrdqn_dict": Case(QRDQN("data"), QuantileNet(SMALL, quantiles=5), TWO, ("q",), DICT),
+    "qrdqn_frames": Case(QRDQN("data"), QuantileNet(quantiles=5), TWO, ("q",), FRAMES),
+    "bcq_discrete": Case(DiscreteBCQ("data"), BCQNet(SMALL), TWO, ("q",)),
+    "bcq_discrete_dict": Case(DiscreteBCQ("data"), BCQNet(SMALL), TWO, ("q",), DICT),
+    "bcq_discrete_frames": Case(DiscreteBCQ("data"), BCQNet(), TWO, ("q",), FRAMES),
+    "bcq_continuous": Case(ContinuousBCQ("data"), BCQ(SMALL, SMALL), BOX, ("critic", "perturbation")),
+    "bcq_continuous_dict": Case(
+        ContinuousBCQ("data", samples=3), BCQ(SMALL, SMALL), BOX, ("critic", "perturbation"), DICT
+    ),
+    "bcq_continuous_frames": Case(
+        ContinuousBCQ("data", samples=3), BCQ(SMALL, SMALL), BOX, ("critic", "perturbation"), FRAMES
+    ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 

@@ -2,6 +2,8 @@
 
 import math
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -13,11 +15,15 @@ from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, spaces
 from tests.algos.test_sac import squashed
 
 
-def test_discrete_gap_row_by_row():
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_discrete_gap_row_by_row(temperature):
     agent = QNet([8]).build(spaces(VECTOR, TWO))
-    values = agent.q(BATCH.obs).detach().double()
-    rows = [torch.logsumexp(row, 0).item() - row[a].item() for row, a in zip(values, BATCH.action, strict=True)]
-    out = answer(ConservativeDiscrete("data"), agent, BATCH)
+    values = agent.q(BATCH.obs).detach().double().numpy()
+    rows = [
+        temperature * math.log(sum(math.exp(value / temperature) for value in row)) - row[a]
+        for row, a in zip(values, BATCH.action.tolist(), strict=True)
+    ]
+    out = answer(ConservativeDiscrete("data", temperature=temperature), agent, BATCH)
     assert out.terms["q"].item() == pytest.approx(sum(rows) / len(rows), rel=1e-5)
 
 
@@ -27,13 +33,16 @@ def drawn(loss, agent, batch):
     return [generator.draw(kind, shape) for kind, shape in sketch.asked]
 
 
-def test_continuous_gap_over_all_samples_with_their_densities():
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_continuous_gap_over_all_samples_with_their_densities(temperature, calibrated):
     batch, samples = boxed(BATCH), 3
     agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
-    loss = ConservativeContinuous("data", samples=samples)
+    loss = ConservativeContinuous("data", samples=samples, temperature=temperature, calibrated=calibrated)
     draws = drawn(loss, agent, batch)
     out = answer(loss, agent, batch, Taped(draws))
     uniform, here_noise, there_noise = draws
+    raised = 0
     total = 0.0
     for critic in range(2):
         for row in range(len(batch.action)):
@@ -41,28 +50,68 @@ def test_continuous_gap_over_all_samples_with_their_densities():
             for k in range(samples):
                 here, log_here = squashed(agent, batch.obs[row : row + 1], here_noise[k, row : row + 1])
                 there, log_there = squashed(agent, batch.next_obs[row : row + 1], there_noise[k, row : row + 1])
-                for action, log_density in (
-                    (2 * uniform[k, row : row + 1] - 1, -3 * math.log(2)),  # 1 / volume of [-1, 1]^3
-                    (here, log_here.item()),
-                    (there, log_there.item()),
+                for action, log_density, floor in (
+                    (2 * uniform[k, row : row + 1] - 1, -3 * math.log(2), None),  # 1 / volume of [-1, 1]^3
+                    (here, log_here.item(), batch.return_to_go[row].item()),
+                    (there, log_there.item(), batch.return_to_go[row].item()),
                 ):
                     # valued at s, also those that were proposed at s'
                     value = agent.nets["critic"](batch.obs[row : row + 1], action.float())[0, critic].item()
-                    exponents.append(value - log_density)
+                    if calibrated and floor is not None and value < floor:
+                        value, raised = floor, raised + 1
+                    exponents.append(value / temperature - log_density)
             data = agent.nets["critic"](batch.obs[row : row + 1], batch.action[row : row + 1])[0, critic].item()
-            total += (math.log(sum(map(math.exp, exponents))) - data) / len(batch.action)
+            total += (temperature * math.log(sum(map(math.exp, exponents))) - data) / len(batch.action)
+    assert (0 < raised < 2 * 2 * samples * len(batch.action)) is calibrated
     assert out.terms["critic"].item() == pytest.approx(total, rel=1e-4)
 
 
 def test_uniform_proposals_cover_the_whole_box():
     batch = boxed(BATCH)
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    uneven = gym.spaces.Box(np.array([-1, 0, 2], np.float32), np.array([3, 1, 9], np.float32))
+    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, uneven))
     loss = ConservativeContinuous("data", samples=200)
     seen = []
     agent.q = lambda obs, action: seen.append(action) or torch.zeros(*action.shape[:-1], 2)
     answer(loss, agent, batch, Generated(0))
-    proposed = seen[0][:200].flatten()
-    assert proposed.min() < -0.99 and proposed.max() > 0.99 and abs(proposed.mean()) < 0.05
+    proposed = agent.to_space(seen[0][:200].flatten(0, 1))
+    for size, low, high in zip(proposed.T, uneven.low.tolist(), uneven.high.tolist(), strict=True):
+        assert low <= size.min() < low + 0.01 * (high - low) and high - 0.01 * (high - low) < size.max() <= high
+        assert size.mean().item() == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+
+
+def test_a_calibrated_gap_does_not_push_the_policy_below_the_data():
+    """Where returns exceed every value, only uniform actions (and the data's) are left to move."""
+    batch, samples = boxed(BATCH).having(return_to_go=torch.full((len(BATCH.action),), 1e3)), 3
+    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    slopes = {}
+    for calibrated in (False, True):
+        kept = []
+        found = type(agent).q
+        agent.q = lambda obs, action, kept=kept, found=found: kept.append(found(agent, obs, action)) or kept[-1]
+        out = answer(ConservativeContinuous("data", samples=samples, calibrated=calibrated), agent, batch)
+        del agent.q
+        (slopes[calibrated],) = torch.autograd.grad(out.terms["critic"], kept[0])
+    assert (slopes[False][samples:] > 0).all() and (slopes[True][samples:] == 0).all()
+
+
+def test_returns_to_go_are_asked_for_only_where_they_are_read():
+    plain, calibrated = ConservativeContinuous("data"), ConservativeContinuous("data", calibrated=True)
+    assert "return_to_go" not in plain.slots[""][1] and "return_to_go" in calibrated.slots[""][1]
+
+
+def test_with_a_multiplier_the_critic_descends_on_the_excess():
+    batch, samples = boxed(BATCH), 3
+    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    plain = answer(ConservativeContinuous("data", samples=samples), agent, batch).terms["critic"].item()
+    loss = ConservativeContinuous("data", samples=samples, target_gap=2.0)
+    agent.add(loss.modules(agent))
+    with torch.no_grad():
+        agent.nets["multiplier"].value.fill_(0.7)
+    out = answer(loss, agent, batch)
+    excess = plain - 2 * 2.0  # of two critics
+    assert out.terms["critic"].item() == pytest.approx(math.exp(0.7) * excess, rel=1e-4)
+    assert out.terms["multiplier"].item() == pytest.approx(-math.exp(0.7) * excess, rel=1e-4)
 
 
 @pytest.mark.parametrize(("target", "rises"), [(0.0, True), (1e4, False)])

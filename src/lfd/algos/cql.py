@@ -46,11 +46,15 @@ class ConservativeContinuous(Loss):
     (appendix F, variant with importance sampling). As in the authors' code the soft maximum is over the sum of the
     samples, not their mean: the gap is larger by the logarithm of their number. With `target_gap` >= 0 the weight of
     the gap is a multiplier that rises while the gap exceeds the target (eq. 30).
+
+    Calibrated (Cal-QL, Nakamoto et al. 2023, eq. 5.1), values of the policy's actions count as no less than the return
+    that the data had from s on, so that they are not pushed below it; those of uniform actions stay as they are.
     """
 
     samples: int = 10  # of each of the three proposals
     temperature: float = 1.0
     target_gap: float = -1.0  # of the Lagrange variant; below 0 the weight is fixed
+    calibrated: bool = False  # the returns are of episodes as they are: one that was cut short lacks what would follow
 
     needs: ClassVar = ("obs", "action", "next_obs")
     agents: ClassVar = SoftActorCritic
@@ -60,6 +64,10 @@ class ConservativeContinuous(Loss):
         super().__post_init__()
         if self.samples < 1 or self.temperature <= 0:
             raise Refused(f"{self}: samples from 1 and a temperature above 0 are expected")
+
+    @property
+    def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        return {"": (self.reads, (*self.needs, "return_to_go") if self.calibrated else self.needs)}
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         return {"multiplier": Parameter(0.0)} if self.target_gap >= 0 else {}
@@ -74,6 +82,9 @@ class ConservativeContinuous(Loss):
             log_uniform = torch.full_like(log_here, -action.shape[-1] * math.log(2))
             log_density = torch.cat([log_uniform, log_here, log_there]).transpose(0, 1)  # [B, 3 samples]
         values = agent.q(_repeat(batch.obs, 3 * size), actions)  # [3 samples, B, critics]
+        if self.calibrated:
+            floor = batch.return_to_go.unsqueeze(-1)  # [B, 1]
+            values = torch.cat([values[:size], torch.maximum(values[size:], floor)])
         at_data = agent.q(batch.obs, action)  # [B, critics]
         gaps = [
             conservative_gap(values[..., i].transpose(0, 1), at_data[:, i], log_density, self.temperature).mean()

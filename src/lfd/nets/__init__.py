@@ -135,7 +135,10 @@ def features_of(module: nn.Module) -> int:
 
 
 class Net(nn.Module):
-    """Encoder, then an MLP over its features beside further vectors (actions) -> [B, outputs]."""
+    """Encoder, then an MLP over its features beside further vectors (actions) -> [B, outputs].
+
+    Vectors [K, B, n] are K of each observation [B, ...], which is encoded once -> [K, B, outputs].
+    """
 
     def __init__(
         self,
@@ -155,7 +158,9 @@ class Net(nn.Module):
 
     def forward(self, obs: Observation, *vectors: Tensor) -> Tensor:
         features = self.encoder(obs)
-        result: Tensor = self.head(torch.cat([features, *vectors], dim=-1) if vectors else features)
+        if vectors:
+            features = torch.cat([features.expand(*vectors[0].shape[:-1], -1), *vectors], dim=-1)
+        result: Tensor = self.head(features)
         return result
 
 

@@ -1,0 +1,171 @@
+"""BCQ, discrete and continuous, against its equations in float64, and how its agents choose."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.bcq import BCQ, BCQNet
+from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
+from lfd.noise import Generated, Sketched, Taped
+from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, spaces
+
+
+def stir(module, seed, scale=0.3):
+    """Move weights, so that slow copies differ from what they follow."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+
+
+def discrete(threshold=0.3):
+    agent = BCQNet([8], threshold=threshold).build(spaces(VECTOR, TWO))
+    stir(agent.nets, 2, 1.0)
+    agent.keep_targets(["q"])
+    stir(agent.targets, 1)
+    return agent
+
+
+def doubles(net, *inputs):
+    return [output.detach().double().numpy() for output in net(*inputs)]
+
+
+def allowed(logits: np.ndarray, threshold: float) -> np.ndarray:
+    probability = np.exp(logits) / np.exp(logits).sum()
+    return probability / probability.max() > threshold
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
+def test_discrete_terms(threshold):
+    agent = discrete(threshold)
+    values, logits = doubles(agent.nets["q"], BATCH.obs)
+    next_values, next_logits = doubles(agent.nets["q"], BATCH.next_obs)
+    slow, _ = doubles(agent.targets["q"], BATCH.next_obs)
+    total, restricted = 0.0, 0
+    for i, action in enumerate(BATCH.action.tolist()):
+        kept = [a for a in range(2) if allowed(next_logits[i], threshold)[a]]
+        restricted += len(kept) < 2
+        best = max(kept, key=lambda a: next_values[i, a])
+        u = values[i, action] - (float(BATCH.reward[i]) + float(BATCH.discount[i]) * slow[i, best])
+        huber = 0.5 * u * u if abs(u) < 1 else abs(u) - 0.5
+        nll = -np.log(np.exp(logits[i, action]) / np.exp(logits[i]).sum())
+        total += huber + nll + 0.01 * np.mean(logits[i] ** 2)
+    assert (restricted > 0) is (threshold > 0)
+    out = answer(DiscreteBCQ("data"), agent, BATCH)
+    assert out.terms["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-4)
+
+
+def test_discrete_acts_by_value_among_what_is_likely():
+    agent = discrete()
+    chosen = []
+    for logits, values in [((0.0, 0.0), (1.0, 2.0)), ((9.0, 0.0), (1.0, 2.0)), ((0.0, 9.0), (-5.0, -9.0))]:
+        table = torch.tensor([values]), torch.tensor([logits])
+        agent.net = lambda name, obs, table=table: table
+        chosen.append(agent.act(BATCH.obs[:1], (), None)[0].item())
+    # both are likely; only the worse is; only the worse is, and values below 0 do not let the other back in
+    assert chosen == [1, 0, 1]
+
+
+def continuous(**spec):
+    agent = BCQ(**{"hidden": [8], "vae_hidden": [8], "candidates": 5} | spec).build(spaces(VECTOR, BOX))
+    stir(agent.nets, 2)
+    agent.keep_targets(["critic", "perturbation"])
+    stir(agent.targets, 1, 0.5)
+    return agent
+
+
+def run(loss, agent, batch):
+    """The loss and the draws that it used."""
+    sketch, generator = Sketched(), Generated(3)
+    answer(loss, agent, batch, sketch)
+    draws = [generator.draw(kind, shape) for kind, shape in sketch.asked]
+    return answer(loss, agent, batch, Taped(draws)), draws
+
+
+def decode(agent, obs, normal):
+    """One action of the VAE's decoder in float64, its latent vector cut at 0.5."""
+    latent = normal.double().clamp(-0.5, 0.5)
+    return torch.tanh(copy.deepcopy(agent.nets["vae"]).double().decoder(obs.double(), latent))
+
+
+def perturb(net, obs, action):
+    moved = action + 0.05 * torch.tanh(copy.deepcopy(net).double()(obs.double(), action))
+    return moved.clamp(-1, 1)
+
+
+def critics(net, obs, action):
+    return copy.deepcopy(net).double()(obs.double(), action.double())[0]
+
+
+def test_continuous_terms():
+    batch, agent, samples = boxed(BATCH), continuous(), 3
+    out, (next_noise, vae_noise, policy_noise) = run(ContinuousBCQ("data", samples=samples), agent, batch)
+    td = reconstruction = divergence = ascent = 0.0
+    vae = copy.deepcopy(agent.nets["vae"]).double()
+    with torch.no_grad():
+        for i in range(len(batch.action)):
+            one = slice(i, i + 1)
+            obs, following, action = batch.obs[one], batch.next_obs[one], batch.action[one].double()
+            bootstraps = []
+            for k in range(samples):
+                # by the slow copy of the perturbation, not straight from the decoder
+                drawn = perturb(agent.targets["perturbation"], following, decode(agent, following, next_noise[k, one]))
+                q = critics(agent.targets["critic"], following, drawn)
+                bootstraps.append(0.75 * q.min() + 0.25 * q.max())
+            target = batch.reward[i].double() + batch.discount[i].double() * max(bootstraps)
+            td += sum((q - target) ** 2 for q in critics(agent.nets["critic"], obs, action))
+            mean, log_std = vae.encoder(obs.double(), action)[0].chunk(2)
+            normal = torch.distributions.Normal(mean, log_std.exp())
+            returned = torch.tanh(vae.decoder(obs.double(), (mean + log_std.exp() * vae_noise[i])[None]))
+            reconstruction += ((returned - action) ** 2).mean()
+            divergence += torch.distributions.kl_divergence(normal, torch.distributions.Normal(0.0, 1.0)).mean()
+            own = perturb(agent.nets["perturbation"], obs, decode(agent, obs, policy_noise[one]))
+            ascent += critics(agent.nets["critic"], obs, own)[0]
+    size = len(batch.action)
+    assert out.terms["critic"].item() == pytest.approx(td.item() / size, rel=1e-4)
+    assert out.terms["vae"].item() == pytest.approx((reconstruction + 0.5 * divergence).item() / size, rel=1e-4)
+    assert out.terms["perturbation"].item() == pytest.approx(-ascent.item() / size, rel=1e-4)
+
+
+def test_the_target_perturbation_is_used_and_terminations_are_not_bootstrapped():
+    batch, loss = boxed(BATCH), ContinuousBCQ("data", samples=3)
+    agent = continuous(perturbation=1.0)
+    before = run(loss, agent, batch)[0].terms["critic"]
+    ended = batch.having(discount=torch.zeros(len(batch.action)))
+    alone = run(loss, agent, ended)[0].terms["critic"]
+    stir(agent.targets["perturbation"], 9, 2.0)
+    assert run(loss, agent, batch)[0].terms["critic"].item() != pytest.approx(before.item(), rel=1e-3)
+    assert torch.equal(run(loss, agent, ended)[0].terms["critic"], alone)
+
+
+def test_acting_takes_the_candidate_that_the_first_critic_likes_best():
+    agent = continuous(candidates=20)
+    obs = BATCH.obs
+    seen = []
+    found = type(agent).perturbed
+
+    def watched(obs, action):
+        seen.append(found(agent, obs, action))
+        return seen[-1]
+
+    agent.perturbed = watched
+    chosen, _ = agent.act(obs, (), None)
+    for row in range(len(obs)):
+        values = [agent.nets["critic"](obs[row : row + 1], seen[0][k, row : row + 1])[0, 0].item() for k in range(20)]
+        torch.testing.assert_close(chosen[row], agent.to_space(seen[0][int(np.argmax(values)), row]))
+    assert len({candidate for candidate in seen[0][:, 0, 0].tolist()}) == 20
+
+
+def test_acting_without_noise_is_the_same_each_time_and_for_any_batch():
+    agent = continuous()
+    first, _ = agent.act(BATCH.obs, (), None)
+    again, _ = agent.act(BATCH.obs[2:5], (), None)
+    torch.testing.assert_close(again, first[2:5])
+    noise = Generated(0)
+    assert not torch.equal(agent.act(BATCH.obs, (), noise)[0], agent.act(BATCH.obs, (), noise)[0])
+    restored = continuous()
+    torch.manual_seed(99)
+    restored.latents.normal_()
+    restored.load_state_dict(agent.state_dict())
+    assert torch.equal(restored.act(BATCH.obs, (), None)[0], first)

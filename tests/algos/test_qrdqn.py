@@ -1,0 +1,90 @@
+"""Quantile regression against its equation, pair by pair in float64."""
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents.quantile import QuantileNet
+from lfd.algos.cql import ConservativeDiscrete
+from lfd.algos.qrdqn import QRDQN
+from tests.algos.cases import BATCH, TWO, VECTOR, answer, spaces
+
+NUMBER = 7
+
+
+def made(scale: float = 1.0):
+    """An agent whose slow copy differs from it."""
+    agent = QuantileNet([8], quantiles=NUMBER).build(spaces(VECTOR, TWO))
+    agent.keep_targets(["q"])
+    with torch.no_grad():
+        for parameter in agent.targets.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return agent
+
+
+def tables(net, obs) -> np.ndarray:
+    """[rows, quantiles, actions]"""
+    return net(obs).detach().double().numpy().reshape(-1, NUMBER, 2)
+
+
+@pytest.mark.parametrize("kappa", [1.0, 0.3])
+def test_loss_pair_by_pair(kappa):
+    agent = made()
+    mine, slow = tables(agent.nets["q"], BATCH.obs), tables(agent.targets["q"], BATCH.next_obs)
+    total = 0.0
+    for row, action in enumerate(BATCH.action.tolist()):
+        best = int(np.argmax([slow[row, :, a].mean() for a in range(2)]))
+        for i in range(NUMBER):
+            level = (2 * (i + 1) - 1) / (2 * NUMBER)
+            for j in range(NUMBER):
+                u = float(BATCH.reward[row]) + float(BATCH.discount[row]) * slow[row, j, best] - mine[row, i, action]
+                huber = 0.5 * u * u if abs(u) <= kappa else kappa * (abs(u) - kappa / 2)
+                total += abs(level - (u < 0)) * huber / kappa / NUMBER
+    out = answer(QRDQN("data", kappa=kappa), agent, BATCH)
+    assert out.terms["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-4)
+
+
+def test_quantiles_spread_to_those_of_the_return():
+    """A level on the wrong axis would pull all of them to the middle."""
+    returns = torch.linspace(0, 10, 201)
+    agent = made()
+    bias = torch.zeros(NUMBER, requires_grad=True)
+    agent.quantiles = lambda obs: bias.expand(len(returns), NUMBER).unsqueeze(-1).expand(-1, -1, 2)
+    batch = BATCH.having(
+        obs=torch.zeros(201, 4), next_obs=torch.zeros(201, 4), action=torch.zeros(201, dtype=torch.long),
+        reward=returns, discount=torch.zeros(201),
+    )  # fmt: skip
+    descent = torch.optim.SGD([bias], lr=2.0)
+    for _ in range(500):
+        descent.zero_grad()
+        answer(QRDQN("data", kappa=0.1), agent, batch).terms["q"].backward()
+        descent.step()
+    levels = (torch.arange(NUMBER) + 0.5) / NUMBER
+    torch.testing.assert_close(bias.detach(), 10 * levels, atol=0.15, rtol=0)
+
+
+def test_a_termination_is_not_bootstrapped():
+    agent = made()
+    ended = BATCH.having(discount=torch.zeros(len(BATCH.action)))
+    elsewhere = ended.having(next_obs=BATCH.next_obs + 100.0)
+    assert torch.equal(
+        answer(QRDQN("data"), agent, ended).terms["q"], answer(QRDQN("data"), agent, elsewhere).terms["q"]
+    )
+
+
+def test_importance_weights_scale_rows_and_priorities_are_errors():
+    agent = made()
+    weight = torch.zeros(len(BATCH.action))
+    weight[2] = 4.0
+    error = answer(QRDQN("data"), agent, BATCH).feedback["priority"]
+    only = answer(QRDQN("data"), agent, BATCH.having(weight=weight))
+    assert only.terms["q"].item() == pytest.approx(4.0 * error[2].item() / len(weight), rel=1e-5)
+
+
+def test_it_acts_and_is_held_down_by_the_mean_of_its_quantiles():
+    agent = made()
+    means = tables(agent.nets["q"], BATCH.obs).mean(1)
+    assert agent.act(BATCH.obs, (), None)[0].tolist() == means.argmax(-1).tolist()
+    gap = [np.log(np.exp(row).sum()) - row[a] for row, a in zip(means, BATCH.action.tolist(), strict=True)]
+    out = answer(ConservativeDiscrete("data"), agent, BATCH)
+    assert out.terms["q"].item() == pytest.approx(np.mean(gap), rel=1e-5)
