@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ BARS = [
     ("cartpole", "crr", 475),
     ("cartpole", "crr_cql", 475),
     ("cartpole", "iql", 475),
+    ("cartpole", "qrdqn", 475),
+    ("cartpole", "bcq", 475),
+    ("cartpole", "cql_qrdqn", 475),
     ("acrobot", "ppo", -100),
     ("pendulum", "ppo", -300),
     ("pendulum", "bc", -250),
@@ -28,7 +32,11 @@ BARS = [
     ("pendulum", "td3", -200),
     ("pendulum", "awac", -233),
     ("pendulum", "iql", -233),
+    ("pendulum", "bcq", -233),
 ]
+# Environment, algorithm: learnt from a teacher with noise, the mean over seeds is at least that of the data.
+NOISE = {"cartpole": ["dataset.epsilon=0.3"], "pendulum": ["dataset.epsilon=0", "dataset.sigma=0.3"]}
+NOISY = [("cartpole", "bcq"), ("cartpole", "cql_qrdqn"), ("pendulum", "bcq")]
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +80,21 @@ def run(*line):
 def spearman(one, other):
     ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
     return np.corrcoef(*ranks)[0, 1]
+    assert min(scores(outputs, env, algo)["returns"]) >= bar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env", "algo"), NOISY)
+def test_what_is_learnt_from_a_noisy_teacher_is_no_worse_than_the_data(outputs, env, algo):
+    found = scores(outputs, env, algo, "dataset=noisy_expert", *NOISE[env])
+    assert found["return_mean"] >= found["others"]["demos"]
+
+
+def scores(outputs: Path, env: str, algo: str, *more: str) -> dict[str, Any]:
+    """The row of the sweep's table: three seeds of one experiment."""
+    line = [f"algo={algo}", f"env={env}", *more, "seed=0,1,2", "score.episodes=100", f"outputs={outputs}"]
+    done = subprocess.run([sys.executable, RUN, "-m", *line], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (group,) = json.loads(Path(done.stdout.splitlines()[-1]).read_text())["groups"]
+    assert len(group["returns"]) == 3
+    return dict(group)
