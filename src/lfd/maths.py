@@ -72,6 +72,8 @@ def expectile(error: Tensor, level: float) -> Tensor:
 def clipped_exp(exponent: Tensor, largest: float) -> Tensor:
     """min(exp(x), largest), a constant to autograd: how much a cloned action of scaled advantage x counts."""
     return exponent.detach().exp().clamp(max=largest)
+
+
 def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
     """sum_i mean_j |tau_i - 1{u_ij < 0}| huber(u_ij) / kappa, u_ij = target_j - quantile_i, tau_i = (2i - 1) / 2N.
 

@@ -8,10 +8,10 @@ from typing import Any, get_type_hints
 
 from lfd.agents import AgentSpec
 from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.bcq import BCQ, BCQNet
 from lfd.agents.critic import CriticNet
 from lfd.agents.deterministic import DeterministicPolicyCritic
 from lfd.agents.policy_critic import PolicyCritic, PolicyQ
-from lfd.agents.bcq import BCQ, BCQNet
 from lfd.agents.q import QNet
 from lfd.agents.quantile import QuantileNet
 from lfd.algos import Loss
@@ -21,12 +21,12 @@ from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.crr import CRR
 from lfd.algos.dqn import DQN
-from lfd.algos.fqe import FQE
 from lfd.algos.edac import Diversity
+from lfd.algos.fqe import FQE
 from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
-from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.qrdqn import QRDQN
+from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
