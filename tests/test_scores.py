@@ -35,7 +35,14 @@ BARS = [
 ]
 # Environment, algorithm: learnt from a teacher with noise, the mean over seeds is at least that of the data.
 NOISE = {"cartpole": ["dataset.epsilon=0.3"], "pendulum": ["dataset.epsilon=0", "dataset.sigma=0.3"]}
-NOISY = [("cartpole", "bcq"), ("cartpole", "cql_qrdqn"), ("pendulum", "bcq")]
+NOISY = [
+    ("cartpole", "bcq"),
+    ("cartpole", "cql_qrdqn"),
+    ("cartpole", "crr"),
+    ("cartpole", "crr_cql"),
+    ("cartpole", "iql"),
+    ("pendulum", "bcq"),
+]
 
 
 @pytest.fixture(scope="module")
