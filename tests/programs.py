@@ -18,7 +18,7 @@ from lfd.optim import Optim
 from lfd.pipeline import TrainingPipeline
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.mix import Mix
-from lfd.sources.replay import Prioritised, Replay
+from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
@@ -30,7 +30,7 @@ DECAY = {"start": 1.0, "end": 0.1, "steps": 100}
 
 
 def dqn() -> Algo:
-    replay = Replay(300, 4, 50, n_step=2, epsilon=DECAY, prioritised=Prioritised(beta=DECAY))
+    replay = Replay(300, 4, 50, n_step=2, epsilon=DECAY, priority=0.6, priority_beta=DECAY)
     return Algo(QNet(SIZES), {"td": DQN("replay")}, {"replay": replay}, lr=1e-3, batch=16, targets={"q": Target()})
 
 

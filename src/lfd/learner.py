@@ -70,6 +70,8 @@ class Algo:
         schedule(self.lr, "lr")
         if not 0 <= self.gamma <= 1:
             raise Refused(f"gamma is {self.gamma}; a discount in [0, 1] is expected")
+        if self.batch < 1:
+            raise Refused(f"batch is {self.batch}; 1 or more rows are expected")
         if not 1 <= self.sequence <= self.batch:
             raise Refused(f"batch is {self.batch} and sequence {self.sequence}; 1 <= sequence <= batch is expected")
 

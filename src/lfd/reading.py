@@ -1,8 +1,10 @@
 """Reading a run back: its policy in the environment that it is from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
+import gymnasium as gym
 import numpy as np
 import torch
 
@@ -32,11 +34,12 @@ class Policy:
         self._state = self.agent.initial_state(1)
 
     def act(self, observation: Any) -> Any:
-        """The action, an int or [A] float32, for one observation as the environment gives it."""
-        if isinstance(observation, dict):
-            batch: Any = {name: np.asarray(part)[None] for name, part in observation.items()}
-        else:
-            batch = np.asarray(observation)[None]
+        """The action, an int or [A] float32, for one observation as the environment gives it.
+
+        Raises Refused for what is no such observation.
+        """
+        seen = _checked(observation, self.agent.spaces.observation)
+        batch = {name: part[None] for name, part in seen.items()} if isinstance(seen, dict) else seen[None]
         action, self._state = self.agent.act(tensors(batch, torch.device("cpu")), self._state, None)
         taken = action[0].numpy()
         return int(taken) if taken.ndim == 0 else taken
@@ -58,6 +61,21 @@ class Policy:
             env.close()
         save_film(frames, path, fps)
         return float(np.mean([one.value for one in played]))
+
+
+def _checked(observation: Any, space: gym.Space[Any]) -> Any:
+    """One observation as arrays."""
+    if isinstance(space, gym.spaces.Dict):
+        if not isinstance(observation, Mapping) or observation.keys() != space.spaces.keys():
+            raise Refused(f"the observation is no dict of {', '.join(space.spaces)}, which the policy was trained on")
+        return {name: _checked(observation[name], part) for name, part in space.items()}
+    try:
+        seen = np.asarray(observation, space.dtype)
+    except (TypeError, ValueError) as error:
+        raise Refused(f"the observation is no array of numbers ({error})") from error
+    if seen.shape != space.shape or (seen.dtype.kind == "f" and np.isnan(seen).any()):
+        raise Refused(f"the observation has the shape {seen.shape} or is not a number; {space} is expected")
+    return seen
 
 
 def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:

@@ -73,8 +73,11 @@ def follow(cfg: DictConfig, key: str, new: bool = False) -> None:
 def _target(cfg: DictConfig, key: str) -> str:
     """The key that an interpolated one stands for; empty if it is none."""
     parent, _, name = key.rpartition(".")
-    raw = OmegaConf.select(cfg, parent)._get_node(name) if parent else cfg._get_node(name)
-    assert raw is not None and not isinstance(raw, list)
+    owner = OmegaConf.select(cfg, parent) if parent else cfg
+    raw = owner._get_node(name) if isinstance(owner, DictConfig) else None
+    if raw is None:
+        return ""
+    assert not isinstance(raw, list)
     return str(raw._value()).removeprefix("${").removesuffix("}") if raw._is_interpolation() else ""
 
 

@@ -7,7 +7,7 @@ from lfd.data import Episode
 from lfd.errors import Refused
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.mix import Mix
-from lfd.sources.replay import Prioritised, Replay
+from lfd.sources.replay import Replay
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_columns_are_those_that_all_parts_give():
 
 
 def test_prioritised_parts_weigh_their_rows_and_hear_of_their_errors(open_mix):
-    stream = open_mix(Replay(100, 2, 10, prioritised=Prioritised(alpha=1.0)))
+    stream = open_mix(Replay(100, 2, 10, priority=1.0))
     assert (stream.next().weight[:3] == 1).all()
     replay = stream.parts["replay"]
     stream.feedback({"priority": torch.arange(10.0)})

@@ -7,7 +7,7 @@ import torch
 from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.agents.q import QNet
 from lfd.errors import Refused
-from lfd.sources.replay import Priorities, Prioritised, Replay
+from lfd.sources.replay import Priorities, Replay
 from lfd.sources.ring import Ring
 
 SIZES = [8]
@@ -62,7 +62,7 @@ def test_reset_rows_of_next_step_autoreset_are_no_transitions(counting_next_step
 
 
 def test_set_back_to_a_checkpoint_gives_the_same_draws(counting, open_source, tmp_path):
-    source = Replay(64, 3, 20, n_step=2, epsilon=0.5, prioritised=Prioritised())
+    source = Replay(64, 3, 20, n_step=2, epsilon=0.5, priority=0.6)
     agent = agent_for(counting)
     first = open_source(source, agent, counting, batch=8)
     for _ in range(50):
@@ -116,7 +116,7 @@ def test_priorities_are_drawn_in_exact_proportion_with_exact_weights(counting, t
     ring = Ring(tmp_path, counting.spaces(), 1, capacity=4, slack=10, stack=1)
     lane = np.zeros(1, np.int64)
     ring.begin(lane, np.zeros((1, 2), np.float32))
-    priorities = Priorities(Prioritised(alpha=0.5, beta=1.0), ring)
+    priorities = Priorities(Replay(priority=0.5, priority_beta=1.0), ring)
     no = np.zeros(1, np.bool_)
     for k in range(6):
         ring.add(lane, np.zeros(1, np.int64), np.full(1, k, np.float32), no, no, np.zeros((1, 2), np.float32))
@@ -136,7 +136,7 @@ def test_priorities_are_drawn_in_exact_proportion_with_exact_weights(counting, t
 
 
 def test_fresh_transitions_get_the_largest_priority(counting, open_source):
-    source = Replay(1000, 2, 10, prioritised=Prioritised(alpha=1.0), rate=2.0)
+    source = Replay(1000, 2, 10, priority=1.0, rate=2.0)
     stream = open_source(source, agent_for(counting), counting)
     stream.next()
     stream.feedback({"priority": torch.full((64,), 7.0)})
@@ -148,8 +148,8 @@ def test_fresh_transitions_get_the_largest_priority(counting, open_source):
 
 def test_weights_are_given_only_where_draws_are_prioritised(counting, open_source):
     assert "weight" not in Replay().gives({})
-    assert "weight" in Replay(prioritised=Prioritised()).gives({})
-    batch = open_source(Replay(100, 2, 10, prioritised=Prioritised()), agent_for(counting), counting).next()
+    assert "weight" in Replay(priority=0.6).gives({})
+    batch = open_source(Replay(100, 2, 10, priority=0.6), agent_for(counting), counting).next()
     assert batch.weight.shape == (64,) and batch.weight.max() == 1
 
 

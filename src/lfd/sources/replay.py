@@ -19,19 +19,6 @@ from lfd.sources.ring import Array, Ring, SumTree
 
 
 @dataclass
-class Prioritised:
-    """Draws in proportion to |error|^alpha, corrected by importance weights^beta (Schaul et al. 2016)."""
-
-    alpha: float = 0.6
-    beta: Any = 0.4  # a number or a schedule
-
-    def __post_init__(self) -> None:
-        schedule(self.beta, "beta of a prioritised replay", 0, 1)
-        if not 0 <= self.alpha <= 1:
-            raise Refused(f"alpha of a prioritised replay is {self.alpha}; a number in [0, 1] is expected")
-
-
-@dataclass
 class Replay(Source):
     interacts: ClassVar[bool] = True
 
@@ -42,18 +29,22 @@ class Replay(Source):
     n_step: int = 1
     epsilon: Any = 0.0  # share of random actions, discrete; a number or a schedule over gradient steps
     sigma: Any = 0.0  # Gaussian noise on continuous actions, in halves of their range; a number or a schedule
-    prioritised: Prioritised | None = None
+    priority: float = 0.0  # draws in proportion to |error|^priority (alpha of Schaul et al. 2016); 0 = all alike
+    priority_beta: Any = 0.4  # corrected by importance weights^beta; a number or a schedule
 
     def __post_init__(self) -> None:
         schedule(self.epsilon, "epsilon of a replay", 0, 1)
         schedule(self.sigma, "sigma of a replay")
+        schedule(self.priority_beta, "priority_beta of a replay", 0, 1)
+        if not 0 <= self.priority <= 1:
+            raise Refused(f"priority of a replay is {self.priority}; a number in [0, 1] is expected")
         if min(self.capacity, self.num_envs, self.warmup, self.n_step) < 1 or self.rate <= 0:
             raise Refused("capacity, num_envs, warmup and n_step of a replay are 1 or more, and rate is above 0")
         if self.warmup > self.capacity:
             raise Refused(f"warmup of a replay is {self.warmup}, more than its capacity of {self.capacity}")
 
     def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
-        return TRANSITION | ({"weight"} if self.prioritised else set())
+        return TRANSITION | ({"weight"} if self.priority else set())
 
     def open(self, world: World) -> Stream:
         return ReplayStream(self, world)
@@ -76,7 +67,7 @@ class ReplayStream(Stream):
         spaces, stack = world.agent.spaces, world.env.stack
         self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack)
         self._judged = world.agent.judge() is not None
-        self._priorities = Priorities(source.prioritised, self._ring) if source.prioritised else None
+        self._priorities = Priorities(source, self._ring) if source.priority else None
         self._steps = 0  # gradient steps served
         self._credit = 0.0
         self._ended: list[tuple[float, int]] = []
@@ -231,8 +222,8 @@ class ReplayStream(Stream):
 class Priorities:
     """Weights of what may be drawn: a lane's n-th transition has its leaf n modulo the capacity."""
 
-    def __init__(self, config: Prioritised, ring: Ring) -> None:
-        self._alpha, self._beta, self._ring = config.alpha, schedule(config.beta, "beta"), ring
+    def __init__(self, source: Replay, ring: Ring) -> None:
+        self._alpha, self._beta, self._ring = source.priority, schedule(source.priority_beta, "priority_beta"), ring
         self._tree = SumTree(ring.lanes * ring.capacity)
         self._largest = 1.0
 

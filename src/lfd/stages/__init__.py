@@ -127,4 +127,4 @@ def positive(stage: Stage, **values: float | None) -> None:
     """Raise Refused for values below 1."""
     for name, value in values.items():
         if value is not None and value < 1:
-            raise Refused(f"{type(stage).__name__.lower()}: {name} is {value}; 1 or more is expected")
+            raise Refused(f"{name} is {value}; 1 or more is expected")

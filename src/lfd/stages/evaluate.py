@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfd.data import Dataset
+from lfd.errors import Refused
 from lfd.files import load_object, save_json
 from lfd.nets import has_frames
 from lfd.noise import Generated, derive
@@ -32,6 +33,8 @@ class Evaluate(Stage):
 
     def __post_init__(self) -> None:
         positive(self, episodes=self.episodes)
+        if not self.policies:
+            raise Refused("policies is empty; name whom to score, as in [learn]")
 
     def inputs(self) -> dict[str, Product]:
         return {split_name(name)[0]: Product.policy for name in self.policies if name != "random"}

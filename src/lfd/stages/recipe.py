@@ -207,10 +207,17 @@ class Recipe(Stage, ABC):
         if self.algo.batch % length:
             raise Refused(f"{name}: algo.batch={self.algo.batch} is not a multiple of algo.sequence={length}")
         for row, source in self.read().items():
+            if isinstance(source, Rollout) and source.num_envs * source.steps < self.algo.batch:
+                held = source.num_envs * source.steps
+                raise Refused(
+                    f"{name}: algo.batch={self.algo.batch} is more than the {held} rows of a collection of {row}"
+                )
             if isinstance(source, Rollout) and source.steps % length:
                 raise Refused(f"{name}: steps={source.steps} of {row} is not a multiple of algo.sequence={length}")
-            if isinstance(source, Replay) and length > 1 and source.prioritised is not None:
-                raise Refused(f"{name}: {row} draws single transitions by priority; set prioritised=null for sequences")
+            if isinstance(source, Replay) and length > 1 and source.priority:
+                raise Refused(
+                    f"{name}: {row} draws single transitions by priority; set its priority to 0 for sequences"
+                )
             if isinstance(source, Rollout) and self.members > 1 and source.kl_stop is not None:
                 raise Refused(f"{name}: members go on together and kl_stop of {row} would part them; set it to null")
 

@@ -86,7 +86,7 @@ class Training:
             self._check_if_due()
             while self._stopped() is None:
                 if self.lab.stopping():
-                    raise Interrupted(f"{self.lab.name} stopped at gradient step {self.learner.step_count:,}")
+                    raise Interrupted(self._told_of_stop())
                 if self._at_boundary():
                     if self.crossed:
                         self._save()
@@ -101,6 +101,13 @@ class Training:
                 self._save()
             raise
         return self._finish()
+
+    def _told_of_stop(self) -> str:
+        told = f"{self.lab.name} stopped at gradient step {self.learner.step_count:,}"
+        if not self._interacting():
+            return told
+        # No environment can be put back to where it was but by a reset.
+        return f"{told} and goes on from {self.crossed_at:,}, the last boundary"
 
     def _check_if_due(self) -> None:
         if self.checking.is_open() and self.learner.step_count % self.fit.check.every == 0:
@@ -262,6 +269,9 @@ class Training:
         # none is due, hence the order.
         if self._at_boundary() or not self._interacting():
             self._save()
+        if not self.checkpoints.folder.exists():
+            # Nobody can go on from a replay without a checkpoint that tells of it.
+            shutil.rmtree(self.lab.folder / "sources", ignore_errors=True)
         if self.checking.is_open():
             self.checking.check(self._seconds())
         stopped_by = self._stopped()
