@@ -63,6 +63,20 @@ def test_what_is_not_there_is_named(run_folder, what, says):
         lfd.load(run_folder, **what)
 
 
+@pytest.mark.parametrize(
+    ("observation", "says"),
+    [
+        ([0.0] * 3, r"shape \(3,\)"),
+        ([[0.0] * 4] * 5, r"shape \(5, 4\)"),
+        ([float("nan")] * 4, "not a number"),
+        ("x", "no array"),
+    ],
+)
+def test_what_is_no_observation_is_refused(run_folder, observation, says):
+    with pytest.raises(Refused, match=says):
+        lfd.load(run_folder).act(observation)
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(Refused, match="no result.json"):
         lfd.load(tmp_path)

@@ -59,7 +59,8 @@ def follow(cfg: DictConfig, key: str, new: bool = False) -> None:
         if not isinstance(node, DictConfig) or node._is_none():
             raise Refused(f"{key}: {here} is {node}, which has no {part!r}; give {here} as a whole")
         if part not in node.keys():  # noqa: SIM118 - `in node` denies keys whose value is missing
-            if new:
+            is_field_of_new_row = depth < len(parts) - 1 and here.rpartition(".")[2] in _ROWS
+            if new and not is_field_of_new_row:
                 return
             raise Refused(f"{key}: {_unknown(node, here, part, key)}")
         raw = node._get_node(part)

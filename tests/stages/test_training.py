@@ -114,6 +114,16 @@ def test_a_limit_of_env_steps_lets_the_last_collection_be_learnt_from(counting, 
     assert (summary["env_steps"], summary["gradient_steps"], summary["stopped_by"]) == (64, 8, "env_steps")
 
 
+def test_a_replay_without_a_checkpoint_is_not_kept(counting, run_stages):
+    replay = {"replay": Replay(200, 2, 20)}
+    algo = Algo(QNet(SIZES), {"td": DQN("replay")}, replay, targets={"q": Target()}, batch=16)
+    folder = run_stages({"learn": never(algo=algo, steps=30)}, counting).product("learn").folder
+    assert not (folder / "state").exists() and not (folder / "sources").exists()
+    boundary = run_stages({"learn": never(algo=algo, steps=30, boundary=20)}, counting, "other")
+    kept = boundary.product("learn").folder
+    assert (kept / "state").exists() and (kept / "sources").exists()
+
+
 def test_checks_use_the_same_start_states_every_time(run_stages, counting):
     stages = {"demos": DEMOS, "learn": Fit(cloning(), 35, check=Checks(10, 4))}
     history = run_stages(stages, counting).product("learn").history
