@@ -42,6 +42,7 @@ NOISY = [
     ("cartpole", "crr_cql"),
     ("cartpole", "iql"),
     ("pendulum", "bcq"),
+    ("pendulum", "td3_bc", -233),
 ]
 
 
