@@ -43,6 +43,7 @@ NOISY = [
     ("cartpole", "iql"),
     ("pendulum", "bcq"),
     ("pendulum", "td3_bc", -233),
+    ("pendulum", "rebrac", -233),
 ]
 
 
