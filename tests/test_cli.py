@@ -74,7 +74,7 @@ def test_version_and_hydras_questions(lfd):
 
 REFUSED = {
     "algo=cqll": "algo=cqll: algo has no option 'cqll'; did you mean 'cql'?",
-    "algo=null": "algo=null: algo has no option 'null'; known: bc, ",
+    "algo=null": "algo=null: algo has no option 'null'; known: awac, bc, ",
     "lern.steps=5": "lern.steps: there is no 'lern'; did you mean 'learn'?",
     "learn.step=5": "learn.step: learn has no 'step'; did you mean 'steps'?",
     "algo.losses.gap.wieght=1": "algo.losses.gap has no 'wieght'; did you mean 'weight'?",
@@ -89,8 +89,8 @@ REFUSED = {
     "algoo=cql": "algoo: there is no 'algoo'; did you mean 'algo'?",
     "algo@expert=ppo": "nothing is chosen at algo@expert; did you mean 'algo@expert_algo'?",
     "+algo=bc": "+algo=bc: algo is chosen already; leave out the plus",
-    "learn.algo=bc": "learn.algo=bc: learn.algo is another name of algo; choose one there, as in algo=bc",
-    "learn.algo=null": "learn.algo=null: learn.algo is another name of algo; choose one there, as in algo=bc",
+    "learn.algo=bc": "learn.algo=bc: learn.algo is another name of algo; choose one there, as in algo=",
+    "learn.algo=null": "learn.algo=null: learn.algo is another name of algo; choose one there, as in algo=",
     "expert.algo=dqn": "expert.algo is another name of expert_algo; choose one there, as in algo@expert_algo=dqn",
     "env=null": "env=null: env has no option 'null'; known: acrobot, ",
     "env=none": "dataset.path is missing; add dataset.path=...",

@@ -7,7 +7,8 @@ import torch
 from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.algos.edac import Diversity
 from lfd.algos.sac import SAC
-from lfd.learner import Algo, Learner, Optim, Optimizer, Target
+from lfd.learner import Algo, Learner, Target
+from lfd.optim import Optim, Optimizer
 from tests.algos.cases import BATCH, BOX, VECTOR, answer, batch, boxed, by_hand, float64, spaces
 
 ROWS = boxed(BATCH)

@@ -27,7 +27,7 @@ def preset(name: str) -> tuple[Env, str]:
     return KINDS[schema](**content), actions["override /actions@_global_.actions"]
 
 
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "none")
 CONCRETE = [name for name in NAMES if preset(name)[0].id != "???"]
 
 

@@ -44,7 +44,10 @@ REFUSED = {
         Algo(PolicyValue([8]), {"ppo": PPO("demos")}),
         "needs the columns advantage, log_prob, value_target, which 'demos' .* does not give; read a rollout source",
     ),
-    "a phase of an unknown loss": (dqn(phases={"a": Phase(["dt"], steps=1)}), "names the loss 'dt'; did you mean 'td'"),
+    "a phase of an unknown loss": (
+        dqn(phases={"a": Phase(["tdd"], steps=1)}),
+        "names the loss 'tdd'; did you mean 'td'",
+    ),
     "a phase of no loss": (dqn(phases={"a": Phase([], steps=1)}), "phases.a has no losses"),
     "members that a KL stop would part": (
         Algo(PolicyValue([8]), {"ppo": PPO("rollout")}, {"rollout": Rollout(kl_stop=0.1)}),
@@ -144,4 +147,5 @@ def test_a_trunk_follows_as_the_groups_that_share_it(counting):
     frames = Spaces(gym.spaces.Box(0, 255, (4, 84, 84), np.uint8), gym.spaces.Discrete(2))
     algo = Algo(PolicyValue(), {"ppo": PPO("rollout")}, optim={"policy": Optim(clip=0.5, eps=1e-5)})
     learner = Learner([algo.agent.build(frames)], algo, 0, torch.device("cpu"))
-    assert learner.optim["encoder"] == Optim(clip=0.5, eps=1e-5) and learner.optim["value"] == Optim()
+    assert learner.descents["encoder"].config == Optim(clip=0.5, eps=1e-5)
+    assert learner.descents["value"].config == Optim()
