@@ -63,13 +63,13 @@ def composed(algo: str, shape: str, more: list[str]) -> Experiment:
 
 def made_up(env: Env, rows: int, length: int, folder: Path) -> Dataset:
     """Episodes of random numbers in the spaces of an environment, written once."""
-    path = folder / f"{env.fingerprint()['id'].replace('/', '-')}-{rows}.hdf5"
+    path = folder / f"{env.fingerprint()['id'].replace('/', '-')}-{rows}" / "data.hdf5"
     if not path.exists():
         spaces, rng = env.spaces(), np.random.default_rng(0)
         observation: Any = spaces.observation
         action: Any = spaces.action
         shape = observation.shape[1:] if env.stack > 1 else observation.shape
-        writer = Writer(path.with_suffix(".shards"), spaces, env.stack)
+        writer = Writer(path.parent / "shards", spaces, env.stack)
         for _ in range(rows // length):
             if observation.dtype == np.uint8:
                 seen = rng.integers(256, size=(length + 1, *shape), dtype=np.uint8)
