@@ -92,7 +92,8 @@ def kinds() -> list[str]:
 def rows() -> list[list[str]]:
     """All pairs of algorithm, kind of environment and dataset; each other environment, and each file of tuned/."""
     pairs = [(algo, env) for algo in ALGOS for env in kinds()]
-    pairs += [(algo, env) for algo in ALGOS for env in ENVS if (CONF / "tuned" / f"{algo}_{env}.yaml").exists()]
+    tuned = [(algo, env) for algo in ALGOS for env in ENVS if (CONF / "tuned" / f"{algo}_{env}.yaml").exists()]
+    pairs += [pair for pair in tuned if pair not in pairs]
     pairs += [(WIDE[i % len(WIDE)], env) for i, env in enumerate(ENVS) if env not in {env for _, env in pairs}]
     dealt = [(ALGOS.index(algo) + ENVS.index(env)) % len(DATASETS) for algo, env in pairs]
     for index, pair in enumerate(pairs[: len(ALGOS) * len(kinds())]):
