@@ -113,7 +113,8 @@ def test_a_descent_equals_that_of_torch_optim(kind):
         for value, gradient in zip(theirs, gradients, strict=True):
             value.grad = gradient
         reference.step()
-        descent.step(gradients, step)
+        descent.begin_step(step)
+        descent.step(gradients)
         for value, expected in zip(ours, theirs, strict=True):
             assert torch.equal(value, expected)
 

@@ -11,7 +11,7 @@ SRC = Path(__file__).parents[1] / "src" / "lfd"
 # Each room imports from rows above its own, and from itself.
 ROWS = [
     ["errors"],
-    ["batch", "maths", "noise", "schedule", "files", "keys", "hardware", "provenance"],
+    ["batch", "capture", "maths", "noise", "schedule", "files", "keys", "hardware", "provenance"],
     ["nets", "envs", "log"],
     ["agents", "data", "report"],
     ["algos", "sources"],

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from lfd.agents import Agent, AgentSpec
 from lfd.algos import MISSING, Loss, Out
 from lfd.batch import Batch
+from lfd.capture import Captured
 from lfd.errors import Refused
 from lfd.noise import Generated, Noise, Sketched, Taped, derive
 from lfd.optim import Descent, Optim
@@ -30,6 +31,10 @@ class Target:
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1 or self.period < 0 or self.every < 1:
             raise Refused(f"target {self}: tau in (0, 1], period >= 0 and every >= 1 are expected")
+
+    def is_due(self, step: int) -> bool:
+        """Does it follow after so many gradient steps?"""
+        return step % (self.period or self.every) == 0
 
 
 @dataclass
@@ -108,6 +113,11 @@ class Learner:
             if group
         }
         self._tapes: dict[tuple[Any, ...], list[tuple[str, tuple[int, ...]]]] = {}
+        # Weights that change: what a recorded step reads them from.
+        self._numbers = {
+            name: torch.zeros((), device=device) for name, weight in self.weights.items() if not weight.constant
+        }
+        self._improve = Captured(self._improved)
 
     def _share_storage(self, stacked: Mapping[str, Tensor]) -> None:
         """Make every agent a view of its member, so that it can act and be scored while all are trained at once."""
@@ -128,16 +138,27 @@ class Learner:
         All losses see the same parameters; then every group steps and the slow copies follow. Returns metrics (scalars,
         [members] with members) and feedback by source, "<source>/<name>"; both detached.
         """
+        for name, number in self._numbers.items():
+            number.fill_(self.weights[name](self.step_count))
+        for descent in self.descents.values():
+            descent.begin_step(self.step_count)
+        self.step_count += 1
+        following = [name for name, target in self.algo.targets.items() if target.is_due(self.step_count)]
+        columns = {source: batch.__dict__ for source, batch in batches.items()}
+        metrics, feedback = self._improve(columns, names, following)
+        return metrics, feedback
+
+    def _improved(self, columns: Mapping[str, Any], names: Sequence[str], following: Sequence[str]) -> Any:
+        """What a step does, but for the schedules."""
+        batches = {source: Batch(**given) for source, given in columns.items()}
         outs = self.evaluate(names, batches, self.noise)
         terms: dict[str, Tensor] = {}
         for name, out in outs.items():
-            weight = self.weights[name](self.step_count)
             for group, term in out.terms.items():
-                weighted = weight * term.sum()
+                weighted = self._weighted(name, term)
                 terms[group] = terms[group] + weighted if group in terms else weighted
         self._descend(terms)
-        self.step_count += 1
-        self._follow()
+        self._follow(following)
         metrics = {metric_name(name, key): value for name, out in outs.items() for key, value in out.metrics.items()}
         feedback: dict[str, Tensor] = {}
         for name, out in outs.items():
@@ -146,6 +167,12 @@ class Learner:
                 said = {key[len(own) :]: value for key, value in out.feedback.items() if key.startswith(own)}
                 feedback |= {f"{source}/{key}": value for key, value in said.items()}
         return metrics, feedback
+
+    def _weighted(self, name: str, term: Tensor) -> Tensor:
+        """A loss's term by its weight, summed over members."""
+        summed = term.sum() if self.members > 1 else term
+        weight = self._numbers.get(name, self.weights[name].start)
+        return summed if not isinstance(weight, Tensor) and weight == 1 else weight * summed
 
     def evaluate(self, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise) -> dict[str, Out]:
         """The losses' answers at the present parameters; with members every answer has a leading axis."""
@@ -198,16 +225,15 @@ class Learner:
             found = torch.autograd.grad(terms[group], self.groups[group], retain_graph=more, allow_unused=True)
             gradients[group] = found
         for group, found in gradients.items():
-            self.descents[group].step(found, self.step_count)
+            self.descents[group].step(found)
 
     @torch.no_grad()
-    def _follow(self) -> None:
-        for name, target in self.algo.targets.items():
-            slow, fast = self._of(f"targets.{name}."), self.groups[name]
+    def _follow(self, names: Sequence[str]) -> None:
+        for name in names:
+            slow, fast, target = self._of(f"targets.{name}."), self.groups[name], self.algo.targets[name]
             if target.period:
-                if self.step_count % target.period == 0:
-                    torch._foreach_copy_(slow, fast)
-            elif self.step_count % target.every == 0:
+                torch._foreach_copy_(slow, fast)
+            else:
                 torch._foreach_lerp_(slow, fast, target.tau)
 
     def state(self) -> dict[str, Tensor]:

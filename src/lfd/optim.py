@@ -1,7 +1,7 @@
 """How a group of modules follows its gradient.
 
-The functions of `torch.optim`, without its classes: their bookkeeping at every step takes longer than the step of a
-small network.
+The kernels of `torch.optim`, without its classes: their bookkeeping at every step takes longer than the step of a small
+network.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,9 +11,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam
-from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 
 from lfd.errors import Refused
 from lfd.schedule import schedule
@@ -54,11 +51,19 @@ class Descent:
         self._values = [parameter.detach() for parameter in self.parameters]
         self._first = [torch.zeros_like(value) for value in self._values]
         self._second = [torch.zeros_like(value) for value in self._values]
-        self._steps = [torch.zeros((), device=value.device) for value in self._values]
+        self._counts = torch.zeros(len(self._values), device=self._values[0].device)  # gradients that each has followed
+        self._steps = list(self._counts)
+        # A tensor where it changes, so that a recorded step reads it anew.
+        self._lr = self.rate.start if self.rate.constant else torch.zeros((), device=self._values[0].device)
+
+    def begin_step(self, step: int) -> None:
+        """Take the learning rate of this gradient step."""
+        if isinstance(self._lr, Tensor):
+            self._lr.fill_(self.rate(step))
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor | None], step: int) -> None:
-        """Follow a gradient by the learning rate of this gradient step; where it is None nothing moves."""
+    def step(self, gradients: Sequence[Tensor | None]) -> None:
+        """Follow a gradient by the present learning rate; where it is None nothing moves."""
         moved = [i for i, gradient in enumerate(gradients) if gradient is not None]
         # The fused kernels walk a gradient's memory in the parameter's order, whatever its strides say, and under vmap
         # a weight's gradient comes transposed.
@@ -68,17 +73,21 @@ class Descent:
         values, first, second, steps = (
             [column[i] for i in moved] for column in (self._values, self._first, self._second, self._steps)
         )
-        lr, config = self.rate(step), self.config
+        lr, config = self._lr, self.config
+        if len(moved) == len(self._steps):
+            self._counts += 1
+        else:
+            torch._foreach_add_(steps, 1)
         if config.kind is Optimizer.sgd:
-            sgd(
-                values, found, [*first] if config.momentum else [None] * len(values), fused=True,
-                weight_decay=config.weight_decay, momentum=config.momentum, lr=lr, dampening=0.0, nesterov=False,
-                maximize=False,
+            torch._fused_sgd_(
+                values, found, first if config.momentum else [], weight_decay=config.weight_decay,
+                momentum=config.momentum, lr=lr, dampening=0.0, nesterov=False, maximize=False, is_first_step=False,
             )  # fmt: skip
             return
-        (adam if config.kind is Optimizer.adam else adamw)(
-            values, found, first, second, [], steps, fused=True, amsgrad=False, beta1=0.9, beta2=0.999, lr=lr,
-            weight_decay=config.weight_decay, eps=config.eps, maximize=False,
+        follow = torch._fused_adam_ if config.kind is Optimizer.adam else torch._fused_adamw_
+        follow(
+            values, found, first, second, [], steps, lr=lr, beta1=0.9, beta2=0.999, weight_decay=config.weight_decay,
+            eps=config.eps, amsgrad=False, maximize=False,
         )  # fmt: skip
 
     def _clipped(self, gradients: list[Tensor], largest: float) -> list[Tensor]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import gymnasium as gym
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lfd.agents import AgentSpec
 from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
@@ -169,13 +170,32 @@ def test_a_step_moves_the_groups_with_terms_and_no_other(case):
     assert {name.split(".")[1] for name in slow} == set(case.targets) & moved
 
 
+@pytest.mark.parametrize("members", [1, 2])
+@each_case
+def test_a_repeated_step_has_the_bits_of_one_that_runs(case, members):
+    def trained(repeats):
+        learner = Learner([agent_of(case, seed) for seed in range(members)], algo_of(case), 0, torch.device("cpu"))
+        if not repeats:
+            learner._improve = learner._improve.function
+        answers = []
+        for step in range(4):
+            batches = [batch_of(case, 10 * step + member) for member in range(members)]
+            given = batches[0] if members == 1 else tree_map(lambda *columns: torch.stack(columns), *batches)
+            answers.append(learner.step({"data": given}, ["row"]))
+        if repeats:
+            assert list(map(callable, learner._improve.programs.values())) == [True]
+        return [*tree_leaves(answers), *learner.state().values()]
+
+    assert all(map(torch.equal, trained(True), trained(False)))
+
+
 @each_case
 def test_member_equals_a_single_agent(case):
     agents = [agent_of(case, seed) for seed in range(3)]
     batches = [batch_of(case, 10 + index) for index in range(3)]
     singles = [Learner([agent_of(case, seed)], by_sgd(case), 0, torch.device("cpu")) for seed in range(3)]
     many = Learner(agents, by_sgd(case), 0, torch.device("cpu"))
-    stacked = torch.utils._pytree.tree_map(lambda *columns: torch.stack(columns), *batches)
+    stacked = tree_map(lambda *columns: torch.stack(columns), *batches)
     sketch = Sketched()
     singles[0].evaluate(["row"], {"data": batches[0]}, sketch)
     for _ in range(3):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from lfd.agents import PolicyAgent
@@ -38,8 +39,10 @@ class Cloning(Loss):
         policy = agent.distribution(batch.obs)
         if isinstance(policy, Categorical):
             likelihood = policy.log_prob(batch.action)
-            uniform = policy.logits.log_softmax(-1).mean(-1)
-            loss = -((1 - self.label_smoothing) * likelihood + self.label_smoothing * uniform).mean()
+            if self.label_smoothing:
+                uniform = policy.logits.log_softmax(-1).mean(-1)
+                likelihood = torch.lerp(likelihood, uniform, self.label_smoothing)
+            loss = -likelihood.mean()
             accuracy = (policy.mode() == batch.action).float().mean()
             return Out({"policy": loss}, {"loss": loss.detach(), "accuracy": accuracy})
         mode = policy.mode()

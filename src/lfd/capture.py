@@ -1,0 +1,178 @@
+"""A step recorded once and repeated: its tensor operations alone, without the Python that led to them.
+
+Around the small networks of this field, the Python of modules, autograd and `torch.vmap` takes longer than the
+arithmetic in between. What a step does is the same every time: so torch's dispatcher writes it down, and from then on a
+flat function does it, to the same bits.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+KINDS = 16  # kinds of inputs that one function is recorded for
+RECORDS = 3  # at most, of each: the first call may also prepare what the others find
+
+# What hands the contents of a tensor to Python, or makes as many rows as they say, cannot be repeated blindly.
+_LOOKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}  # when no gradient is asked for
+_T = torch.ops.aten.t.default
+_WITH_NUMBER = {getattr(torch.ops.aten, name).Tensor for name in ("add", "sub", "mul", "div")}
+_VARIABLE = re.compile(r"\bv\d+\b")
+
+
+@final
+class Captured:
+    """A function of tensors that is replayed as soon as two calls in a row with inputs of one kind did the same.
+
+    Its calls are recorded until then: tensors in the arguments are inputs, tensors and generators that it found
+    elsewhere are used as they then are, and all else stays what it was. If the first three calls differ, or if they
+    looked into a tensor, the function goes on being called.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.programs: dict[Any, Callable[..., Any] | None] = {}  # by kind of inputs; None where it is called
+        self._records: dict[Any, list[_Recorder]] = {}
+
+    def __call__(self, *args: Any) -> Any:
+        inputs: list[Tensor] = []
+        kind = _kind(args, inputs)
+        program = self.programs.get(kind)
+        if program is not None:
+            with torch.inference_mode():
+                return program(*inputs)
+        if kind in self.programs or len(self.programs) == KINDS:
+            return self.function(*args)
+        with _Recorder(inputs) as recorder:
+            answer = self.function(*args)
+        recorder.end(answer)
+        records = self._records.setdefault(kind, [])
+        records.append(recorder)
+        repeats = len(records) > 1 and recorder.repeats(records[-2])
+        if repeats or len(records) == RECORDS:
+            self.programs[kind] = recorder.compiled() if repeats else None
+            del self._records[kind]
+        return answer
+
+
+def _kind(value: Any, inputs: list[Tensor]) -> Any:
+    """What decides on the program for arguments: all but the contents of their tensors, which are listed."""
+    if isinstance(value, Tensor):
+        inputs.append(value)
+        return value.shape, value.dtype
+    if isinstance(value, dict):
+        return tuple([(name, _kind(part, inputs)) for name, part in value.items()])
+    if isinstance(value, list | tuple):
+        return tuple([_kind(part, inputs) for part in value])
+    return value
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes a line for each operation: x0, x1… are inputs, c0, c1… what it found, v0, v1… what was made."""
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inputs = [f"x{index}" for index in range(len(inputs))]
+        self._names = {id(tensor): name for tensor, name in zip(inputs, self._inputs, strict=True)}
+        self._kept: list[Any] = [inputs]  # an id is only unique while its object lives
+        self._found: list[Any] = []
+        self._made = 0
+        self._transposed: dict[str, str] = {}
+        self._numbers: dict[float, Tensor] = {}
+        self._lines: list[tuple[str, str, bool]] = []  # what an operation makes, the operation, does it mutate?
+        self._answer = ""
+        self._looked = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        answer = func(*args, **kwargs)
+        self._kept.append((args, kwargs, answer))
+        self._looked |= not _LOOKING.isdisjoint(func.tags)
+        if func in _WITH_NUMBER and isinstance(args[1], float) and args[0].dtype is torch.float32:
+            args = (args[0], self._number(args[1]), *args[2:])
+        given = [*map(self._written, args), *(f"{name}={self._written(value)}" for name, value in kwargs.items())]
+        if func in _SAME:
+            self._names[id(answer)] = given[0]
+        elif func is _T and given[0] in self._transposed:
+            self._names[id(answer)] = self._transposed[given[0]]
+        elif func.is_view and given[0].startswith("c"):
+            # A view of what was found shows it for ever: none needs to be made in each step.
+            self._written(answer)
+        else:
+            several = isinstance(answer, tuple | list)
+            made = "".join(f"{self._new(part)}, " for part in answer) if several else self._new(answer)
+            self._lines.append((made, f"{self._written(func)}({', '.join(given)})", func._schema.is_mutable))
+            if func is _T:
+                self._transposed[made] = given[0]
+        return answer
+
+    def _number(self, value: float) -> Tensor:
+        """A number as a tensor, which an operation else makes of it in each step."""
+        if value not in self._numbers:
+            self._numbers[value] = torch.tensor(value, dtype=torch.float32)
+        return self._numbers[value]
+
+    def _new(self, value: Any) -> str:
+        """A name for what an operation made; "_" for no tensor, and for one that it was given."""
+        if not isinstance(value, Tensor) or id(value) in self._names:
+            return "_"
+        self._names[id(value)] = name = f"v{self._made}"
+        self._made += 1
+        return name
+
+    def _written(self, value: Any) -> str:
+        """A value as Python: by its name, as a literal or as something found."""
+        if isinstance(value, Tensor) and id(value) in self._names:
+            return self._names[id(value)]
+        if isinstance(value, list | tuple):
+            inside = "".join(f"{self._written(part)}, " for part in value)
+            return f"[{inside}]" if isinstance(value, list) else f"({inside})"
+        if isinstance(value, dict):
+            return f"{{{', '.join(f'{key!r}: {self._written(part)}' for key, part in value.items())}}}"
+        if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value)):
+            return repr(value)
+        if id(value) not in self._names:
+            self._names[id(value)] = f"c{len(self._found)}"
+            self._found.append(value)
+        return self._names[id(value)]
+
+    def end(self, answer: Any) -> None:
+        """With what the function answered: tensors in tuples, lists and dicts."""
+        self._answer = self._written(answer)
+        self._kept.clear()
+
+    def repeats(self, other: Self) -> bool:
+        """Did both do the same, to the same tensors? Numbers that became a tensor count by their value."""
+        if self._looked or (self._lines, self._answer) != (other._lines, other._answer):
+            return False
+        return all(map(_equal, self._found, other._found))
+
+    def compiled(self) -> Callable[..., Any]:
+        """The program as a function of its inputs, without what nobody reads; variables live until their last use."""
+        live = set(_VARIABLE.findall(self._answer))
+        lines = [f"return {self._answer}"]
+        for made, operation, mutates in reversed(self._lines):
+            makes, reads = set(_VARIABLE.findall(made)), set(_VARIABLE.findall(operation))
+            if mutates or makes & live:
+                over = sorted((makes | reads) - live)
+                lines.append(f"{made} = {operation}" + (f"; del {', '.join(over)}" if over else ""))
+                live = (live | reads) - makes
+        source = "\n ".join([f"def program({', '.join(self._inputs)}):", *reversed(lines)])
+        namespace = {f"c{index}": value for index, value in enumerate(self._found)}
+        exec(source, namespace)  # noqa: S102 - the text was written above
+        program: Callable[..., Any] = namespace["program"]
+        return program
+
+
+def _equal(one: Any, two: Any) -> bool:
+    """Is it the same thing that was found? Numbers that Python made tensors of count by their value."""
+    if not isinstance(one, Tensor) or not isinstance(two, Tensor):
+        return bool(one == two)
+    if (one.dtype, one.shape, one.stride()) != (two.dtype, two.shape, two.stride()):
+        return False
+    return one.data_ptr() == two.data_ptr() or (one.dim() == 0 and torch.equal(one, two))
