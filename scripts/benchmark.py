@@ -40,14 +40,26 @@ SHAPES: dict[str, tuple[list[str], int, int]] = {
 # Case: what makes it equal to the peers' case, and the name of that.
 CASES: dict[str, tuple[list[str], str]] = {
     "bc:continuous": (["algo.losses.bc.error=mse"], "bc_continuous"),
+    "td3_bc:continuous": ([], "td3_bc"),
+    "iql:continuous": ([], "iql"),
     "sac:continuous": ([], "sac"),
     "cql:continuous": ([], "cql_continuous"),
+    "bcq:continuous": (["algo.agent.vae_hidden=[256,256]", "algo.losses.bcq.samples=10"], "bcq_continuous_10"),
+    "rebrac:continuous": ([], "rebrac"),
     "bc:discrete": ([], "bc_discrete"),
     "dqn:discrete": ([], "dqn"),
+    "qrdqn:discrete": ([], "qrdqn"),
+    "bcq:discrete": ([], "bcq_discrete"),
+    "crr:discrete": ([], "crr_discrete"),
     "cql:discrete": ([], "cql_discrete"),
+    "cql_qrdqn:discrete": ([], "cql_discrete_qr"),
     "bc:atari": ([], "bc_atari"),
     "dqn:atari": ([], "dqn_atari"),
+    "qrdqn:atari": ([], "qrdqn_atari"),
+    "bcq:atari": ([], "bcq_atari"),
+    "crr:atari": ([], "crr_atari"),
     "cql:atari": ([], "cql_atari"),
+    "cql_qrdqn:atari": ([], "cql_atari_qr"),
 }
 
 

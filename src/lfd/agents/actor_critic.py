@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lfd.agents import AgentSpec, PolicyAgent
+from lfd.agents.critics import ActionValues, Critics
 from lfd.agents.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
 from lfd.batch import Observation
 from lfd.envs.spaces import Spaces
@@ -119,22 +120,7 @@ class PolicyValue(AgentSpec):
         return ActorCritic(spaces, self)
 
 
-class Critics(nn.Module):
-    """Independent action values of continuous actions: [B, number] from observations and actions [B, A]."""
-
-    def __init__(self, nets: list[Net]) -> None:
-        super().__init__()
-        self.nets = nn.ModuleList(nets)
-
-    def forward(self, obs: Observation, action: Tensor) -> Tensor:
-        return torch.cat([net(obs, action) for net in self.nets], dim=-1)
-
-    def each(self, obs: Observation, actions: Tensor) -> Tensor:
-        """[B, number], the i-th at the i-th of actions [number, B, A]."""
-        return torch.cat([net(obs, action) for net, action in zip(self.nets, actions, strict=True)], dim=-1)
-
-
-class SoftActorCritic(PolicyAgent):
+class SoftActorCritic(PolicyAgent, ActionValues):
     """A squashed policy and twin action values: groups "policy" and "critic"."""
 
     def __init__(self, spaces: Spaces, spec: "SoftPolicyCritic") -> None:
@@ -149,11 +135,6 @@ class SoftActorCritic(PolicyAgent):
         policy: SquashedGaussian = self.net("policy", obs)
         return policy
 
-    def q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[B, critics]"""
-        values: Tensor = self.net("critic", obs, action)
-        return values
-
     def action_gradients(self, obs: Observation, action: Tensor) -> Tensor:
         """[critics, B, A] of every critic at actions [B, A]; may be differentiated again."""
         critics = self.nets["critic"]
@@ -161,11 +142,6 @@ class SoftActorCritic(PolicyAgent):
         copies = action.expand(len(critics.nets), *action.shape)
         gradients: Tensor = torch.func.grad(lambda actions: critics.each(obs, actions).sum())(copies)
         return gradients
-
-    def target_q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[B, critics] of the slow copies."""
-        values: Tensor = self.net("critic", obs, action, target=True)
-        return values
 
 
 @dataclass

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lfd.agents import Agent, AgentSpec
-from lfd.agents.actor_critic import Critics
+from lfd.agents import AgentSpec
+from lfd.agents.critics import ActionValues, Critics
 from lfd.agents.distributions import Categorical
 from lfd.agents.q import DiscreteValues
 from lfd.batch import Observation
@@ -105,7 +105,7 @@ class VAE(nn.Module):
         return decoded.tanh()
 
 
-class ContinuousBCQAgent(Agent):
+class ContinuousBCQAgent(ActionValues):
     """Acts by the best of decoded and perturbed actions: groups "vae", "perturbation" and "critic".
 
     Without noise the candidates are those of latent vectors that were drawn once and are kept with the agent.
@@ -142,17 +142,6 @@ class ContinuousBCQAgent(Agent):
     def _moved(self, action: Tensor, pre_tanh: Tensor) -> Tensor:
         return (action + self._range * pre_tanh.tanh()).clamp(-1, 1)
 
-    def q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[..., B, critics]"""
-        values: Tensor = self.net("critic", obs, action)
-        return values
-
-    @torch.no_grad()
-    def target_q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[..., B, critics] of the slow copies."""
-        values: Tensor = self.net("critic", obs, action, target=True)
-        return values
-
     @torch.no_grad()
     def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
         seen = self.observe(obs)
@@ -161,7 +150,7 @@ class ContinuousBCQAgent(Agent):
         shape = (candidates, number, latent)
         normal = self.latents.expand(shape) if noise is None else noise.normal(*shape)
         action = self.perturbed(seen, self.decoded(seen, normal))
-        best = self.q(seen, action)[..., 0].argmax(0)  # [N]
+        best = self.first_q(seen, action).argmax(0)  # [N]
         chosen = torch.take_along_dim(action, best[None, :, None], 0).squeeze(0)
         return self.to_space(chosen), state
 

@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents import Agent, AgentSpec
-from lfd.agents.actor_critic import Critics
+from lfd.agents import AgentSpec
+from lfd.agents.critics import ActionValues, Critics
 from lfd.batch import Observation
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
@@ -15,7 +15,7 @@ from lfd.nets import Activation, Net
 from lfd.noise import Noise
 
 
-class DeterministicActorCritic(Agent):
+class DeterministicActorCritic(ActionValues):
     """A policy that ends in tanh, and action values: groups "policy" and "critic"."""
 
     def __init__(self, spaces: Spaces, spec: "DeterministicPolicyCritic") -> None:
@@ -37,16 +37,6 @@ class DeterministicActorCritic(Agent):
         """[B, A] of the slow copy."""
         pre_tanh: Tensor = self.net("policy", obs, target=True)
         return pre_tanh.tanh()
-
-    def q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[B, critics]"""
-        values: Tensor = self.net("critic", obs, action)
-        return values
-
-    def target_q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[B, critics] of the slow copies."""
-        values: Tensor = self.net("critic", obs, action, target=True)
-        return values
 
     @torch.no_grad()
     def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from lfd.agents import AgentSpec, PolicyAgent
-from lfd.agents.actor_critic import Critics, Head, PolicyNet
+from lfd.agents.actor_critic import Head, PolicyNet
+from lfd.agents.critics import ActionValues, Critics
 from lfd.agents.distributions import Categorical, Distribution
 from lfd.agents.q import DiscreteValues
 from lfd.batch import Observation
@@ -24,11 +25,12 @@ class DiscreteCritics(nn.Module):
         super().__init__()
         self.nets = nn.ModuleList(nets)
 
-    def forward(self, obs: Observation, action: Tensor) -> Tensor:
-        return torch.stack([taken(net(obs), action) for net in self.nets], dim=-1)
+    def forward(self, obs: Observation, action: Tensor, number: int | None = None) -> Tensor:
+        """Of the first `number` of them, or of all."""
+        return torch.stack([taken(net(obs), action) for net in self.nets[:number]], dim=-1)
 
 
-class PolicyCriticAgent(PolicyAgent):
+class PolicyCriticAgent(PolicyAgent, ActionValues):
     """A policy and critics of the actions taken, in either action space: groups "policy" and "critic".
 
     Continuous policies are a Gaussian of bounded mean whose standard deviation is the same everywhere.
@@ -56,17 +58,6 @@ class PolicyCriticAgent(PolicyAgent):
         """An action of the policy, inside the bounds that critics know."""
         action = self.distribution(obs).sample(self.draws)
         return action.clamp(-1, 1) if self.continuous else action
-
-    def q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[B, critics]"""
-        values: Tensor = self.net("critic", obs, action)
-        return values
-
-    @torch.no_grad()
-    def target_q(self, obs: Observation, action: Tensor) -> Tensor:
-        """[B, critics] of the slow copies."""
-        values: Tensor = self.net("critic", obs, action, target=True)
-        return values
 
 
 @dataclass

@@ -57,7 +57,8 @@ class Loss(ABC):
     def __call__(self, agent: Any, batch: Any) -> Out:
         """Terms for a Batch (or {slot: Batch}) in network units, by an agent of the class `agents`.
 
-        Tensors in, tensors out; noise from `agent.draws`.
+        Tensors in, tensors out; noise from `agent.draws`. What it does to tensors is recorded and repeated: Python of
+        it, be it a count or a print, runs only in the first steps.
         """
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:

@@ -80,7 +80,7 @@ class ContinuousBCQ(Loss):
         reconstruction = F.mse_loss(returned, batch.action)
         divergence = kl_to_standard(mean, log_std).mean()
         decoded = agent.decoded(batch.obs, agent.draws.normal(*shape))
-        ascent = agent.q(batch.obs, agent.perturbed(batch.obs, decoded))[:, 0].mean()
+        ascent = agent.first_q(batch.obs, agent.perturbed(batch.obs, decoded)).mean()
         terms = {"critic": td, "vae": reconstruction + self.kl * divergence, "perturbation": -ascent}
         metrics = {"loss": td, "q": values.mean(), "reconstruction": reconstruction, "kl": divergence}
         return Out(terms, {name: metric.detach() for name, metric in metrics.items()})

@@ -48,5 +48,5 @@ class DeterministicGradient(Loss):
     trains: ClassVar = ("policy",)
 
     def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> Out:
-        loss = -agent.q(batch.obs, agent.action(batch.obs))[:, 0].mean()
+        loss = -agent.first_q(batch.obs, agent.action(batch.obs)).mean()
         return Out({"policy": loss}, {"loss": loss.detach()})

@@ -29,7 +29,7 @@ class TD3BC(Loss):
 
     def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> Out:
         action = agent.action(batch.obs)
-        values = agent.q(batch.obs, action)[:, 0]
+        values = agent.first_q(batch.obs, action)
         scale = self.alpha / values.detach().abs().mean()
         error = (action - batch.action).square().mean()
         loss = error - scale * values.mean()
