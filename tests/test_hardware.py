@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 
 import pytest
@@ -21,3 +22,20 @@ def test_frames_get_this_jobs_share_of_the_cores(monkeypatch: pytest.MonkeyPatch
     ):  # fmt: skip
         hardware.set_threads(frames)
         assert torch.get_num_threads() == threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_memory_of_freed_tensors_is_kept() -> None:
+    program = (
+        "import resource, torch; from lfd.hardware import Hardware; from lfd.nets import NatureCNN\n"
+        "Hardware().open()\n"
+        "net, frames = NatureCNN((4, 84, 84)), torch.zeros(32, 4, 84, 84, dtype=torch.uint8)\n"
+        "def faults(steps):\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(steps): net(frames).sum().backward()\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "faults(5)\n"
+        "print(faults(10) / 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 200  # pages; 600 and more if memory is given back

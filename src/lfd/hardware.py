@@ -1,5 +1,6 @@
 """The machine: device, threads, precision of matrix products."""
 
+import ctypes
 import os
 import sys
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Hardware:
 
     def open(self) -> torch.device:
         """The device, which must be there."""
+        _keep_memory()
         if self.device is Device.gpu and not torch.cuda.is_available():
             raise Refused("hardware=gpu: no CUDA device is visible to PyTorch; set hardware=cpu")
         return torch.device("cuda" if self.device is Device.gpu else "cpu")
@@ -36,3 +38,18 @@ class Hardware:
         # macOS binds no process to cores, and cannot tell
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         torch.set_num_threads(self.threads or (max(1, cores // self.jobs) if frames else 1))
+
+
+def _keep_memory() -> None:
+    """Have glibc keep the memory of freed tensors for the next ones.
+
+    By default it gives large ones back, and a gradient step on frames spends a quarter of its time on fetching them
+    again, page by page.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # numbers of malloc.h
+        mallopt(trim_threshold, 1 << 28)
+        mallopt(mmap_threshold, 1 << 25)  # the largest that it takes
