@@ -53,8 +53,10 @@ class Descent:
         self._second = [torch.zeros_like(value) for value in self._values]
         self._counts = torch.zeros(len(self._values), device=self._values[0].device)  # gradients that each has followed
         self._steps = list(self._counts)
-        # A tensor where it changes, so that a recorded step reads it anew.
-        self._lr = self.rate.start if self.rate.constant else torch.zeros((), device=self._values[0].device)
+        # A tensor where it changes, so that a recorded step reads it anew; the kernels of a CPU take doubles.
+        device = self._values[0].device
+        dtype = torch.float64 if device.type == "cpu" else torch.float32
+        self._lr = self.rate.start if self.rate.constant else torch.zeros((), dtype=dtype, device=device)
 
     def begin_step(self, step: int) -> None:
         """Take the learning rate of this gradient step."""

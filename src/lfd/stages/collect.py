@@ -147,9 +147,11 @@ class _Collection:
         stage = self.stage
         seeds = [derive(stage.seed, "episode", wave, index) % 2**31 for index in range(stage.num_envs)]
         noise = Generated(derive(stage.seed, "noise", wave), self.device)
-        played = play(
-            self.env, lambda: self._policy(agent, noise), seeds, keep=True, stack=self.stack, stopping=self.lab.stopping
-        )
+
+        def policy() -> Policy:
+            return behaviour(stage, agent, self.lab.spaces, stage.num_envs, self.device, noise)
+
+        played = play(self.env, policy, seeds, keep=True, stack=self.stack, stopping=self.lab.stopping)
         kept = 0
         for one in played:
             assert one.episode is not None
@@ -167,24 +169,27 @@ class _Collection:
             return None
         return self.lab.products[base].agents(snapshot)[0].to(self.device)  # type: ignore[no-any-return]
 
-    def _policy(self, agent: Agent | None, noise: Generated) -> Policy:
-        stage, count = self.stage, self.stage.num_envs
-        random = random_policy(self.lab.spaces, count, noise)
-        if agent is None:
-            return random
-        act = greedy(agent, count, self.device, noise if stage.sample else None)
 
-        def noisy(obs: Any) -> Any:
-            action = act(obs)
-            if stage.sigma and agent.continuous:
-                assert isinstance(agent.reach, torch.Tensor)
-                action = action + stage.sigma * (agent.reach * noise.normal(*action.shape)).cpu().numpy()
-            if stage.epsilon:
-                explores = noise.uniform(count).cpu().numpy() < stage.epsilon
-                action = np.where(explores.reshape(-1, *[1] * (action.ndim - 1)), random(obs), action)
-            return _inside(self.lab.spaces, action)
+def behaviour(
+    stage: Collect, agent: Agent | None, spaces: Spaces, count: int, device: torch.device, noise: Generated
+) -> Policy:
+    """How a stage acts in `count` environments: an agent with the stage's noise; uniformly where there is no agent."""
+    random = random_policy(spaces, count, noise)
+    if agent is None:
+        return random
+    act = greedy(agent, count, device, noise if stage.sample else None)
 
-        return noisy
+    def noisy(obs: Any) -> Any:
+        action = act(obs)
+        if stage.sigma and agent.continuous:
+            assert isinstance(agent.reach, torch.Tensor)
+            action = action + stage.sigma * (agent.reach * noise.normal(*action.shape)).cpu().numpy()
+        if stage.epsilon:
+            explores = noise.uniform(count).cpu().numpy() < stage.epsilon
+            action = np.where(explores.reshape(-1, *[1] * (action.ndim - 1)), random(obs), action)
+        return _inside(spaces, action)
+
+    return noisy
 
 
 def random_policy(spaces: Spaces, count: int, noise: Generated) -> Policy:
