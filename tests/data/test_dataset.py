@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -141,3 +145,31 @@ def test_a_lost_or_foreign_passport_is_refused(tmp_path, publish, vector, episod
     (tmp_path / "passport.json").unlink()
     with pytest.raises(Refused, match="no passport"):
         Dataset.open(tmp_path / "data.hdf5")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells whose pages are whose")
+def test_processes_share_the_pages_of_a_dataset(publish, frames, make):
+    path = publish(frames, [make(frames, 20_000, 0, stack=4)], stack=4).path
+    program = (
+        "import sys; from pathlib import Path; from lfd.data import Dataset\n"
+        "data = Dataset.open(Path(sys.argv[1])); int(data.columns['observations'].sum())\n"
+        "print('read', flush=True); sys.stdin.read()"
+    )
+    readers = [
+        subprocess.Popen([sys.executable, "-c", program, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    try:
+        assert [reader.stdout.readline() for reader in readers] == [b"read\n"] * 2
+        for reader in readers:
+            assert _mapped(reader.pid, path, "Shared") > 20_000 * 30 > 10 * _mapped(reader.pid, path, "Private")
+    finally:
+        for reader in readers:
+            reader.communicate()
+
+
+def _mapped(process, path, whose):
+    """Bytes of a file in a process's memory that are "Shared" with others or "Private"."""
+    parts = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{process}/smaps").read_text(), flags=re.MULTILINE)
+    sizes = [re.findall(rf"^{whose}_\w+: +(\d+) kB", part, re.MULTILINE) for part in parts if str(path) in part]
+    return 1024 * sum(map(int, sum(sizes, [])))
