@@ -75,6 +75,61 @@ def test_draws_go_on():
     assert calls == 2 and all(map(torch.equal, answers, (plain(x) for (x,) in vectors(6))))
 
 
+def test_draws_that_nobody_reads_move_their_generator_on():
+    def draw(generator):
+        def second(x):
+            torch.randn(3, generator=generator)
+            return x + torch.randn(3, generator=generator)
+
+        return second
+
+    answers, calls = run(draw(torch.Generator().manual_seed(0)), vectors(6))
+    plain = draw(torch.Generator().manual_seed(0))
+    assert calls == 2 and all(map(torch.equal, answers, (plain(x) for (x,) in vectors(6))))
+
+
+def test_statistics_of_a_batch_are_kept_though_nobody_reads_the_answer():
+    def seen(norm):
+        def step(x):
+            norm(x[:, None])
+            return 2 * x
+
+        return step
+
+    norms = [torch.nn.BatchNorm1d(1) for _ in range(2)]
+    assert run(seen(norms[0]), vectors(5))[1] <= 3
+    for given in vectors(5):
+        seen(norms[1])(*given)
+    assert torch.equal(norms[0].running_mean, norms[1].running_mean)
+
+
+def test_a_number_that_is_added_to_begins_anew():
+    def count(x):
+        number = torch.tensor(0.0)
+        number += (x > -9).sum()
+        return x / number
+
+    answers, _ = run(count, vectors(6))
+    assert all(torch.equal(answer, x / 3) for answer, (x,) in zip(answers, vectors(6), strict=True))
+
+
+def test_signs_of_zeros():
+    (*_, answer), _ = run(lambda x: (1 / (x * 0.0), 1 / (x * -0.0)), [(torch.ones(1),)] * 4)
+    assert answer[0] == torch.inf and answer[1] == -torch.inf
+
+
+def test_one_tensor_in_two_places():
+    one, two = torch.ones(2), torch.zeros(2)
+    answers, _ = run(torch.sub, [(one, one), (one, one), (one, one), (one, two)])
+    assert [answer.tolist() for answer in answers] == [[0, 0], [0, 0], [0, 0], [1, 1]]
+
+
+def test_the_order_in_memory_is_part_of_the_kind():
+    square = [(torch.arange(4.0).view(2, 2),)] * 3 + [(torch.arange(4.0).view(2, 2).t(),)]
+    answers, calls = run(lambda x: x.contiguous().view(-1), square)
+    assert calls == 3 and answers[3].tolist() == [0, 2, 1, 3]
+
+
 def test_writes_into_what_it_made():
     def fill(x):
         made = torch.zeros(2, 3)
@@ -107,7 +162,17 @@ def test_a_tensor_that_is_made_anew_outside_is_no_constant():
     assert calls == 5 and torch.equal(answers[4], vectors(5)[4][0] + 4)
 
 
-@pytest.mark.parametrize("look", [lambda x: x * x.sum().item(), lambda x: x[x > 0], lambda x: -x if x[0] > 0 else x])
+LOOKS = [
+    lambda x: x * x.sum().item(),
+    lambda x: x[x > 0],
+    lambda x: -x if x[0] > 0 else x,
+    lambda x: x * float(x.numpy().max()),
+    lambda x: x * max(x.tolist()),
+    lambda x: x.detach().unsqueeze_(0),
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
 def test_what_looks_into_a_tensor_is_called(look):
     answers, calls = run(look, vectors(8))
     assert calls == 8 and all(map(torch.equal, answers, (look(x) for (x,) in vectors(8))))
@@ -129,3 +194,7 @@ def test_kinds_beyond_the_limit_are_called():
         for size in range(1, KINDS + 3):
             assert torch.equal(captured(torch.ones(size)), -torch.ones(size))
     assert len(captured.programs) == KINDS
+    once = Captured(torch.neg)
+    for size in range(1, 3 * KINDS):
+        once(torch.ones(size))
+    assert len(once._records) == KINDS

@@ -12,13 +12,17 @@ from typing import Any, Self, final
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 KINDS = 16  # kinds of inputs that one function is recorded for
 RECORDS = 3  # at most, of each: the first call may also prepare what the others find
 
-# What hands the contents of a tensor to Python, or makes as many rows as they say, cannot be repeated blindly.
-_LOOKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+# What hands the contents of a tensor to Python, makes as many rows as they say or reshapes it where it stands cannot be
+# repeated blindly.
+_LOOKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view}
+_READING = {Tensor.numpy, Tensor.tolist, Tensor.__array__}
+_BATCH_NORM = torch.ops.aten.native_batch_norm.default  # does not say that it writes its statistics
 _SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}  # when no gradient is asked for
 _T = torch.ops.aten.t.default
 _WITH_NUMBER = {getattr(torch.ops.aten, name).Tensor for name in ("add", "sub", "mul", "div")}
@@ -30,8 +34,9 @@ class Captured:
     """A function of tensors that is replayed as soon as two calls in a row with inputs of one kind did the same.
 
     Its calls are recorded until then: tensors in the arguments are inputs, tensors and generators that it found
-    elsewhere are used as they then are, and all else stays what it was. If the first three calls differ, or if they
-    looked into a tensor, the function goes on being called.
+    elsewhere are used as they then are, and all else (numbers, flags of modules) stays what it was. If the first three
+    calls differ, or if they looked into a tensor, the function goes on being called. What a replay answers are tensors
+    of inference mode: not to be written to, nor differentiated.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -46,10 +51,12 @@ class Captured:
         if program is not None:
             with torch.inference_mode():
                 return program(*inputs)
-        if kind in self.programs or len(self.programs) == KINDS:
+        is_new = kind not in self.programs and kind not in self._records
+        if kind in self.programs or (is_new and len(self.programs) + len(self._records) == KINDS):
             return self.function(*args)
-        with _Recorder(inputs) as recorder:
+        with _Recorder(inputs) as recorder, _Reader() as reader:
             answer = self.function(*args)
+        recorder.looked |= reader.looked
         recorder.end(answer)
         records = self._records.setdefault(kind, [])
         records.append(recorder)
@@ -63,13 +70,28 @@ class Captured:
 def _kind(value: Any, inputs: list[Tensor]) -> Any:
     """What decides on the program for arguments: all but the contents of their tensors, which are listed."""
     if isinstance(value, Tensor):
+        for index, other in enumerate(inputs):
+            if other is value:
+                return index
         inputs.append(value)
-        return value.shape, value.dtype
+        return value.shape, value.stride(), value.dtype
     if isinstance(value, dict):
         return tuple([(name, _kind(part, inputs)) for name, part in value.items()])
     if isinstance(value, list | tuple):
         return tuple([_kind(part, inputs) for part in value])
-    return value
+    return type(value), value
+
+
+class _Reader(TorchFunctionMode):
+    """Notices what hands a tensor's contents to Python without an operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.looked |= func in _READING
+        return func(*args, **(kwargs or {}))
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -83,10 +105,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._found: list[Any] = []
         self._made = 0
         self._transposed: dict[str, str] = {}
-        self._numbers: dict[float, Tensor] = {}
-        self._lines: list[tuple[str, str, bool]] = []  # what an operation makes, the operation, does it mutate?
+        self._numbers: dict[str, Tensor] = {}
+        self._literals: set[str] = set()  # names of tensors that were written out in Python, as in torch.tensor(2.0)
+        self._lines: list[tuple[str, str, bool]] = []  # what an operation makes, the operation, has it other effects?
         self._answer = ""
-        self._looked = False
+        self.looked = False
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -97,10 +120,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         answer = func(*args, **kwargs)
         self._kept.append((args, kwargs, answer))
-        self._looked |= not _LOOKING.isdisjoint(func.tags)
+        self.looked |= not _LOOKING.isdisjoint(func.tags)
         if func in _WITH_NUMBER and isinstance(args[1], float) and args[0].dtype is torch.float32:
             args = (args[0], self._number(args[1]), *args[2:])
         given = [*map(self._written, args), *(f"{name}={self._written(value)}" for name, value in kwargs.items())]
+        if func is torch.ops.aten.lift_fresh.default:
+            self._literals.add(given[0])
         if func in _SAME:
             self._names[id(answer)] = given[0]
         elif func is _T and given[0] in self._transposed:
@@ -111,16 +136,20 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             several = isinstance(answer, tuple | list)
             made = "".join(f"{self._new(part)}, " for part in answer) if several else self._new(answer)
-            self._lines.append((made, f"{self._written(func)}({', '.join(given)})", func._schema.is_mutable))
+            # A draw nobody reads moves its generator on.
+            stays = func._schema.is_mutable or torch.Tag.nondeterministic_seeded in func.tags or func is _BATCH_NORM
+            self._lines.append((made, f"{self._written(func)}({', '.join(given)})", stays))
             if func is _T:
                 self._transposed[made] = given[0]
         return answer
 
     def _number(self, value: float) -> Tensor:
         """A number as a tensor, which an operation else makes of it in each step."""
-        if value not in self._numbers:
-            self._numbers[value] = torch.tensor(value, dtype=torch.float32)
-        return self._numbers[value]
+        key = repr(value)  # 0.0 equals -0.0
+        if key not in self._numbers:
+            self._numbers[key] = number = torch.tensor(value, dtype=torch.float32)
+            self._literals.add(self._written(number))
+        return self._numbers[key]
 
     def _new(self, value: Any) -> str:
         """A name for what an operation made; "_" for no tensor, and for one that it was given."""
@@ -152,18 +181,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._kept.clear()
 
     def repeats(self, other: Self) -> bool:
-        """Did both do the same, to the same tensors? Numbers that became a tensor count by their value."""
-        if self._looked or (self._lines, self._answer) != (other._lines, other._answer):
+        """Did both do the same, to the same tensors? Those that were written out in Python count by their value."""
+        if self.looked or (self._lines, self._answer) != (other._lines, other._answer):
             return False
-        return all(map(_equal, self._found, other._found))
+        pairs = enumerate(zip(self._found, other._found, strict=True))
+        return all(_is_same(one, two, f"c{index}" in self._literals) for index, (one, two) in pairs)
 
     def compiled(self) -> Callable[..., Any]:
         """The program as a function of its inputs, without what nobody reads; variables live until their last use."""
         live = set(_VARIABLE.findall(self._answer))
         lines = [f"return {self._answer}"]
-        for made, operation, mutates in reversed(self._lines):
+        for made, operation, stays in reversed(self._lines):
             makes, reads = set(_VARIABLE.findall(made)), set(_VARIABLE.findall(operation))
-            if mutates or makes & live:
+            if stays or makes & live:
                 over = sorted((makes | reads) - live)
                 lines.append(f"{made} = {operation}" + (f"; del {', '.join(over)}" if over else ""))
                 live = (live | reads) - makes
@@ -174,10 +204,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return program
 
 
-def _equal(one: Any, two: Any) -> bool:
-    """Is it the same thing that was found? Numbers that Python made tensors of count by their value."""
+def _is_same(one: Any, two: Any, literal: bool) -> bool:
+    """Is what was found the same thing, or a literal of the same value that nobody writes to?"""
     if not isinstance(one, Tensor) or not isinstance(two, Tensor):
         return bool(one == two)
     if (one.dtype, one.shape, one.stride()) != (two.dtype, two.shape, two.stride()):
         return False
-    return one.data_ptr() == two.data_ptr() or (one.dim() == 0 and torch.equal(one, two))
+    return one.data_ptr() == two.data_ptr() or (literal and one._version == 0 == two._version and torch.equal(one, two))

@@ -81,7 +81,7 @@ class Stream(ABC):
         """Estimate anew what depends on the networks: rewards, values, advantages."""
 
     def feedback(self, values: Mapping[str, Tensor]) -> None:  # noqa: B027 - most sources have no use for it
-        """What the losses say of the last batch: "priority" [B], "kl"."""
+        """What the losses say of the last batch: "priority" [B], "kl"; tensors to be read, not to be written to."""
 
     def boundary(self, index: int) -> None:  # noqa: B027 - only environments are reset
         """Reset environments with seeds derived from `index`."""
