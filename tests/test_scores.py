@@ -45,12 +45,15 @@ BARS = [
 # Environment, algorithm: learnt from a teacher with noise, the mean over seeds is at least the teacher's.
 NOISE = {"cartpole": {"epsilon": 0.3, "sigma": 0.0}, "pendulum": {"epsilon": 0.0, "sigma": 0.3}}
 NOISY = [
+    ("cartpole", "bc"),
     ("cartpole", "bcq"),
+    ("cartpole", "cql"),
     ("cartpole", "cql_qrdqn"),
     ("cartpole", "crr"),
     ("cartpole", "crr_cql"),
     ("cartpole", "iql"),
-    ("pendulum", "bcq"),
+    ("pendulum", "awac"),
+    ("pendulum", "iql"),
 ]
 
 
