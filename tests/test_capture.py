@@ -118,6 +118,18 @@ def test_signs_of_zeros():
     assert answer[0] == torch.inf and answer[1] == -torch.inf
 
 
+def test_views_that_only_some_calls_take():
+    table, turns = torch.arange(6.0).view(2, 3), iter(range(10))
+
+    def shifted(x):
+        for row in range(next(turns) % 2):
+            table[row]
+        return x + table[1]
+
+    answers, _ = run(shifted, vectors(6))
+    assert all(torch.equal(answer, x + table[1]) for answer, (x,) in zip(answers, vectors(6), strict=True))
+
+
 def test_one_tensor_in_two_places():
     one, two = torch.ones(2), torch.zeros(2)
     answers, _ = run(torch.sub, [(one, one), (one, one), (one, one), (one, two)])

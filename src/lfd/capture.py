@@ -184,6 +184,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Did both do the same, to the same tensors? Those that were written out in Python count by their value."""
         if self.looked or (self._lines, self._answer) != (other._lines, other._answer):
             return False
+        if len(self._found) != len(other._found):
+            return False
         pairs = enumerate(zip(self._found, other._found, strict=True))
         return all(_is_same(one, two, f"c{index}" in self._literals) for index, (one, two) in pairs)
 
