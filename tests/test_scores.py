@@ -53,6 +53,7 @@ NOISY = [
     ("cartpole", "crr_cql"),
     ("cartpole", "iql"),
     ("pendulum", "awac"),
+    ("pendulum", "bc"),
     ("pendulum", "iql"),
 ]
 
