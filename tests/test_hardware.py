@@ -34,7 +34,7 @@ def test_memory_of_freed_tensors_is_kept() -> None:
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(steps): net(frames).sum().backward()\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "faults(5)\n"
+        "faults(15)\n"
         "print(faults(10) / 10)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
