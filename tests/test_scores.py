@@ -55,6 +55,8 @@ NOISY = [
     ("pendulum", "awac"),
     ("pendulum", "bc"),
     ("pendulum", "iql"),
+    ("pendulum", "rebrac"),
+    ("pendulum", "td3_bc"),
 ]
 
 
