@@ -44,6 +44,7 @@ ROOT: dict[str, Any] = {
     "algo": Algo,
     "expert_algo": Algo,
     "fqe_algo": Algo,
+    "learner": Algo,
     "hardware": Hardware,
     "logger": Logger,
     "targets": ListConfig([], element_type=str),

@@ -11,6 +11,7 @@ from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.bcq import BCQ, BCQNet
 from lfd.agents.critic import CriticNet
 from lfd.agents.deterministic import DeterministicPolicyCritic
+from lfd.agents.judge import JudgeSpec
 from lfd.agents.policy_critic import PolicyCritic, PolicyQ
 from lfd.agents.q import QNet
 from lfd.agents.quantile import QuantileNet
@@ -67,6 +68,7 @@ AGENTS: dict[str, type[AgentSpec]] = {
     "policy_value": PolicyValue,
     "soft_policy_critic": SoftPolicyCritic,
     "critic": CriticNet,
+    "judge": JudgeSpec,
     "deterministic_policy_critic": DeterministicPolicyCritic,
     "policy_critic": PolicyCritic,
     "policy_q": PolicyQ,

@@ -1,0 +1,66 @@
+"""Learnt rewards: the network, and an agent that has nothing else."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lfd.agents import Agent, AgentSpec
+from lfd.batch import Batch, Observation
+from lfd.envs.spaces import Spaces
+from lfd.nets import Activation, OneHot, encoder, features_of, mlp
+from lfd.noise import Noise
+
+
+class Inputs(Enum):
+    """What a reward may look at."""
+
+    obs = "obs"
+    obs_action = "obs_action"
+    obs_next_obs = "obs_next_obs"
+
+
+class RewardNet(nn.Module):
+    """One number for each prepared transition [B, ...] -> [B]; discrete actions enter as one-hot vectors."""
+
+    def __init__(self, spaces: Spaces, hidden: list[int], activation: Activation, inputs: Inputs) -> None:
+        super().__init__()
+        self.inputs = inputs
+        self.encoder = encoder(spaces.observation)
+        size = features_of(self.encoder)
+        self.one_hot = OneHot(int(spaces.action.n)) if spaces.actions == "discrete" else None  # type: ignore[attr-defined]
+        if inputs is Inputs.obs_action:
+            size += self.one_hot.features if self.one_hot else int(spaces.action.shape[0])  # type: ignore[index]
+        elif inputs is Inputs.obs_next_obs:
+            size *= 2
+        self.head = mlp([size, *hidden, 1], activation)
+
+    def features(self, batch: Batch) -> Tensor:
+        """[B, F] what the head is shown: encoded observations beside what else `inputs` names."""
+        seen = [self.encoder(batch.obs)]
+        if self.inputs is Inputs.obs_action:
+            seen.append(self.one_hot(batch.action) if self.one_hot else batch.action)
+        elif self.inputs is Inputs.obs_next_obs:
+            seen.append(self.encoder(batch.next_obs))
+        return torch.cat(seen, dim=-1)
+
+    def forward(self, batch: Batch) -> Tensor:
+        reward: Tensor = self.head(self.features(batch)).squeeze(-1)
+        return reward
+
+
+class Judge(Agent):
+    """Has no module but the reward that a loss brings, beside the statistics of what it sees."""
+
+    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
+        raise NotImplementedError("a judge rewards the actions of others")
+
+
+@dataclass
+class JudgeSpec(AgentSpec):
+    acts: ClassVar[bool] = False
+
+    def build(self, spaces: Spaces) -> Judge:
+        return Judge(spaces, {})
