@@ -112,7 +112,7 @@ def open_source(tmp_path: Path) -> Callable[..., Stream]:
         source: Source, agent: Agent | list[Agent], env: Env | None = None, members: int = 1, **world: Any
     ) -> Stream:
         given: dict[str, Any] = {
-            "name": "source", "env": env, "datasets": {}, "sources": {},
+            "name": "source", "env": env, "datasets": {}, "experts": {}, "kept": tmp_path / "kept", "sources": {},
             "agents": agent if isinstance(agent, list) else [agent] * members,
             "columns": frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}),
             "batch": 64, "gamma": 0.9, "seed": 0, "folder": tmp_path / "source", "boundary": 1000,

@@ -17,11 +17,13 @@ from lfd.log import RunLog
 from lfd.optim import Optim
 from lfd.pipeline import TrainingPipeline
 from lfd.sources.dataset import Demonstrations
+from lfd.sources.interactive import Interactive
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
+from lfd.stages.experts import Script
 from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks, Stop
 
@@ -75,7 +77,14 @@ def members() -> Algo:
     return Algo(PolicyValue(SIZES), losses, {"rollout": Rollout(4, 16)}, rounds, batch=16, normalize_obs=True)
 
 
-ALGOS = {algo.__name__: algo for algo in (dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members)}
+def dagger() -> Algo:
+    demos = Interactive("teacher", "demos", beta=DECAY | {"steps": 3}, episodes=2, transitions=30, num_envs=2)
+    rounds = {"clone": Phase(["bc"], steps=25)}
+    return Algo(Policy(SIZES), {"bc": Cloning("rounds")}, {"rounds": demos}, rounds, batch=16, normalize_obs=True)
+
+
+PROGRAMS_OF = (dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger)
+ALGOS = {algo.__name__: algo for algo in PROGRAMS_OF}
 PROGRAMS = [*ALGOS, "collect"]
 
 
@@ -95,6 +104,7 @@ def stages(
     demos = Collect("random", transitions=300, num_envs=3)
     return {
         "demos": demos,
+        "teacher": Script("tests.experts:balance"),
         "learn": Fit(
             ALGOS[program](), steps, seed, boundary=60, checkpoints=checkpoints, check=Checks(every, 1),
             stop=stop or Stop(), members=2 if program == "members" else 1,

@@ -28,6 +28,10 @@ GIVEN = {
     "env=minigrid": ["env.id=BabyAI-GoToObj-v0"],
     "env=gym": ["env.id=FrozenLake-v1"],
     "dataset=file": ["dataset.path=data.npz"],
+    "expert=script": ["expert.script=tests.experts:balance"],
+    "expert=pretrained": ["expert.path=run"],
+    "expert=babyai_bot": ["env=babyai_goto"],
+    "expert=queue": ["algo=dagger"],
 }
 TWO = Described(Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)), 1, True)
 
@@ -62,6 +66,9 @@ def folder(tmp_path, monkeypatch):
     Path("data.npz").write_bytes(b"whether it can be read is another test's question")
     monkeypatch.setattr("lfd.stages.load.read", lambda *_: iter(()))
     monkeypatch.setattr("lfd.stages.load.described", lambda *_: TWO)
+    monkeypatch.setattr("lfd.stages.experts.Pretrained.check_wiring", lambda *_: None)
+    monkeypatch.setattr("lfd.stages.experts.Pretrained.folder", Path())
+    Path("agent.json").write_text("{}")
     return tmp_path
 
 

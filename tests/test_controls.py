@@ -8,9 +8,9 @@ from lfd.agents.actor_critic import Policy
 from lfd.algos.bc import Cloning
 from lfd.data import Dataset, Episode
 from lfd.envs import Gym
+from lfd.episodes import greedy, play
 from lfd.learner import Algo, Learner
 from lfd.sources.dataset import Demonstrations
-from lfd.stages.episodes import greedy, play
 
 ENV = Gym("CartPole-v1")
 BAR = 400.0

@@ -8,6 +8,7 @@ from lfd.algos.bc import Cloning
 from lfd.algos.ppo import PPO
 from lfd.data import Episode
 from lfd.envs.env import Gym
+from lfd.episodes import greedy, play
 from lfd.errors import Refused
 from lfd.learner import Algo, Learner
 from lfd.optim import Optim
@@ -15,7 +16,6 @@ from lfd.registry import AGENTS
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
-from lfd.stages.episodes import greedy, play
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks

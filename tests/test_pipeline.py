@@ -99,7 +99,7 @@ def test_what_is_wrongly_wired_is_refused(plan):
         ({}, ["scores"], "targets: no stage is called 'scores'; did you mean 'score'"),
         ({}, [], "targets is empty"),
         ({"score": score("lern")}, ["score"], "score: no stage is called 'lern'; did you mean 'learn'"),
-        ({"score": score("demos")}, ["score"], r"needs a policy, which 'demos' \(collect\) does not give"),
+        ({"score": score("demos")}, ["score"], r"needs an actor, which 'demos' \(collect\) does not give"),
         ({"learn": learn(init_from="learn")}, ["score"], "circle: learn -> learn"),
         ({"learn": learn(reads="learn")}, ["score"], r"needs a dataset, which 'learn' \(fit\) does not give"),
     ]

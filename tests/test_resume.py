@@ -23,8 +23,11 @@ FORK = multiprocessing.get_context("fork")
 
 def bits(artifact: Path) -> dict[str, object]:
     """Hashes of weights and data, scores, and what was recorded but for times."""
-    names = [path for path in artifact.iterdir() if path.suffix in (".safetensors", ".hdf5")]
-    found: dict[str, object] = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in names}
+    paths = [
+        path for path in artifact.rglob("*") if path.suffix in (".safetensors", ".hdf5") and "state" not in path.parts
+    ]
+    digests = {str(path.relative_to(artifact)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    found: dict[str, object] = dict(digests)
     found["metrics"] = [{**record, "seconds": 0} for record in read_records(artifact / "metrics.jsonl")]
     if (artifact / "agent.json").exists():
         found["history"] = json.loads((artifact / "agent.json").read_text())

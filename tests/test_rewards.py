@@ -181,7 +181,7 @@ def test_what_does_not_go_with_a_learnt_reward_is_refused(counting, run_stages):
     judge = Algo(JudgeSpec(), {"judge": Doubling("demos")}, batch=16)
     demos = Collect("random", transitions=50)
     dqn = Algo(QNet(SIZES), {"td": DQN("demos")}, targets={"q": Target()}, batch=16)
-    with pytest.raises(Refused, match="score: needs a policy, which 'learn' .fit. does not give"):
+    with pytest.raises(Refused, match="score: needs an actor, which 'learn' .fit. does not give"):
         run_stages({"demos": demos, "learn": Fit(judge, 5), "score": Evaluate(["learn"])}, counting)
     with pytest.raises(Refused, match="learn: needs a reward, which 'other' .fit. does not give"):
         run_stages({"demos": demos, "other": Fit(dqn, 5), "learn": Fit(dqn, 5, frozen={"reward": "other"})}, counting)

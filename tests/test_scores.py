@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import lfd
+from lfd.episodes import greedy, play
 from lfd.noise import Generated, derive
 from lfd.stages.collect import Collect, behaviour
-from lfd.stages.episodes import play
 
 RUN = Path(__file__).parents[1] / "run.py"
 
@@ -93,7 +93,8 @@ def noisy_teacher(outputs, env):
     returns = []
     for seed in range(3):
         noise = Generated(seed)
-        policy = partial(behaviour, stage, teacher.agent, teacher.agent.spaces, 16, torch.device("cpu"), noise)
+        act = greedy(teacher.agent, 16, torch.device("cpu"))
+        policy = partial(behaviour, stage, act, teacher.agent.spaces, 16, noise)
         returns += [played.value for played in play(env, policy, starts)]
     env.close()
     return np.mean(returns)

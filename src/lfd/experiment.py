@@ -25,6 +25,7 @@ from lfd.stages import Stage
 from lfd.stages.appraise import Appraise
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
+from lfd.stages.experts import Later, Live, Pretrained, Script
 from lfd.stages.fit import Fit
 from lfd.stages.load import Load
 
@@ -34,6 +35,10 @@ STAGES: dict[str, type[Stage]] = {
     "load": Load,
     "evaluate": Evaluate,
     "appraise": Appraise,
+    "pretrained": Pretrained,
+    "script": Script,
+    "live": Live,
+    "later": Later,
 }
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 

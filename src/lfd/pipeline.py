@@ -71,7 +71,7 @@ class TrainingPipeline:
             for needed, product in stage.inputs().items():
                 giver = self._stage(needed, name)
                 if not giver.offers(product):
-                    raise Refused(f"{name}: needs a {product.value}, which {needed!r} ({_kind(giver)}) does not give")
+                    raise Refused(f"{name}: needs {product.value}, which {needed!r} ({_kind(giver)}) does not give")
                 visit(needed, name)
             path.pop()
             order.append(name)

@@ -12,13 +12,12 @@ from lfd.agents import Agent
 from lfd.artifacts import record_of
 from lfd.batch import tensors
 from lfd.envs import Env
+from lfd.episodes import greedy, play
 from lfd.errors import Refused, nearest
-from lfd.files import load_object
 from lfd.noise import derive
 from lfd.registry import ENVS, with_plugins
 from lfd.report.film import save_film
-from lfd.stages.episodes import greedy, play
-from lfd.stages.trained import open_trained
+from lfd.stages.trained import open_trained, trained_folder
 
 
 @final
@@ -83,7 +82,7 @@ def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:
 
     Raises Refused if there is none.
     """
-    folder = _artifact(Path(run), stage)
+    folder = trained_folder(Path(run), stage)
     record = record_of(folder)
     if record is None or record["kind"] != "fit":
         raise Refused(f"{run}: {folder.name} is no stored policy; repeat the run's command to make it again")
@@ -100,16 +99,3 @@ def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:
     if kind not in kinds:
         raise Refused(f"{run}: environments of kind {kind!r} are not installed; {nearest(kind, kinds)}")
     return Policy(agent, kinds[kind](**described))
-
-
-def _artifact(path: Path, stage: str) -> Path:
-    if (path / "artifact.json").exists():
-        return path
-    if not (path / "result.json").exists():
-        raise Refused(
-            f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…"
-        )
-    stages = load_object(path / "result.json").get("stages", {})
-    if stage not in stages:
-        raise Refused(f"{path}: the run has no stage {stage!r}; {nearest(stage, stages)}")
-    return path.parent.parent / "artifacts" / str(stages[stage]["artifact"])

@@ -35,6 +35,7 @@ from lfd.envs import Atari, Env, Gym, MiniGrid
 from lfd.errors import Refused, nearest
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
+from lfd.sources.interactive import Interactive
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
@@ -60,7 +61,13 @@ LOSSES: dict[str, type[Loss]] = {
     "discrete_bcq": DiscreteBCQ,
     "continuous_bcq": ContinuousBCQ,
 }
-SOURCES: dict[str, type[Source]] = {"rollout": Rollout, "replay": Replay, "dataset": Demonstrations, "mix": Mix}
+SOURCES: dict[str, type[Source]] = {
+    "rollout": Rollout,
+    "replay": Replay,
+    "dataset": Demonstrations,
+    "mix": Mix,
+    "interactive": Interactive,
+}
 ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
 AGENTS: dict[str, type[AgentSpec]] = {
     "q_net": QNet,

@@ -12,13 +12,13 @@ import torch
 from lfd.agents import Agent
 from lfd.batch import Batch, tensors
 from lfd.envs import Spaces
+from lfd.episodes import greedy
 from lfd.learner import Learner
 from lfd.nets import has_frames
 from lfd.noise import Generated
 from lfd.pipeline import TrainingPipeline
 from lfd.stages.building import blank
 from lfd.stages.collect import random_policy, split_name
-from lfd.stages.episodes import greedy
 from lfd.stages.recipe import Recipe
 
 SECONDS = 0.3  # that something is tried for

@@ -7,6 +7,7 @@ import torch
 from lfd.agents.actor_critic import PolicyValue
 from lfd.agents.q import QNet
 from lfd.envs import Atari
+from lfd.episodes import Lane
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages.collect import Collect
@@ -49,15 +50,14 @@ def test_a_replay_gives_back_the_stacks_that_were_seen(pong, open_source):
 
 
 def test_data_gives_back_the_stacks_that_were_seen(pong, run_stages, monkeypatch):
-    from lfd.stages import episodes
+    seen, follow = [], Lane.follow
 
-    seen, add = [], episodes._Lane.add
+    def watched(self, index, action, step):
+        if self.running:
+            seen.append((id(self), step.next_obs[index].copy()))
+        follow(self, index, action, step)
 
-    def watched(self, action, reward, following, terminated):
-        seen.append((id(self), following.copy()))
-        add(self, action, reward, following, terminated)
-
-    monkeypatch.setattr(episodes._Lane, "add", watched)
+    monkeypatch.setattr(Lane, "follow", watched)
     data = run_stages({"demos": Collect("random", episodes=2, num_envs=2)}, pong).product("demos")
     lanes = list(dict.fromkeys(lane for lane, _ in seen))
     expected = np.concatenate([[obs for lane, obs in seen if lane == one] for one in lanes])

@@ -100,7 +100,7 @@ def test_a_policy_with_memory_is_refused():
 
 
 def test_its_product_is_no_policy(run_stages, counting):
-    with pytest.raises(Refused, match="needs a policy"):
+    with pytest.raises(Refused, match="needs an actor"):
         run_stages({"demos": DEMOS, "learn": learn(), "fqe": fqe(), "score": Evaluate(["fqe"])}, counting)
 
 

@@ -6,9 +6,9 @@ import pytest
 from lfd.agents.actor_critic import Policy
 from lfd.algos.bc import Cloning
 from lfd.data import Episode
+from lfd.episodes import Played
 from lfd.learner import Algo
 from lfd.stages.collect import Collect
-from lfd.stages.episodes import Played
 from lfd.stages.evaluate import Evaluate, normalise, of_data, summarise
 from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks

@@ -131,3 +131,13 @@ def _observation_columns(spaces: Spaces, stack: int) -> dict[str, gym.Space[Any]
 def _shape(space: gym.Space[Any]) -> tuple[int, ...]:
     assert space.shape is not None
     return tuple(space.shape)
+
+
+def cut(episode: Episode, limit: int) -> Episode:
+    """The first `limit` steps. It ends neither in a termination nor at a time limit; its next observation is known."""
+    if len(episode) <= limit:
+        return episode
+    obs = episode.observations
+    shorter: Any = {k: v[: limit + 1] for k, v in obs.items()} if isinstance(obs, dict) else obs[: limit + 1]
+    infos = {name: column[:limit] for name, column in episode.infos.items()}
+    return Episode(shorter, episode.actions[:limit], episode.rewards[:limit], False, False, infos)

@@ -13,7 +13,7 @@ from lfd.envs.env import Env
 from lfd.envs.making import make_single, need, refusals
 from lfd.envs.spaces import Spaces
 from lfd.envs.sync import Sync
-from lfd.envs.vector import Array, Observation, Step, VecEnv
+from lfd.envs.vector import Array, Observation, Single, Step, VecEnv
 from lfd.envs.vectorised import Vectorised
 from lfd.errors import Refused
 
@@ -146,6 +146,9 @@ class Stacked(VecEnv):
 
     def render(self) -> list[Array]:
         return self._env.render()
+
+    def singles(self) -> list[Single]:
+        return self._env.singles()
 
     def close(self) -> None:
         self._env.close()

@@ -1,6 +1,7 @@
 """MiniGrid and BabyAI: grids seen from the agent's place, and missions in words."""
 
 import re
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any, final
@@ -63,6 +64,22 @@ def tokens(mission: str, length: int) -> NDArray[np.uint8]:
     ids = np.zeros(length, np.uint8)
     ids[: len(words)] = [_IDS[word] for word in words]
     return ids
+
+
+def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
+    """An expert: the bot of BabyAI (Chevalier-Boisvert et al. 2019), which plans from what it has seen of the level.
+
+    It may follow another's actions, whatever these were. Raises Refused outside of BabyAI.
+    """
+    from minigrid.utils.baby_ai_bot import BabyAIBot
+
+    try:
+        bot: Any = BabyAIBot(env)  # type: ignore[no-untyped-call]
+    except AttributeError as error:
+        raise Refused(
+            f"{env} is no level of BabyAI ({error}), whose bot knows no others; choose another expert"
+        ) from error
+    return lambda obs, before: int(bot.replan(before))
 
 
 @final

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from lfd.envs.spaces import Spaces, flatten
-from lfd.envs.vector import Array, Observation, Step, Tally, VecEnv, success_of, to_env
+from lfd.envs.vector import Array, Observation, Single, Step, Tally, VecEnv, success_of, to_env
 from lfd.errors import Refused
 
 
@@ -23,11 +23,13 @@ class Sync(VecEnv):
         self._autoreset = autoreset
         self._idle = np.ones(num_envs, np.bool_)
         self._last: list[Any] = [None] * num_envs
+        self._taken: list[Any] = [None] * num_envs
         self._tally = Tally(num_envs)
 
     def reset(self, seeds: Sequence[int]) -> Observation:
         for index, (env, seed) in enumerate(zip(self._envs, seeds, strict=True)):
             self._last[index], _ = env.reset(seed=int(seed))
+        self._taken = [None] * self.num_envs
         self._idle[:] = False
         self._tally.begin()
         return self._stack(self._last)
@@ -36,7 +38,7 @@ class Sync(VecEnv):
         if self._autoreset:
             return super().reset_one(index, seed)
         self._last[index], _ = self._envs[index].reset(seed=int(seed))
-        self._idle[index] = False
+        self._taken[index], self._idle[index] = None, False
         self._tally.begin(index)
         single = self._stack(self._last[index : index + 1])
         return {key: column[0] for key, column in single.items()} if isinstance(single, dict) else single[0]
@@ -45,6 +47,7 @@ class Sync(VecEnv):
         taken: Any = to_env(action, self.spaces.action, self._envs[0].action_space)
         if self.spaces.actions == "discrete":
             taken = taken.tolist()  # environments check a number of Python's own far faster than one of numpy's
+        self._taken = list(taken)
         reward = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros((2, self.num_envs), np.bool_)
         success = np.full(self.num_envs, np.nan, np.float32)
@@ -75,6 +78,9 @@ class Sync(VecEnv):
         if not all(isinstance(frame, np.ndarray) for frame in frames):
             raise Refused(f"{self._envs[0]} gives no pictures: it has no render mode rgb_array; leave films out")
         return frames  # type: ignore[return-value]
+
+    def singles(self) -> list[Single]:
+        return [Single(env, self._taken[i], not self._idle[i]) for i, env in enumerate(self._envs)]
 
     def close(self) -> None:
         for env in self._envs:

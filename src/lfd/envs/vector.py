@@ -29,6 +29,14 @@ class Step(NamedTuple):
     infos: dict[str, Array]  # {"success": [N] float32, NaN where it was not told} if the environment tells it
 
 
+class Single(NamedTuple):
+    """One of N environments, for whoever has to look inside."""
+
+    env: gym.Env[Any, Any]
+    action: Any  # what was done last in this episode; None at its start
+    running: bool
+
+
 class VecEnv(ABC):
     """N copies of one environment. Equal seeds and actions give equal bits."""
 
@@ -56,6 +64,10 @@ class VecEnv(ABC):
     def render(self) -> list[Array]:
         """A picture [H, W, 3] uint8 of each, if made with `render=True`. Raises Refused if no picture can be made."""
         raise RuntimeError("only environments made with render=True give pictures")
+
+    def singles(self) -> list[Single]:
+        """Its environments one by one. RuntimeError if it was made with `training=True`."""
+        raise RuntimeError("environments made with training=True need not be single ones")
 
     @abstractmethod
     def close(self) -> None:

@@ -13,6 +13,7 @@ from lfd.agents import REWARD, Agent
 from lfd.batch import Batch
 from lfd.data import Dataset
 from lfd.envs import Env
+from lfd.experts import Expert
 
 
 @dataclass
@@ -23,12 +24,14 @@ class World:
     env: Env | None
     agents: Sequence[Agent]  # the learner's members, by which environments are acted in
     datasets: Mapping[str, Dataset]  # products by stage
+    experts: Mapping[str, Expert]  # likewise
     sources: Mapping[str, "Source"]  # its neighbours
     columns: frozenset[str]  # that somebody reads
     batch: int  # rows a gradient step, for each member
     gamma: float
     seed: int
     folder: Path  # for what must survive a kill
+    kept: Path  # for what stays with the product
     boundary: int  # gradient steps from one boundary to the next, or a few more
     device: torch.device
     sequence: int = 1  # rows in a row
@@ -111,6 +114,10 @@ class Source(ABC):
 
     def products(self, name: str) -> tuple[str, ...]:
         """Stages whose dataset it reads, when it stands under this name."""
+        return ()
+
+    def experts(self) -> tuple[str, ...]:
+        """Stages that it asks what to do."""
         return ()
 
     def parts(self) -> tuple[str, ...]:

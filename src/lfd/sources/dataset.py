@@ -11,11 +11,8 @@ from torch import Tensor
 from lfd.batch import Batch
 from lfd.data import Dataset
 from lfd.errors import Refused
-from lfd.noise import derive
 from lfd.sources import TRANSITION, Source, Stream, World
-from lfd.sources.table import Rows, Table
-
-AHEAD = 256  # draws of the generator at once: one call of it costs as much as a small batch
+from lfd.sources.table import Draws, Rows, Table
 
 
 @dataclass
@@ -44,9 +41,7 @@ class DemonstrationStream(Stream):
         name = source.of or world.name
         table = Table(world.datasets[name], source.n_step, world)
         learn, held = split(world.datasets[name], source.validation)
-        # Sequences run on from one episode into the next, where the memory begins anew: no row is left out.
-        self._places = len(learn) - world.sequence + 1
-        if self._places < 1:
+        if len(learn) < world.sequence:
             raise Refused(
                 f"dataset {name!r} has {len(learn)} transitions to learn from beside the {source.validation:.0%} held "
                 f"out for validation; {world.sequence} or more are expected"
@@ -56,25 +51,12 @@ class DemonstrationStream(Stream):
         self._rows = None if len(held) == 0 else torch.from_numpy(learn).to(world.device)
         table.reside()
         self._table = table
-        self._generator = torch.Generator(device=world.device).manual_seed(derive(world.seed, "draws"))
-        self._ahead: Tensor | None = None
-        self._used = 0
-        self._before = self._generator.get_state()
+        self._draws = Draws(world)
+        self._draws.over(len(learn))
 
     def next(self) -> Batch:
-        if self._ahead is None or self._used == AHEAD:
-            self._before = self._generator.get_state()
-            self._ahead, self._used = self._draw(), 0
-        self._used += 1
-        return self._table.gather(self._ahead[self._used - 1])
-
-    def _draw(self) -> Tensor:
-        members, length = (self.world.members,) if self.world.members > 1 else (), self.world.sequence
-        shape = (AHEAD, *members, self.world.batch // length)
-        index = torch.randint(self._places, shape, generator=self._generator, device=self.world.device)
-        if length > 1:
-            index = index.unsqueeze(-1) + torch.arange(length, device=self.world.device)
-        return index if self._rows is None else self._rows[index]
+        index = self._draws.next()
+        return self._table.gather(index if self._rows is None else self._rows[index])
 
     def epoch_steps(self) -> int:
         return max(-(-self._size // self.world.batch), 1)
@@ -90,14 +72,10 @@ class DemonstrationStream(Stream):
         return [self._table.gather(part if members == 1 else part.expand(members, *part.shape)) for part in parts]
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return {"generator": self._before}, {"used": self._used}
+        return self._draws.save()
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        self._before = tensors["generator"]
-        self._generator.set_state(self._before)
-        self._ahead, self._used = None, int(state["used"])
-        if self._used:
-            self._ahead = self._draw()
+        self._draws.restore(tensors, state)
 
 
 def _runs(rows: Rows, length: int) -> Rows:

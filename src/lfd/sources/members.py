@@ -24,8 +24,10 @@ class MembersStream(Compound):
     def __init__(self, source: Source, world: World) -> None:
         parts = {}
         for index, agent in enumerate(world.agents):
-            seed, folder = derive(world.seed, "member", index), world.folder / str(index)
-            parts[str(index)] = source.open(replace(world, agents=[agent], seed=seed, folder=folder))
+            seed, name = derive(world.seed, "member", index), str(index)
+            parts[name] = source.open(
+                replace(world, agents=[agent], seed=seed, folder=world.folder / name, kept=world.kept / name)
+            )
         super().__init__(parts)
 
     def next(self) -> Batch:

@@ -51,9 +51,11 @@ class MixStream(Compound):
         self._axis = 1 if world.members > 1 else 0
         parts = {}
         for position, (name, size) in enumerate(zip(source.shares, self._sizes, strict=True)):
-            seed, folder = derive(world.seed, "part", position), world.folder / name
-            rows = size * world.sequence
-            inner = replace(world, name=name, batch=rows, columns=columns, seed=seed, folder=folder)
+            rows, seed = size * world.sequence, derive(world.seed, "part", position)
+            inner = replace(
+                world, name=name, batch=rows, columns=columns, seed=seed, folder=world.folder / name,
+                kept=world.kept.with_name(name),
+            )  # fmt: skip
             parts[name] = opened(world.sources[name], inner)
         super().__init__(parts)
 

@@ -1,6 +1,7 @@
-"""The rows of a dataset as batches."""
+"""The rows of datasets as batches, and which of them come next."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -11,8 +12,10 @@ from torch.utils import _pytree
 from lfd.batch import Batch, tensors
 from lfd.data import Dataset
 from lfd.maths import n_step
+from lfd.noise import derive
 from lfd.sources import JUDGED, TRANSITION, World, learnt_rewards
 
+AHEAD = 256  # draws of the generator at once: one call of it costs as much as a small batch
 RESIDENT = 2 << 30  # bytes of columns that are worth a copy on the device
 Rows = NDArray[np.int64]
 
@@ -31,14 +34,21 @@ class Table:
         self._resident: Packed | None = None
         self._togo = self._returns_to_go() if "return_to_go" in self._columns else None
 
+    @property
+    def nbytes(self) -> int:
+        """Of its columns, were they on the device."""
+        return self._data.nbytes * self._data.stack * (2 if "next_obs" in self._columns else 1)
+
     def reside(self) -> None:
-        if self._learns:
-            return  # its rewards change with every step
-        copies = 2 if "next_obs" in self._columns else 1
-        if self._data.nbytes * copies * self._data.stack <= RESIDENT:
-            # In parts where networks judge them: their inputs are not among the columns that are kept.
-            parts = np.array_split(np.arange(len(self._data)), -(-len(self._data) // JUDGED) if self._judged else 1)
-            self._resident = Packed(_pytree.tree_map(lambda *columns: torch.cat(columns), *map(self._read, parts)))
+        # Rewards that are being learnt change with every step.
+        if not self._learns and self.nbytes <= RESIDENT:
+            self._resident = self.packed()
+
+    def packed(self) -> "Packed":
+        """All of it, on the device."""
+        # In parts where networks judge them: their inputs are not among the columns that are kept.
+        parts = np.array_split(np.arange(len(self._data)), -(-len(self._data) // JUDGED) if self._judged else 1)
+        return Packed(_pytree.tree_map(lambda *columns: torch.cat(columns), *map(self._read, parts)))
 
     def gather(self, index: Tensor) -> Batch:
         """Rows [B] or sequences [B, L]; before that [members] with members."""
@@ -114,6 +124,86 @@ class Table:
         return togo.astype(np.float32)
 
 
+class Tables:
+    """Several tables, one behind the other, as one that grows; on the device as long as they fit there."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._tables: list[Table] = []
+        self._ends = torch.zeros(0, dtype=torch.int64, device=world.device)
+        self._packed: Packed | None = None
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._tables else 0
+
+    def add(self, dataset: Dataset) -> None:
+        table = Table(dataset, 1, self._world)
+        end = torch.tensor([len(self) + len(dataset)], device=self._world.device)
+        self._tables.append(table)
+        self._ends = torch.cat([self._ends, end])
+        if self._world.sequence == 1 and sum(table.nbytes for table in self._tables) <= RESIDENT:
+            self._packed = self._packed.joined(table.packed()) if self._packed else table.packed()
+        else:
+            self._packed = None
+
+    def gather(self, index: Tensor) -> Batch:
+        """Rows [B] or sequences [B, L]; before that [members] with members."""
+        if self._packed is not None:
+            return self._packed.at(index)
+        flat = index.flatten()
+        owner = torch.bucketize(flat, self._ends, right=True)
+        order = owner.argsort(stable=True)
+        parts = []
+        for number, table in enumerate(self._tables):
+            start = self._ends[number - 1] if number else 0
+            parts.append(table.gather(flat[owner == number] - start))
+        joined: Batch = _pytree.tree_map(lambda *columns: torch.cat(columns)[order.argsort()], *parts)
+        return joined.map(lambda column: column.reshape(*index.shape, *column.shape[1:]))
+
+
+@final
+class Draws:
+    """Numbers of rows, drawn with replacement, or of the rows of sequences that begin anywhere."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._places = world, 0
+        self._generator = torch.Generator(device=world.device).manual_seed(derive(world.seed, "draws"))
+        self._ahead: Tensor | None = None
+        self._used = 0
+        self._before = self._generator.get_state()
+
+    def over(self, rows: int) -> None:
+        """Draw from so many rows from now on. Sequences run on from one episode into the next."""
+        self._places = rows - self._world.sequence + 1
+        self._ahead, self._used, self._before = None, 0, self._generator.get_state()
+
+    def next(self) -> Tensor:
+        """[B] rows or [B, L]; before that [members] with members."""
+        if self._ahead is None or self._used == AHEAD:
+            self._before = self._generator.get_state()
+            self._ahead, self._used = self._draw(), 0
+        self._used += 1
+        return self._ahead[self._used - 1]
+
+    def _draw(self) -> Tensor:
+        world = self._world
+        members, length = (world.members,) if world.members > 1 else (), world.sequence
+        shape = (AHEAD, *members, world.batch // length)
+        index = torch.randint(self._places, shape, generator=self._generator, device=world.device)
+        return index if length == 1 else index.unsqueeze(-1) + torch.arange(length, device=world.device)
+
+    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {"generator": self._before}, {"used": self._used}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Take up a state, over as many rows as it was saved over."""
+        self._before = tensors["generator"]
+        self._generator.set_state(self._before)
+        self._ahead, self._used = None, int(state["used"])
+        if self._used:
+            self._ahead = self._draw()
+
+
 class Packed:
     """A batch whose float columns stand side by side, so that drawing a row is one read and not one a column."""
 
@@ -125,6 +215,13 @@ class Packed:
         self._widths = [shape.numel() for shape in self._shapes]
         size = len(columns[0])
         self._rows = torch.cat([column.reshape(size, -1) for column in packed], 1) if packed else torch.empty(size, 0)
+
+    def joined(self, other: "Packed") -> "Packed":
+        """Both, one behind the other."""
+        return Packed(_pytree.tree_map(lambda *columns: torch.cat(columns), self.all(), other.all()))
+
+    def all(self) -> Batch:
+        return self.at(torch.arange(len(self._rows), device=self._rows.device))
 
     def at(self, index: Tensor) -> Batch:
         """Rows [...] of it."""

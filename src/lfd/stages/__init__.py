@@ -16,9 +16,11 @@ from lfd.log import MetricsLog, Progress, RunLog
 class Product(Enum):
     """What a stage makes."""
 
-    policy = "policy"
-    reward = "reward"
-    dataset = "dataset"
+    policy = "a policy"  # networks that act
+    actor = "an actor"  # whatever acts: networks, scripts, people
+    labels = "labels"  # who says what should be done: whatever acts, or somebody who is asked later
+    reward = "a reward"
+    dataset = "a dataset"
     scores = "scores"
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from lfd.batch import Batch
+from lfd.episodes import greedy, play
 from lfd.learner import Learner, metric_name
 from lfd.noise import derive
 from lfd.sources import Stream
 from lfd.stages import Lab
-from lfd.stages.episodes import greedy, play
 from lfd.stages.means import Means
 from lfd.stages.recipe import Recipe
 from lfd.stages.trained import save_agent

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
-from lfd.agents import Agent
-from lfd.data import Dataset, Episode, Writer
+from lfd.data import Dataset, Writer
+from lfd.data.episode import cut
 from lfd.envs import Spaces
+from lfd.episodes import Policy, inside, play
 from lfd.errors import Refused
+from lfd.experts import Expert, before
 from lfd.nets import has_frames
-from lfd.noise import Generated, derive
+from lfd.noise import Generated, Noise, derive
 from lfd.stages import Lab, Product, Stage, Summary, positive
-from lfd.stages.episodes import Policy, greedy, play
 
 DATA = "data.hdf5"
 FRUITLESS = 200  # episodes in a row that may miss min_return before the search is given up
@@ -54,7 +54,7 @@ class Collect(Stage):
 
     def inputs(self) -> dict[str, Product]:
         names = [split_name(name)[0] for name in self.shares]
-        return dict.fromkeys((name for name in names if name != "random"), Product.policy)
+        return dict.fromkeys((name for name in names if name != "random"), Product.actor)
 
     def interacts(self) -> bool:
         return True
@@ -94,7 +94,7 @@ class _Collection:
         assert lab.env is not None
         self.stage, self.lab, self.stack = stage, lab, lab.env.stack
         self.device = lab.hardware.open()
-        self.env = lab.env.make(stage.num_envs, training=False)
+        self.env = before(lab.env, list(lab.products.values()), stage.num_envs)
         self.writer = Writer(lab.folder / "shards", lab.spaces, self.stack)
         self.best = -np.inf
         self.env_steps = int(self.writer.cursor.get("env_steps", 0))  # of all episodes, kept or not
@@ -126,15 +126,12 @@ class _Collection:
         return self.writer.transitions if self.stage.transitions else self.writer.episodes
 
     def _fill(self, name: str, amount: int) -> None:
-        if self._held() >= amount:
-            return
-        agent = self._agent(name)
         fruitless = 0
         while self._held() < amount:
             wave = int(self.writer.cursor.get("wave", 0))
-            kept = self._wave(agent, wave, amount)
+            kept = self._wave(name, wave, amount)
             self.writer.commit({"wave": wave + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
-            fruitless = 0 if kept else fruitless + self.stage.num_envs
+            fruitless = 0 if kept else fruitless + self.env.num_envs
             if fruitless >= FRUITLESS:
                 raise Refused(
                     f"min_return={self.stage.min_return:g}: none of {fruitless} episodes of {name!r} reached it, "
@@ -142,14 +139,14 @@ class _Collection:
                 )
             self.lab.progress.update(self._held())
 
-    def _wave(self, agent: Agent | None, wave: int, amount: int) -> int:
+    def _wave(self, name: str, wave: int, amount: int) -> int:
         """One episode in each environment; returns how many were kept."""
-        stage = self.stage
-        seeds = [derive(stage.seed, "episode", wave, index) % 2**31 for index in range(stage.num_envs)]
+        stage, count = self.stage, self.env.num_envs
+        seeds = [derive(stage.seed, "episode", wave, index) % 2**31 for index in range(count)]
         noise = Generated(derive(stage.seed, "noise", wave), self.device)
 
         def policy() -> Policy:
-            return behaviour(stage, agent, self.lab.spaces, stage.num_envs, self.device, noise)
+            return behaviour(stage, self._acting(name, noise), self.lab.spaces, count, noise)
 
         played = play(self.env, policy, seeds, keep=True, stack=self.stack, stopping=self.lab.stopping)
         kept = 0
@@ -163,31 +160,30 @@ class _Collection:
                 kept += 1
         return kept
 
-    def _agent(self, name: str) -> Agent | None:
+    def _acting(self, name: str, noise: Noise) -> Policy | None:
         base, snapshot = split_name(name)
         if base == "random":
             return None
-        return self.lab.products[base].agents(snapshot)[0].to(self.device)  # type: ignore[no-any-return]
+        expert: Expert = self.lab.products[base]
+        return expert.policy(self.env, self.device, snapshot, noise if self.stage.sample else None)
 
 
-def behaviour(
-    stage: Collect, agent: Agent | None, spaces: Spaces, count: int, device: torch.device, noise: Generated
-) -> Policy:
-    """How a stage acts in `count` environments: an agent with the stage's noise; uniformly where there is no agent."""
+def behaviour(stage: Collect, act: Policy | None, spaces: Spaces, count: int, noise: Generated) -> Policy:
+    """How a stage acts in `count` environments: a policy with the stage's noise; uniformly where there is none."""
     random = random_policy(spaces, count, noise)
-    if agent is None:
+    if act is None:
         return random
-    act = greedy(agent, count, device, noise if stage.sample else None)
+    space: Any = spaces.action
 
     def noisy(obs: Any) -> Any:
         action = act(obs)
-        if stage.sigma and agent.continuous:
-            assert isinstance(agent.reach, torch.Tensor)
-            action = action + stage.sigma * (agent.reach * noise.normal(*action.shape)).cpu().numpy()
+        if stage.sigma and spaces.actions == "continuous":
+            reach = ((space.high - space.low) / 2).astype(np.float32)
+            action = action + stage.sigma * (reach * noise.normal(*action.shape).cpu().numpy())
         if stage.epsilon:
             explores = noise.uniform(count).cpu().numpy() < stage.epsilon
             action = np.where(explores.reshape(-1, *[1] * (action.ndim - 1)), random(obs), action)
-        return _inside(spaces, action)
+        return inside(spaces, action)
 
     return noisy
 
@@ -203,21 +199,3 @@ def random_policy(spaces: Spaces, count: int, noise: Generated) -> Policy:
         return (space.low + uniform * (space.high - space.low)).astype(np.float32)
 
     return act
-
-
-def _inside(spaces: Spaces, action: Any) -> Any:
-    """What the environment will do: continuous actions clipped to their bounds, so that the data says the truth."""
-    if spaces.actions == "discrete":
-        return action
-    space: Any = spaces.action
-    return np.clip(action, space.low, space.high).astype(np.float32)
-
-
-def cut(episode: Episode, limit: int) -> Episode:
-    """The first `limit` steps. It ends neither in a termination nor at a time limit; its next observation is known."""
-    if len(episode) <= limit:
-        return episode
-    obs = episode.observations
-    shorter: Any = {k: v[: limit + 1] for k, v in obs.items()} if isinstance(obs, dict) else obs[: limit + 1]
-    infos = {name: column[:limit] for name, column in episode.infos.items()}
-    return Episode(shorter, episode.actions[:limit], episode.rewards[:limit], False, False, infos)

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfd.data import Dataset
+from lfd.episodes import Played, Policy, greedy, play
 from lfd.errors import Refused
+from lfd.experts import Expert, before
 from lfd.files import load_object, save_json
 from lfd.nets import has_frames
 from lfd.noise import Generated, derive
 from lfd.stages import Lab, Product, Stage, Summary, positive
 from lfd.stages.collect import random_policy, split_name
-from lfd.stages.episodes import Played, Policy, greedy, play
 from lfd.stages.trained import Trained
 
 
@@ -37,7 +38,7 @@ class Evaluate(Stage):
             raise Refused("policies is empty; name whom to score, as in [learn]")
 
     def inputs(self) -> dict[str, Product]:
-        return {split_name(name)[0]: Product.policy for name in self.policies if name != "random"}
+        return {split_name(name)[0]: Product.actor for name in self.policies if name != "random"}
 
     def beside(self) -> tuple[str, ...]:
         return tuple(self.also)
@@ -51,8 +52,9 @@ class Evaluate(Stage):
     def run(self, lab: Lab) -> Summary:
         assert lab.env is not None
         lab.hardware.set_threads(has_frames(lab.spaces.observation))
-        device, count = lab.hardware.open(), min(self.episodes, 16)
-        env = lab.env.make(count, training=False)
+        device = lab.hardware.open()
+        asked = [lab.products[split_name(name)[0]] for name in self.policies if name != "random"]
+        env = before(lab.env, asked, min(self.episodes, 16))
         seeds = [derive(self.seed, "start", index) % 2**31 for index in range(self.episodes)]
         scores: dict[str, dict[str, Any]] = {}
         steps, began = 0, time.monotonic()
@@ -66,7 +68,7 @@ class Evaluate(Stage):
 
         try:
             noise = Generated(derive(self.seed, "random"))
-            uniform = score(lambda: random_policy(lab.spaces, count, noise))
+            uniform = score(lambda: random_policy(lab.spaces, env.num_envs, noise))
             scores["random"] = summarise([[one.value for one in uniform]], uniform)
             for name in [*self.policies, *(one for one in self.also if one not in self.policies)]:
                 base, snapshot = split_name(name)
@@ -75,8 +77,11 @@ class Evaluate(Stage):
                     scores[name] = of_data(product)
                 elif isinstance(product, Trained):
                     agents = [agent.to(device) for agent in product.agents(snapshot)]
-                    members = [score(partial(greedy, agent, count, device)) for agent in agents]
+                    members = [score(partial(greedy, agent, env.num_envs, device)) for agent in agents]
                     scores[name] = summarise([[one.value for one in played] for played in members], sum(members, []))
+                elif isinstance(product, Expert) and (name in self.policies or not product.is_person):
+                    alone = score(partial(product.policy, env, device, snapshot))
+                    scores[name] = summarise([[one.value for one in alone]], alone)
         finally:
             env.close()
         normalise(scores)

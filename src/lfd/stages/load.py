@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 from lfd.algos import MISSING
 from lfd.data import Dataset, Writer
+from lfd.data.episode import cut
 from lfd.data.readers import read
 from lfd.data.readers.described import Described, described
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.stages import Lab, Product, Stage, Summary, positive
-from lfd.stages.collect import DATA, cut
+from lfd.stages.collect import DATA
 
 
 @dataclass

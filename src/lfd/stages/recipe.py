@@ -13,6 +13,7 @@ from lfd.errors import Refused, nearest
 from lfd.learner import Algo
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
+from lfd.sources.interactive import Interactive
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages import Product, Stage, positive
@@ -27,10 +28,11 @@ class Stop:
     success_rate: float | None = None  # of a check
     plateau: int | None = None  # checks in a row without a new best score
     env_steps: int | None = None  # transitions taken from environments
+    rounds: int | None = None  # of phases
     seconds: float | None = None  # of training, over all sessions
 
     def __post_init__(self) -> None:
-        for name in ("success_rate", "plateau", "env_steps", "seconds"):
+        for name in ("success_rate", "plateau", "env_steps", "rounds", "seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise Refused(f"stop.{name} is {value}; a number above 0, or null, is expected")
@@ -104,6 +106,7 @@ class Recipe(Stage, ABC):
 
     def inputs(self) -> dict[str, Product]:
         products = {name: Product.dataset for key, source in self.read().items() for name in source.products(key)}
+        products |= {name: Product.labels for source in self.read().values() for name in source.experts()}
         if self.init_from:
             products[self.init_from] = Product.policy
         for role, product in self.frozen.items():
@@ -114,7 +117,7 @@ class Recipe(Stage, ABC):
         """A policy if its agent acts, a reward if a loss trains one."""
         if product is Product.reward:
             return any(REWARD in loss.trains for loss in self.algo.losses.values())
-        return product is Product.policy and self.algo.agent.acts
+        return product in (Product.policy, Product.actor, Product.labels) and self.algo.agent.acts
 
     def interacts(self) -> bool:
         return any(source.interacts for source in self.read().values())
@@ -163,7 +166,7 @@ class Recipe(Stage, ABC):
             # Each would have environments of its own, and interact as often.
             if opened.count(source) > 1 and table[source].interacts:
                 raise Refused(f"{name}: {source!r} is read in two ways; read it directly, or through one mix")
-        fed = [source for source in self.read().values() if isinstance(source, Demonstrations | Rollout)]
+        fed = [source for source in self.read().values() if isinstance(source, Demonstrations | Rollout | Interactive)]
         if self.algo.normalize_obs and not fed:
             raise Refused(
                 f"{name}: normalize_obs needs a dataset or a rollout, from which statistics come; set it to false"

@@ -1,27 +1,39 @@
 """A trained policy on disk: weights, how to build the agent around them, and how it came to be."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 
 from lfd.agents import Agent, AgentSpec
-from lfd.envs import Spaces
-from lfd.errors import Refused
+from lfd.envs import Spaces, VecEnv
+from lfd.episodes import Policy, greedy
+from lfd.errors import Refused, nearest
+from lfd.experts import Expert
 from lfd.files import load_object, load_tensors, save_json, save_tensors
 from lfd.learner import Learner
+from lfd.noise import Noise
 from lfd.registry import AGENTS, LOSSES, from_json, to_json
 
 WEIGHTS = "agent.safetensors"
 
 
+@final
 @dataclass
-class Trained:
+class Trained(Expert):
     """The product of a fit stage; read only."""
 
     folder: Path
     content: dict[str, Any]
+    _loaded: dict[int | None, Agent] = field(default_factory=dict)  # first members that have acted, by snapshot
+
+    def policy(
+        self, env: VecEnv, device: torch.device, snapshot: int | None = None, noise: Noise | None = None
+    ) -> Policy:
+        if snapshot not in self._loaded:
+            self._loaded[snapshot] = self.agents(snapshot)[0].to(device)
+        return greedy(self._loaded[snapshot], env.num_envs, device, noise)
 
     @property
     def spaces(self) -> Spaces:
@@ -97,3 +109,17 @@ def open_trained(folder: Path) -> Trained:
     """The policy in an artifact's folder. Raises Refused if its description is damaged."""
     fields = ("spec", "losses", "spaces", "normalize_obs", "members", "history", "snapshots")
     return Trained(folder, load_object(folder / "agent.json", *fields))
+
+
+def trained_folder(path: Path, stage: str) -> Path:
+    """The artifact of a run's stage, or the artifact itself. Raises Refused if `path` is neither."""
+    if (path / "artifact.json").exists():
+        return path
+    if not (path / "result.json").exists():
+        raise Refused(
+            f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…"
+        )
+    stages = load_object(path / "result.json").get("stages", {})
+    if stage not in stages:
+        raise Refused(f"{path}: the run has no stage {stage!r}; {nearest(stage, stages)}")
+    return path.parent.parent / "artifacts" / str(stages[stage]["artifact"])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfd.errors import Interrupted, Refused
+from lfd.errors import Interrupted, LabelsNeeded, Refused
 from lfd.files import Checkpoints
 from lfd.learner import Learner, Phase
 from lfd.nets import has_frames
@@ -43,6 +43,7 @@ class Training:
         self.crossed = 0  # boundaries
         self.crossed_at = 0  # gradient steps at the last boundary
         self.phase = (0, 0, 0)  # index, gradient steps done in it, and to do
+        self.rounds = 0  # begun
         self.seconds = 0.0
         self._since = time.monotonic()
         self._means = Means()
@@ -71,7 +72,8 @@ class Training:
             seed = derive(self.fit.seed, "source", position)
             world = World(
                 name=name, env=self.lab.env, agents=self.learner.agents, datasets=self.lab.products,
-                sources=sources, columns=frozenset(wanted), batch=algo.batch, gamma=algo.gamma, seed=seed,
+                experts=self.lab.products, kept=self.lab.folder / name, sources=sources, columns=frozenset(wanted),
+                batch=algo.batch, gamma=algo.gamma, seed=seed,
                 folder=self.lab.folder / "sources" / name, boundary=self.fit.boundary, device=self.device,
                 sequence=algo.sequence,
             )  # fmt: skip
@@ -96,7 +98,7 @@ class Training:
                     self._log()
                 self._check_if_due()
                 self.lab.progress.update(self.learner.step_count, self.checking.score)
-        except Interrupted:
+        except (Interrupted, LabelsNeeded):
             if not self._interacting():
                 self._save()
             raise
@@ -133,6 +135,7 @@ class Training:
         if done >= todo or self._leaves(phases[index]):
             index, done = (index + 1) % len(phases) if todo else 0, 0
             todo = self._enter(phases[index], is_first=index == 0)
+            self.rounds += index == 0
         self.phase = (index, done + 1, todo)
         return phases[index].losses, done
 
@@ -171,6 +174,8 @@ class Training:
                 return "plateau"
         if stop.env_steps is not None and self._env_steps() >= stop.env_steps and self._idle():
             return "env_steps"
+        if stop.rounds is not None and self.rounds >= stop.rounds and self._is_between_rounds():
+            return "rounds"
         if stop.seconds is not None and self._seconds() >= stop.seconds:
             return "seconds"
         return "steps" if self.learner.step_count >= self.fit.steps else None
@@ -196,6 +201,8 @@ class Training:
                 f"{bad[0]} is not finite at gradient step {self.learner.step_count}: the training diverged; "
                 "a smaller lr or a clip in optim is the usual way out"
             )
+        if self.rounds:
+            values[f"{name}/round"] = self.rounds
         seconds = round(self._seconds(), 2)
         self.lab.record(step=self.learner.step_count, env_steps=self._env_steps(), seconds=seconds, **values)
 
@@ -229,7 +236,8 @@ class Training:
         saved |= {f"means/{key}": value for key, value in means.items()}
         state = {
             "sources": states, "checking": self.checking.state(), "crossed": self.crossed, "phase": list(self.phase),
-            "seconds": self._seconds(), "means": counts, "ended": self._all_ended(), "log": self.lab.metrics.offset(),
+            "rounds": self.rounds, "seconds": self._seconds(), "means": counts, "ended": self._all_ended(),
+            "log": self.lab.metrics.offset(),
         }  # fmt: skip
         self.checkpoints.save(saved, state)
 
@@ -246,7 +254,7 @@ class Training:
         self._means.restore(means, state["means"])
         self.checking.restore(state["checking"])
         self.phase, self._ended = tuple(state["phase"]), state["ended"]
-        self.crossed, self.seconds = state["crossed"], state["seconds"]
+        self.crossed, self.rounds, self.seconds = state["crossed"], state["rounds"], state["seconds"]
         self.lab.resume_log(state["log"])
         self._since = time.monotonic()
         # The checkpoint was made on the point of crossing.

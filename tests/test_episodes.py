@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from lfd.data import Episode
+from lfd.data.episode import cut
 from lfd.envs import Spaces
 from lfd.envs.sync import Sync
+from lfd.episodes import play
 from lfd.errors import Interrupted
-from lfd.stages.collect import cut
-from lfd.stages.episodes import play
 
 
 class Telling(gym.Env):

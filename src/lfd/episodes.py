@@ -1,4 +1,4 @@
-"""Playing whole episodes: what evaluation and collection share.
+"""Playing whole episodes: what evaluation, collection and interactive learning share.
 
 Episodes are played in waves, one episode in each environment, so that every episode has a start state of its own seed
 and short episodes are not preferred to long ones, as they are when a fixed number of steps is taken.
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lfd.agents import Agent
 from lfd.batch import rows, tensors
 from lfd.data import Episode
-from lfd.envs import VecEnv
+from lfd.envs import Spaces, VecEnv
+from lfd.envs.vector import Step
 from lfd.errors import Interrupted
 from lfd.noise import Noise
 
@@ -63,7 +64,7 @@ def play(
     for start in range(0, len(seeds), env.num_envs):
         some = seeds[start : start + env.num_envs]
         obs = env.reset([*some, *[some[-1]] * (env.num_envs - len(some))])
-        lanes = [_Lane(rows(obs, index), keep, stack) for index in range(len(some))]
+        lanes = [Lane(rows(obs, index), keep, stack) for index in range(len(some))]
         _wave(env, policy(), obs, lanes, stopping, watch)
         played += [lane.played() for lane in lanes]
     return played
@@ -73,7 +74,7 @@ def _wave(
     env: VecEnv,
     policy: Policy,
     obs: Any,
-    lanes: "list[_Lane]",
+    lanes: "list[Lane]",
     stopping: Callable[[], bool],
     watch: Callable[[VecEnv], None] | None,
 ) -> None:
@@ -84,18 +85,12 @@ def _wave(
             watch(env)
         action = policy(obs)
         step = env.step(action)
-        done = step.terminated | step.truncated
-        success = step.infos.get("success")
         for index, lane in enumerate(lanes):
-            if lane.running:
-                lane.add(action[index], step.reward[index], rows(step.next_obs, index), bool(step.terminated[index]))
-                if success is not None and not np.isnan(success[index]):
-                    lane.success = float(success[index])
-                lane.running = not done[index]
+            lane.follow(index, action[index], step)
         obs = step.obs
 
 
-class _Lane:
+class Lane:
     """One running episode."""
 
     def __init__(self, obs: Any, keep: bool, stack: int) -> None:
@@ -111,12 +106,23 @@ class _Lane:
         # Copied: a view would keep the whole stack of every step in memory.
         return obs[-1].copy() if self._stack > 1 else obs
 
-    def add(self, action: Any, reward: float, following: Any, terminated: bool) -> None:
-        self._rewards.append(float(reward))
-        self._terminated = terminated
+    def follow(self, index: int, action: Any, step: Step) -> None:
+        """Take in what environment `index` did, if the episode runs still; `action` is what is kept as done."""
+        if not self.running:
+            return
+        self._rewards.append(float(step.reward[index]))
+        self._terminated = bool(step.terminated[index])
+        self.running = not (self._terminated or step.truncated[index])
         if self._keep:
             self._actions.append(action)
-            self._observations.append(self._newest(following))
+            self._observations.append(self._newest(rows(step.next_obs, index)))
+        success = step.infos.get("success")
+        if success is not None and not np.isnan(success[index]):
+            self.success = float(success[index])
+
+    @property
+    def length(self) -> int:
+        return len(self._rewards)
 
     def played(self) -> Played:
         value = float(np.sum(self._rewards))
@@ -130,5 +136,14 @@ class _Lane:
             observations = {name: np.stack([seen[name] for seen in self._observations]) for name in first}
         else:
             observations = np.stack(self._observations)
-        rewards = np.array(self._rewards, np.float32)
-        return Episode(observations, np.stack(self._actions), rewards, self._terminated, not self._terminated)
+        rewards, over = np.array(self._rewards, np.float32), not self.running
+        return Episode(observations, np.stack(self._actions), rewards, self._terminated, over and not self._terminated)
+
+
+def inside(spaces: Spaces, action: Array) -> Array:
+    """What the environment will do: continuous actions clipped to their bounds, so that the data says the truth."""
+    if spaces.actions == "discrete":
+        return action
+    space: Any = spaces.action
+    clipped: Array = np.clip(action, space.low, space.high).astype(np.float32)
+    return clipped

@@ -1,0 +1,139 @@
+"""States shown to a person at the terminal, and the keys that come back."""
+
+import os
+import select
+import signal
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from lfd.errors import Interrupted, Refused
+
+KEYS = "0123456789abcdefghijklmnopqrstuvwxyz"  # of discrete actions, in this order
+BACK = "\b\x7f"
+COLUMNS = 72  # characters that a picture is wide
+
+
+def show(observation: Any, picture: NDArray[np.uint8] | None) -> None:
+    """A picture [H, W, 3], or, where there is none, the numbers of the observation; on stderr, as all talk is."""
+    lines = _drawn(picture) if picture is not None else _numbers(observation)
+    print("\x1b[H\x1b[2J" * sys.stderr.isatty() + "\n".join(lines), file=sys.stderr, flush=True)
+
+
+def ask(space: gym.Space[Any], told: str = "") -> Any:
+    """The action that a person chooses: a key for a discrete one, a line of numbers for a continuous one.
+
+    None for Backspace (or an empty line): what was answered before is to be answered again. Raises Interrupted for
+    Ctrl-C and the end of the input.
+    """
+    if not isinstance(space, gym.spaces.Discrete):
+        return _numbers_of(space, told)
+    keys = KEYS[: int(space.n)]
+    if len(keys) < space.n:
+        raise Refused(f"a person has keys for {len(KEYS)} actions, {space} has {space.n}; use a script for it")
+    _say(f"{told}action, {keys[0]}-{keys[-1]} (Ctrl-C stops): ")
+    while (key := _key()) not in keys:
+        if key in BACK:
+            return None
+    _say(f"{key}\n")
+    return keys.index(key)
+
+
+def _numbers_of(space: gym.Space[Any], told: str) -> NDArray[np.float32] | None:
+    size = int(np.prod(space.shape or ()))
+    while True:
+        _say(f"{told}action, {size} numbers (Ctrl-C stops): ")
+        words = _line().split()
+        if not words:
+            return None
+        try:
+            numbers = np.array([float(word) for word in words], np.float32)
+        except ValueError:
+            continue
+        if len(numbers) == size and np.isfinite(numbers).all():
+            return numbers.reshape(space.shape or ())
+
+
+def _say(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)
+
+
+def _key() -> str:
+    with _listening(), _single_keys():
+        return _read()
+
+
+def _line() -> str:
+    line = ""
+    with _listening():
+        while not line.endswith("\n"):
+            line += _read()
+    return line
+
+
+def _read() -> str:
+    """One character; not from Python's buffer, in which `select` sees nothing."""
+    select.select([sys.stdin], [], [])
+    given = os.read(sys.stdin.fileno(), 1)
+    if given in (b"", b"\x04"):
+        raise Interrupted("the input ended; the same command goes on")
+    return given.decode(errors="replace")
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Keys come one by one and are not echoed, if there is a terminal."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin, termios.TCSANOW)  # what was typed ahead is kept
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Ctrl-C ends the waiting for a key at once, and not only where the run looks for it."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped at the keyboard; the same command goes on")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _drawn(picture: NDArray[np.uint8]) -> list[str]:
+    """Two pixels a character: the upper one in its ink, the lower one behind it."""
+    height, width = picture.shape[:2]
+    columns = min(COLUMNS, width)
+    rows = max(2, round(height * columns / width) // 2 * 2)
+    at = (np.arange(rows) * height // rows)[:, None], np.arange(columns) * width // columns
+    small = picture[at]
+    lines = []
+    for upper, lower in zip(small[::2], small[1::2], strict=True):
+        cells = [
+            f"\x1b[38;2;{a[0]};{a[1]};{a[2]}m\x1b[48;2;{b[0]};{b[1]};{b[2]}m\N{UPPER HALF BLOCK}"
+            for a, b in zip(upper, lower, strict=True)
+        ]
+        lines.append("".join(cells) + "\x1b[0m")
+    return lines
+
+
+def _numbers(observation: Any) -> list[str]:
+    parts = observation if isinstance(observation, dict) else {"observation": observation}
+    return [f"{name}: {np.array2string(np.asarray(part), precision=3, threshold=64)}" for name, part in parts.items()]
