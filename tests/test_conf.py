@@ -165,3 +165,22 @@ def test_an_experts_seed_and_data_are_shared_by_all_seeds(folder):
     keys = [wired(composed([f"seed={seed}"])[0], folder).keys for seed in (0, 1)]
     assert keys[0]["expert"] == keys[1]["expert"] and keys[0]["demos"] == keys[1]["demos"]
     assert keys[0]["learn"] != keys[1]["learn"]
+
+
+@pytest.mark.parametrize("dataset", ["mixed", "ranked"])
+def test_an_expert_keeps_the_states_that_a_dataset_wants(dataset, folder):
+    """Its own defaults come first, else they would set what the dataset says of it to nothing."""
+    stages = composed([f"dataset={dataset}"])[0].stages
+    states = {name for name in stages["demos"].shares if name.startswith("expert@")}
+    assert states == {f"expert@{index}" for index in range(stages["expert"].checkpoints)} and states
+
+
+@pytest.mark.parametrize(
+    ("env", "learner", "most"), [("pendulum", "SoftPolicyCritic", -500), ("cartpole", "PolicyValue", 250)]
+)
+def test_a_reward_from_bad_demonstrations_takes_one_line(env, learner, most, folder):
+    experiment, _ = composed(["algo=trex", f"env={env}"])
+    pipeline = wired(experiment, folder)
+    assert pipeline.reads("learn") == ["reward"] and pipeline.reads("reward") == ["demos"]
+    assert experiment.stages["demos"].max_return == most
+    assert type(experiment.stages["learn"].algo.agent).__name__ == learner

@@ -33,6 +33,8 @@ class Batch:
     advantage: Tensor  # [B]
     value_target: Tensor  # [B] advantage + value
     first: Tensor  # [B, L] bool: an episode begins here, and the recurrent state anew
+    valid: Tensor  # [B, 2, L] bool, of pairs of pieces of episodes: False in the padding behind the shorter piece
+    preferred: Tensor  # [B] int64: which of the two pieces, 0 or 1, is of the better episode
     state: Any  # [B, ...] recurrent state in which each sequence was begun; a fresh one where it is not given
 
     def __init__(self, **columns: Any) -> None:

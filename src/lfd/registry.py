@@ -31,6 +31,7 @@ from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
+from lfd.algos.trex import TREX
 from lfd.envs import Atari, Env, Gym, MiniGrid
 from lfd.errors import Refused, nearest
 from lfd.sources import Source
@@ -39,6 +40,7 @@ from lfd.sources.interactive import Interactive
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
+from lfd.sources.snippets import Snippets
 
 LOSSES: dict[str, type[Loss]] = {
     "dqn": DQN,
@@ -60,6 +62,7 @@ LOSSES: dict[str, type[Loss]] = {
     "qrdqn": QRDQN,
     "discrete_bcq": DiscreteBCQ,
     "continuous_bcq": ContinuousBCQ,
+    "trex": TREX,
 }
 SOURCES: dict[str, type[Source]] = {
     "rollout": Rollout,
@@ -67,6 +70,7 @@ SOURCES: dict[str, type[Source]] = {
     "dataset": Demonstrations,
     "mix": Mix,
     "interactive": Interactive,
+    "snippets": Snippets,
 }
 ENVS: dict[str, type[Env]] = {"gym_schema": Gym, "atari_schema": Atari, "minigrid_schema": MiniGrid}
 AGENTS: dict[str, type[AgentSpec]] = {

@@ -50,8 +50,11 @@ class Trials:
             for source, columns in loss.slots.values():
                 needs.setdefault(source, set()).update(columns)
         learner = self.learner(name, fit)
-        lead = (fit.members, fit.algo.batch) if fit.members > 1 else (fit.algo.batch,)
-        batches = {source: _made_up(columns, self._spaces, lead, self._device) for source, columns in needs.items()}
+        members, sources = (fit.members,) if fit.members > 1 else (), fit.sources()
+        leads = {source: (*members, *sources[source].shape(fit.algo.batch)) for source in needs}
+        batches = {
+            source: _made_up(columns, self._spaces, leads[source], self._device) for source, columns in needs.items()
+        }
 
         def step() -> None:
             metrics, _ = learner.step(batches, list(fit.algo.losses))
@@ -120,6 +123,10 @@ def _made_up(columns: set[str], spaces: Spaces, lead: tuple[int, ...], device: t
                 made[column] = _sampled(spaces.action, lead, rng)
             case "terminated" | "truncated":
                 made[column] = np.zeros(lead, np.bool_)
+            case "valid":
+                made[column] = np.ones(lead, np.bool_)
+            case "preferred":
+                made[column] = np.zeros(lead[:-2], np.int64)
             case _:
                 made[column] = rng.random(lead, np.float32)
     return Batch(**{name: tensors(column, device) for name, column in made.items()})

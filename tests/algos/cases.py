@@ -51,6 +51,15 @@ def batch(observation: gym.Space, action: gym.Space, seed: int, size: int = 8) -
     return Batch(obs=obs, action=taken, next_obs=next_obs, next_action=taken.roll(1, 0), discount=discount, **columns)
 
 
+def pairs(observation: gym.Space, action: gym.Space, seed: int, count: int = 4, length: int = 3) -> Batch:
+    """Pairs of pieces [count, 2, length] of random rows; the second piece of each is padded by a row."""
+    rows = batch(observation, action, seed, 2 * count * length)
+    shaped = rows.map(lambda column: column.reshape(count, 2, length, *column.shape[1:]))
+    valid = torch.ones(count, 2, length, dtype=torch.bool)
+    valid[:, 1, -1] = False
+    return shaped.having(valid=valid, preferred=torch.arange(count) % 2, terminated=shaped.discount == 0)
+
+
 BATCH = batch(VECTOR, TWO, 1)
 
 

@@ -1,5 +1,6 @@
 """What every loss keeps to: finite terms, gradients only where they are addressed, members equal to single agents."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import gymnasium as gym
@@ -12,6 +13,7 @@ from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.bcq import BCQ, BCQNet
 from lfd.agents.critic import CriticNet
 from lfd.agents.deterministic import DeterministicPolicyCritic
+from lfd.agents.judge import Inputs, JudgeSpec
 from lfd.agents.policy_critic import PolicyCritic, PolicyQ
 from lfd.agents.q import QNet
 from lfd.agents.quantile import QuantileNet
@@ -31,13 +33,14 @@ from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
+from lfd.algos.trex import TREX
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.learner import Algo, Learner, Target
 from lfd.noise import Generated, Sketched, Taped
 from lfd.optim import Optim, Optimizer
 from lfd.registry import LOSSES
-from tests.algos.cases import BOX, DICT, FRAMES, PICTURE, TWO, VECTOR, batch
+from tests.algos.cases import BOX, DICT, FRAMES, PICTURE, TWO, VECTOR, batch, pairs
 
 
 @dataclass
@@ -48,6 +51,7 @@ class Case:
     targets: tuple[str, ...] = ()
     obs: gym.Space = field(default_factory=lambda: VECTOR)
     judged: AgentSpec | None = None  # frozen as "policy", one for all members
+    batch: Callable[..., Batch] = batch  # of a space of observations, one of actions and a seed
 
 
 SMALL = [16, 16]
@@ -107,6 +111,13 @@ CASES = {
     "bcq_continuous_frames": Case(
         ContinuousBCQ("data", samples=3), BCQ(SMALL, SMALL), BOX, ("critic", "perturbation"), FRAMES
     ),
+    "trex": Case(TREX("data", hidden=SMALL), JudgeSpec(), BOX, batch=pairs),
+    "trex_l1": Case(
+        TREX("data", inputs=Inputs.obs_action, hidden=SMALL, l1=0.1), JudgeSpec(), TWO, (), DICT, batch=pairs
+    ),
+    "trex_frames": Case(
+        TREX("data", inputs=Inputs.obs_next_obs, hidden=SMALL), JudgeSpec(), TWO, (), FRAMES, batch=pairs
+    ),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -134,7 +145,7 @@ def agent_of(case: Case, seed: int):
 
 
 def batch_of(case: Case, seed: int) -> Batch:
-    return batch(case.obs, case.action, seed)
+    return case.batch(case.obs, case.action, seed)
 
 
 def test_every_registered_loss_has_a_case():

@@ -167,3 +167,20 @@ def test_names_of_snapshots():
     assert split_name("expert@2") == ("expert", 2) and split_name("expert") == ("expert", None)
     with pytest.raises(Refused, match="a number is expected behind @"):
         split_name("expert@last")
+
+
+def test_episodes_above_max_return_are_left_out(run_stages, counting):
+    stage = Collect("random", episodes=20, min_return=3.0, max_return=6.0)
+    assert set(run_stages({"demos": stage}, counting).product("demos").returns()) == {3.0, 6.0}
+
+
+def test_a_max_return_that_all_exceed_is_refused(run_stages, counting):
+    with pytest.raises(Refused, match="max_return=0: all of 200 episodes of 'random' exceeded it, the worst had 1.0"):
+        run_stages({"demos": Collect("random", episodes=20, max_return=0.0)}, counting)
+
+
+def test_returns_that_none_has_are_refused(run_stages, counting):
+    with pytest.raises(Refused, match="min_return=4 max_return=5: none of 200 episodes of 'random' lay between"):
+        run_stages({"demos": Collect("random", episodes=20, min_return=4.0, max_return=5.0)}, counting)
+    with pytest.raises(Refused, match="min_return is 5, above the max_return of 4"):
+        Collect("random", episodes=20, min_return=5.0, max_return=4.0)

@@ -112,6 +112,10 @@ class Source(ABC):
     @abstractmethod
     def open(self, world: World) -> Stream: ...
 
+    def shape(self, batch: int) -> tuple[int, ...]:
+        """Of a column of numbers, for an algorithm's batch size: what a trial of a step is made up from."""
+        return (batch,)
+
     def products(self, name: str) -> tuple[str, ...]:
         """Stages whose dataset it reads, when it stands under this name."""
         return ()

@@ -18,7 +18,7 @@ from lfd.noise import Generated, Noise, derive
 from lfd.stages import Lab, Product, Stage, Summary, positive
 
 DATA = "data.hdf5"
-FRUITLESS = 200  # episodes in a row that may miss min_return before the search is given up
+FRUITLESS = 200  # episodes in a row that may miss min_return or max_return before the search is given up
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Collect(Stage):
     sigma: float = 0.0  # Gaussian noise on continuous actions, in halves of their range
     sample: bool = False  # draw from stochastic policies instead of taking their mode
     min_return: float | None = None  # episodes below are left out
+    max_return: float | None = None  # episodes above are left out
     num_envs: int = 8  # episodes played side by side
     seed: int = 0
 
@@ -47,6 +48,8 @@ class Collect(Stage):
             raise Refused(f"{given}; a share in [0, 1] and 0 or more are expected")
         if self.policies and (abs(sum(self.policies.values()) - 1) > 1e-6 or min(self.policies.values()) <= 0):
             raise Refused(f"shares of policies are {dict(self.policies)}; positive numbers that sum to 1 are expected")
+        if self.min_return is not None and self.max_return is not None and self.min_return > self.max_return:
+            raise Refused(f"min_return is {self.min_return:g}, above the max_return of {self.max_return:g}")
 
     @property
     def shares(self) -> dict[str, float]:
@@ -96,7 +99,7 @@ class _Collection:
         self.device = lab.hardware.open()
         self.env = before(lab.env, list(lab.products.values()), stage.num_envs)
         self.writer = Writer(lab.folder / "shards", lab.spaces, self.stack)
-        self.best = -np.inf
+        self.best, self.worst = -np.inf, np.inf
         self.env_steps = int(self.writer.cursor.get("env_steps", 0))  # of all episodes, kept or not
         self._before = float(self.writer.cursor.get("seconds", 0.0))
         self._since = time.monotonic()
@@ -126,18 +129,32 @@ class _Collection:
         return self.writer.transitions if self.stage.transitions else self.writer.episodes
 
     def _fill(self, name: str, amount: int) -> None:
-        fruitless = 0
+        self.best, self.worst, fruitless = -np.inf, np.inf, 0
         while self._held() < amount:
             wave = int(self.writer.cursor.get("wave", 0))
             kept = self._wave(name, wave, amount)
             self.writer.commit({"wave": wave + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
             fruitless = 0 if kept else fruitless + self.env.num_envs
             if fruitless >= FRUITLESS:
-                raise Refused(
-                    f"min_return={self.stage.min_return:g}: none of {fruitless} episodes of {name!r} reached it, "
-                    f"the best had {self.best:.1f}; lower min_return or use a better policy"
-                )
+                raise self._given_up(name, fruitless)
             self.lab.progress.update(self._held())
+
+    def _given_up(self, name: str, fruitless: int) -> Refused:
+        low, high = self.stage.min_return, self.stage.max_return
+        if low is not None and self.best < low:
+            return Refused(
+                f"min_return={low:g}: none of {fruitless} episodes of {name!r} reached it, the best had "
+                f"{self.best:.1f}; lower min_return or use a better policy"
+            )
+        if high is not None and self.worst > high:
+            return Refused(
+                f"max_return={high:g}: all of {fruitless} episodes of {name!r} exceeded it, the worst had "
+                f"{self.worst:.1f}; raise max_return or use a worse policy"
+            )
+        return Refused(
+            f"min_return={low:g} max_return={high:g}: none of {fruitless} episodes of {name!r} lay between them; "
+            "move them apart"
+        )
 
     def _wave(self, name: str, wave: int, amount: int) -> int:
         """One episode in each environment; returns how many were kept."""
@@ -153,8 +170,10 @@ class _Collection:
         for one in played:
             assert one.episode is not None
             self.env_steps += one.length
-            self.best = max(self.best, one.value)
-            if self._held() < amount and (stage.min_return is None or one.value >= stage.min_return):
+            self.best, self.worst = max(self.best, one.value), min(self.worst, one.value)
+            low, high = stage.min_return, stage.max_return
+            fits = (low is None or one.value >= low) and (high is None or one.value <= high)
+            if self._held() < amount and fits:
                 limit = amount - self.writer.transitions if stage.transitions else len(one.episode)
                 self.writer.add(cut(one.episode, limit))
                 kept += 1

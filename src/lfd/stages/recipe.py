@@ -166,7 +166,7 @@ class Recipe(Stage, ABC):
             # Each would have environments of its own, and interact as often.
             if opened.count(source) > 1 and table[source].interacts:
                 raise Refused(f"{name}: {source!r} is read in two ways; read it directly, or through one mix")
-        fed = [source for source in self.read().values() if isinstance(source, Demonstrations | Rollout | Interactive)]
+        fed = [key for key, one in self.read().items() if isinstance(one, Rollout | Interactive) or one.products(key)]
         if self.algo.normalize_obs and not fed:
             raise Refused(
                 f"{name}: normalize_obs needs a dataset or a rollout, from which statistics come; set it to false"
@@ -266,4 +266,6 @@ def _parts(table: Mapping[str, Source], name: str) -> list[str]:
 
 def _who_gives(columns: list[str]) -> str:
     on_policy = {"log_prob", "value", "advantage", "value_target"}
+    if set(columns) & {"preferred", "valid"}:
+        return "read a snippets source"
     return "read a rollout source" if set(columns) <= on_policy else "read a dataset source"

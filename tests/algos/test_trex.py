@@ -1,0 +1,120 @@
+"""T-REX against Bradley and Terry by hand, and what its reward is scaled by."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from lfd.agents import REWARD
+from lfd.agents.judge import Inputs, JudgeSpec
+from lfd.algos.trex import TREX
+from lfd.batch import Batch
+from lfd.errors import Refused
+from tests.algos.cases import BOX, TWO, VECTOR, answer, float64, gradients, pairs, spaces
+
+
+def agent_of(loss):
+    agent = JudgeSpec().build(spaces(VECTOR, TWO))
+    agent.add(loss.modules(agent))
+    return agent
+
+
+def rewards(net, obs):
+    """r of observations [..., 4] in numpy and float64."""
+    x = float64(obs)
+    first, _, second = net.head
+    x = np.maximum(x @ float64(first.weight).T + float64(first.bias), 0)
+    return (x @ float64(second.weight).T + float64(second.bias))[..., 0]
+
+
+@pytest.mark.parametrize("l1", [0.0, 0.3])
+def test_the_loss_by_hand(l1):
+    loss = TREX("data", hidden=[8], l1=l1)
+    agent, batch = agent_of(loss), pairs(VECTOR, TWO, 1)
+    out = answer(loss, agent, batch)
+    shown = rewards(agent.nets[REWARD], batch.obs) * batch.valid.numpy()
+    returns = shown.sum(-1)
+    expected, right, margins = [], [], []
+    for pair, better in zip(returns, batch.preferred.tolist(), strict=True):
+        chance = math.exp(pair[better]) / (math.exp(pair[0]) + math.exp(pair[1]))
+        expected.append(-math.log(chance))
+        right.append(pair[better] > pair[1 - better])
+        margins.append(pair[better] - pair[1 - better])
+    expected = np.mean(expected) + l1 * np.mean([np.abs(pair).sum() for pair in shown])
+    assert out.terms[REWARD].item() == pytest.approx(expected, rel=1e-5)
+    assert out.metrics["accuracy"].item() == pytest.approx(np.mean(right))
+    assert out.metrics["margin"].item() == pytest.approx(np.mean(margins), rel=1e-5)
+
+
+def test_a_step_down_raises_the_reward_of_the_better_piece_and_lowers_the_others():
+    loss = TREX("data", hidden=[8])
+    agent, batch = agent_of(loss), pairs(VECTOR, TWO, 1, count=1)
+    net = agent.nets[REWARD]
+
+    def margin():
+        shown = torch.where(batch.valid, net.raw(batch), 0.0).sum(-1)[0]
+        return (shown[batch.preferred[0]] - shown[1 - batch.preferred[0]]).item()
+
+    before = margin()
+    found = gradients(answer(loss, agent, batch).terms[REWARD], net)
+    with torch.no_grad():
+        for parameter, gradient in zip(net.parameters(), found, strict=True):
+            parameter -= 0.01 * gradient
+    assert margin() > before
+    turned = batch.having(preferred=1 - batch.preferred)
+    assert answer(loss, agent, turned).metrics["margin"].item() == pytest.approx(-margin(), rel=1e-4)
+
+
+def test_what_stands_in_the_padding_changes_nothing():
+    loss = TREX("data", hidden=[8], l1=0.1)
+    batch = pairs(VECTOR, TWO, 1)
+    batch = batch.having(terminated=torch.zeros_like(batch.valid))
+    noise = torch.where(batch.valid, 0.0, 100.0).unsqueeze(-1)
+    terms, nets = [], []
+    for rows in (batch, batch.having(obs=batch.obs + noise, terminated=~batch.valid)):
+        agent = agent_of(loss)
+        terms.append(answer(loss, agent, rows).terms[REWARD])
+        nets.append(agent.nets[REWARD])
+    assert torch.equal(*terms) and nets[0].steps == 1
+    assert all(map(torch.equal, nets[0].buffers(), nets[1].buffers()))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_product_has_unit_spread_and_no_mean_unless_episodes_terminated(ends):
+    loss = TREX("data", hidden=[8])
+    agent, batch = agent_of(loss), pairs(VECTOR, TWO, 1, count=64)
+    batch = batch.having(terminated=batch.terminated & ends)
+    for _ in range(3):
+        answer(loss, agent, batch)
+    net = agent.nets[REWARD]
+    raw = rewards(net, batch.obs)[batch.valid.numpy()]
+    found = net(batch)[batch.valid].detach().numpy()
+    assert found.std() == pytest.approx(1, rel=1e-4)
+    assert found.mean() == pytest.approx(raw.mean() / raw.std() if ends else 0, abs=1e-4)
+
+
+def test_a_validation_leaves_the_scale_alone():
+    loss = TREX("data", hidden=[8])
+    agent = agent_of(loss)
+    before = [value.clone() for value in agent.nets[REWARD].buffers()]
+    with torch.no_grad():
+        answer(loss, agent, pairs(VECTOR, TWO, 1))
+    assert all(map(torch.equal, before, agent.nets[REWARD].buffers()))
+
+
+@pytest.mark.parametrize("inputs", list(Inputs))
+def test_only_what_the_reward_looks_at_is_read(inputs):
+    loss = TREX("data", inputs=inputs, hidden=[8])
+    agent = JudgeSpec().build(spaces(VECTOR, BOX))
+    agent.add(loss.modules(agent))
+    (_, needs) = loss.slots[""]
+    whole = pairs(VECTOR, BOX, 1)
+    out = answer(loss, agent, Batch(**{name: getattr(whole, name) for name in needs}))
+    assert torch.isfinite(out.terms[REWARD])
+    assert {"action", "next_obs"} & set(needs) == {inputs.value.removeprefix("obs_")} - {"obs"}
+
+
+def test_a_negative_l1_is_refused():
+    with pytest.raises(Refused, match="l1 is -1"):
+        TREX("data", l1=-1)
