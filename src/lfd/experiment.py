@@ -27,6 +27,7 @@ from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.experts import Later, Live, Pretrained, Script
 from lfd.stages.fit import Fit
+from lfd.stages.inspect import Inspect
 from lfd.stages.load import Load
 
 STAGES: dict[str, type[Stage]] = {
@@ -39,6 +40,7 @@ STAGES: dict[str, type[Stage]] = {
     "script": Script,
     "live": Live,
     "later": Later,
+    "inspect": Inspect,
 }
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 

@@ -18,7 +18,8 @@ from lfd.log.progress import tell
 from lfd.pipeline import METRICS, Report, TrainingPipeline
 from lfd.provenance import provenance
 from lfd.reading import Policy
-from lfd.report import curves, report_html
+from lfd.report import curves, draw_rewards, report_html
+from lfd.report.run_page import REWARDS
 from lfd.stages import Product
 from lfd.stages.recipe import Recipe
 
@@ -100,7 +101,7 @@ def _run(
     _begin(experiment, pipeline, folder)
     try:
         reports = pipeline.run(run_log, job, stop)
-        result = _result(experiment, pipeline, folder) | _scores(pipeline, reports)
+        result = _result(experiment, pipeline, folder) | _scores(pipeline, reports) | _rewards(pipeline, folder)
         if experiment.film:
             _film(pipeline, folder, result, run_log)
         _draw(experiment, pipeline, folder, result)
@@ -150,6 +151,22 @@ def _scores(pipeline: TrainingPipeline, reports: Mapping[str, Report]) -> dict[s
         if name in scores:
             scores[name]["last5_mean"] = report.summary.get("last5_mean")
     return {"scores": scores, "stages": stages}
+
+
+def _rewards(pipeline: TrainingPipeline, folder: Path) -> dict[str, Any]:
+    """What was found of learnt rewards: the numbers for result.json, all of it in a picture."""
+    wanted = [name for name in pipeline.targets if pipeline.stages[name].gives is Product.diagnosis]
+    found: dict[str, Any] = {}
+    for name in wanted:
+        found |= pipeline.product(name)
+    if not found:
+        return {}
+    draw_rewards(found, folder / REWARDS)
+    shown = {
+        reward: {data: {key: numbers[key] for key in numbers if key != "returns"} for data, numbers in by_data.items()}
+        for reward, by_data in found.items()
+    }
+    return {"rewards": shown}
 
 
 def _film(pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any], run_log: RunLog) -> None:

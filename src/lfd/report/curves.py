@@ -19,7 +19,7 @@ Points = tuple[list[float], list[float]]
 _SCORE = 0  # the score's place in a row's mosaic; no loss is called 0
 _LOSSES = 4  # panels beside the score
 _MARKED = 40  # evaluations; with more, a dot each would be a band
-_INK, _GREY, _LINE = "#1f2933", "#6b7785", "#0b5394"
+INK, GREY, LINE = "#1f2933", "#6b7785", "#0b5394"
 # Distinct in print: each reference has its own dashes.
 _DASHES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, (8, 3)),
@@ -27,18 +27,18 @@ _DASHES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, (6, 2, 1, 2)),
     (0, (3, 2, 1, 2, 1, 2)),
 )
-_STYLE = {
+STYLE = {
     "font.size": 9,
     "axes.edgecolor": "#b8c0c8",
-    "axes.labelcolor": _GREY,
+    "axes.labelcolor": GREY,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
-    "axes.titlecolor": _INK,
+    "axes.titlecolor": INK,
     "axes.titlelocation": "left",
-    "xtick.color": _GREY,
-    "ytick.color": _GREY,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
     "axes.grid": True,
     "grid.color": "#e4e8ec",
     "grid.linewidth": 0.7,
@@ -64,15 +64,15 @@ def curves(records_by_stage: Mapping[str, Records], path: Path, references: Mapp
 
     references = references or {}
     stages = {name: rows for name, rows in records_by_stage.items() if _score(rows)[0] or _losses(name, rows)}
-    with mpl.rc_context(_STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
         figure = Figure(figsize=(11, 3.4 * max(1, len(stages))), dpi=130, layout=layout, facecolor="white")
         rows = figure.subfigures(max(1, len(stages)), 1, squeeze=False)[:, 0]
         for row, (name, records) in zip(rows, stages.items(), strict=False):
-            row.suptitle(name, x=0.012, ha="left", fontsize=12, fontweight="bold", color=_INK)
+            row.suptitle(name, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
             _draw_stage(row, name, records, references)
         if not stages:
-            figure.text(0.5, 0.5, "No curve: no stage of this run has learnt anything.", ha="center", color=_GREY)
+            figure.text(0.5, 0.5, "No curve: no stage of this run has learnt anything.", ha="center", color=GREY)
         figure.savefig(path, format="png")
 
 
@@ -86,7 +86,7 @@ def _draw_stage(row: SubFigure, name: str, records: Records, references: Mapping
         _draw_score(panels[_SCORE], name, records, references)
     for loss, points in losses.items():
         panel = panels[loss]
-        panel.plot(*points, color=_LINE, linewidth=1.1)
+        panel.plot(*points, color=LINE, linewidth=1.1)
         panel.set_title(loss)
         panel.margins(x=0.02)
         panel.locator_params(nbins=4)
@@ -103,13 +103,13 @@ def _draw_score(panel: Axes, name: str, records: Records, references: Mapping[st
     if len(spreads) == len(scores):
         low = [score - spread for score, spread in zip(scores, spreads, strict=True)]
         high = [score + spread for score, spread in zip(scores, spreads, strict=True)]
-        panel.fill_between(steps, low, high, color=_LINE, alpha=0.15, linewidth=0)
+        panel.fill_between(steps, low, high, color=LINE, alpha=0.15, linewidth=0)
         label = f"{name} ± sd over episodes"
     marker = "o" if len(scores) <= _MARKED else None
-    panel.plot(steps, scores, color=_LINE, linewidth=1.8, marker=marker, markersize=3.5, label=label)
+    panel.plot(steps, scores, color=LINE, linewidth=1.8, marker=marker, markersize=3.5, label=label)
     for (policy, value), dashes in zip(references.items(), cycle(_DASHES), strict=False):
         if policy != name:
-            panel.axhline(value, color=_INK, linewidth=1.1, linestyle=dashes, label=f"{policy} {number(value)}")
+            panel.axhline(value, color=INK, linewidth=1.1, linestyle=dashes, label=f"{policy} {number(value)}")
     panel.set_xlabel("environment steps" if _interacts(records) else "gradient steps")
     panel.set_ylabel("mean return of an evaluation")
     panel.xaxis.set_major_formatter(_compact)

@@ -12,8 +12,10 @@ from typing import Any
 
 from lfd.log.progress import clock
 from lfd.report.page import Html, code, details, facts, page, rows_table, strip, text
-from lfd.report.table import MISSING, number, score_rows, spread
+from lfd.report.table import MISSING, number, reward_rows, score_rows, spread
 
+REWARDS = "rewards.png"
+REWARDED = "Learnt rewards: predicted against true returns, calibration, and the rewards of single steps"
 Scores = Mapping[str, Mapping[str, Any]]
 
 
@@ -23,7 +25,8 @@ def report_html(
     """The page of a run; it needs no network and no other file.
 
     Args:
-        run_folder: its name is the title; provenance.json and films (*.gif) in it are shown if they are there.
+        run_folder: its name is the title; provenance.json and films (*.gif) in it are shown if they are there, and
+            rewards.png where the result tells of rewards.
         result: result.json's content. `scores` as `table` reads them; of `stages`, each may have artifact, cached,
             seconds, gradient_steps, env_steps and passport; `overrides` (list of str) gives the command.
         config_yaml: the resolved configuration.
@@ -36,6 +39,9 @@ def report_html(
     if scores:
         body += ["<h2>Scores</h2>", _scores(scores)]
     body += ["<h2>Learning curves</h2>", _picture(png, "png", "Learning curves of every fit stage", "drawn")]
+    if "rewards" in result:
+        body += ["<h2>Learnt rewards</h2>", _picture((run_folder / REWARDS).read_bytes(), "png", REWARDED, "drawn")]
+        body.append(rows_table(*reward_rows(result["rewards"]), left=2))
     for film in sorted(run_folder.glob("*.gif")):
         body += [f"<h2>{escape(film.stem)}</h2>", _picture(film.read_bytes(), "gif", film.stem)]
     body += ["<h2>Stages</h2>", _stages(stages)]

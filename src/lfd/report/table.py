@@ -56,6 +56,28 @@ SCORES = (
 )
 
 
+REWARDS = (
+    Column("episodes", lambda s: f"{s['episodes']:,}"),
+    Column("pairs", lambda s: f"{s['pairs']:,}"),
+    Column("right", lambda s: share(s["accuracy"])),
+    Column("margin", lambda s: number(s["margin"])),
+    Column("Pearson", lambda s: number(s["pearson"])),
+    Column("Spearman", lambda s: number(s["spearman"])),
+    Column("calibration error", lambda s: number(s.get("calibration_error"))),
+    Column("of a step", lambda s: spread(s["reward_mean"], s["reward_std"])),
+)
+
+
+def reward_rows(rewards: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of what was found of learnt rewards: a row for each and each dataset."""
+    rows = [
+        [name, data, *(column.cell(numbers) for column in REWARDS)]
+        for name, by_data in rewards.items()
+        for data, numbers in by_data.items()
+    ]
+    return ["reward", "on", *(column.heading for column in REWARDS)], rows
+
+
 def score_rows(scores: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of a run's scores; a column that nobody fills is left out."""
     columns = [column for column in SCORES if any(column.cell(score) != MISSING for score in scores.values())]
@@ -82,6 +104,9 @@ def table(result: Mapping[str, Any]) -> str:
         result: result.json's content. Of `scores`, each policy may have return_mean, return_std, return_min,
             return_max, episodes, normalized (0 is random, 1 is the expert; D4RL's scale over 100), success_rate (0..1),
             last5_mean (mean return of the last five evaluations in training); fqe_mean, fqe_low, fqe_high (the
-            discounted return from start states as FQE estimates it); discounted_mean (the true one of data).
+            discounted return from start states as FQE estimates it); discounted_mean (the true one of data). `rewards`
+            stand below, where there are any.
     """
-    return align(*score_rows(result["scores"]))
+    scores = align(*score_rows(result["scores"]))
+    rewards = result.get("rewards")
+    return f"{scores}\n\n{align(*reward_rows(rewards), left=2)}" if rewards else scores

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree
 
+from lfd.agents import Agent
 from lfd.batch import Batch, tensors
 from lfd.data import Dataset
 from lfd.maths import n_step
@@ -81,7 +82,7 @@ class Table:
         true_reward = torch.from_numpy(np.asarray(columns["rewards"][ahead], np.float32))
         terminated = torch.from_numpy(np.asarray(columns["terminals"][ahead], np.bool_))
         if self._judged:
-            reward = self._judge(ahead.ravel(), terminated).reshape(ahead.shape)
+            reward = self._judge(ahead.ravel()).reshape(ahead.shape)
         else:
             reward = true_reward.sign() if self._sign else true_reward
         summed, discount, taken = n_step(reward, terminated, last, self._world.gamma)
@@ -99,16 +100,12 @@ class Table:
             outcome["next_action"] = np.asarray(columns["actions"][np.minimum(final + 1, ends - 1)])
         return outcome
 
-    def _judge(self, at: Rows, terminated: Tensor) -> Tensor:
+    def _judge(self, at: Rows) -> Tensor:
         """[N] learnt rewards of rows [N]."""
-        device = self._world.device
-        transitions = Batch(
-            obs=tensors(self._data.observations(at), device),
-            action=tensors(np.asarray(self._data.columns["actions"][at]), device),
-            next_obs=tensors(self._data.successors(at), device),
-            discount=(self._world.gamma * (~terminated).float()).flatten().to(device),
+        rewards = learnt_rewards(
+            self._world.agents if self._learns else [self._world.agent],
+            transitions(self._data, at, self._world.gamma, self._world.device),
         )
-        rewards = learnt_rewards(self._world.agents if self._learns else [self._world.agent], transitions)
         assert rewards is not None
         return rewards.cpu()
 
@@ -202,6 +199,29 @@ class Draws:
         self._ahead, self._used = None, int(state["used"])
         if self._used:
             self._ahead = self._draw()
+
+
+def transitions(data: Dataset, at: Rows, gamma: float, device: torch.device) -> Batch:
+    """What a reward may look at, of rows [N]."""
+    discount = gamma * ~np.asarray(data.columns["terminals"][at], np.bool_)
+    return Batch(
+        obs=tensors(data.observations(at), device),
+        action=tensors(np.asarray(data.columns["actions"][at]), device),
+        next_obs=tensors(data.successors(at), device),
+        discount=tensors(discount.astype(np.float32), device),
+    )
+
+
+def rewards_of(data: Dataset, agent: Agent, gamma: float, device: torch.device) -> NDArray[np.float64]:
+    """[N] the learnt rewards of a whole dataset, by an agent that has one or is given one."""
+    parts = []
+    for start in range(0, len(data), JUDGED):
+        found = learnt_rewards(
+            [agent], transitions(data, np.arange(start, min(start + JUDGED, len(data))), gamma, device)
+        )
+        assert found is not None
+        parts.append(found.double().cpu().numpy())
+    return np.concatenate(parts)
 
 
 class Packed:

@@ -22,6 +22,7 @@ class Product(Enum):
     reward = "a reward"
     dataset = "a dataset"
     scores = "scores"
+    diagnosis = "diagnosis"
 
 
 @dataclass

@@ -80,6 +80,14 @@ class Trained(Expert):
         return agent.eval().requires_grad_(False)
 
 
+def judge(product: Trained, what: str) -> Agent:
+    """Who gives the reward of a product. Raises Refused, with `what` it is for, if it has members."""
+    agents = product.agents()
+    if len(agents) > 1:
+        raise Refused(f"{what} has {len(agents)} members; a single reward is expected")
+    return agents[0]
+
+
 def save_agent(folder: Path, learner: Learner, name: str = WEIGHTS) -> None:
     """The learner's weights and buffers; with members every tensor has a leading axis."""
     save_tensors(folder / name, {**learner.parameters, **learner.buffers})
