@@ -83,6 +83,26 @@ def test_it_trains_and_is_scored(form, call, tmp_path):
         policy.film(tmp_path / "film.gif")
 
 
+def test_a_reward_from_ranked_data_relabels_it_and_is_learnt_from(call, tmp_path):
+    line = ["algo=trex", "env=none", "algo@learner=iql", *baselines(tmp_path / "data"), "targets=[fqe,inspect]"]
+    line += ["+stage@relabelled=relabel", "relabelled.data=demos", "relabelled.reward=reward"]
+    line += ["learner.losses.iql.reads=relabelled", "~learn.frozen.reward", "inspect.data=[demos]"]
+    line += ["reward.steps=5", "learn.steps=5", "fqe.steps=5", "fqe.members=2"]
+    code, _, err = call(*line)
+    assert code == 2 and "dataset 'demos': all 10 episodes have a return of 30; two or more" in err
+    content = dict(np.load(tmp_path / "data.npz"))
+    content["rewards"] = np.repeat(np.arange(10.0), 30)
+    np.savez(tmp_path / "data.npz", **content)
+    code, out, err = call(*line)
+    assert code == 0, err
+    result = json.loads(Path(out.splitlines()[-1]).read_text())
+    assert list(result["stages"]) == ["demos", "reward", "relabelled", "learn", "fqe", "inspect"]
+    assert result["rewards"]["reward"]["demos"]["pairs"] == 45
+    returns = [result["stages"][name]["passport"]["returns"] for name in ("demos", "relabelled")]
+    assert returns[0] == returns[1]
+    assert "Learnt rewards" in (Path(out.splitlines()[-1]).parent / "report.html").read_text()
+
+
 def test_what_was_collected_here_needs_no_simulator_later(call, tmp_path):
     spaces = Spaces(gym.spaces.Box(0, 255, (4, 40, 40), np.uint8), gym.spaces.Discrete(3))
     writer = Writer(tmp_path / "log", spaces, stack=4)

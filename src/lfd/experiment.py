@@ -29,6 +29,7 @@ from lfd.stages.experts import Later, Live, Pretrained, Script
 from lfd.stages.fit import Fit
 from lfd.stages.inspect import Inspect
 from lfd.stages.load import Load
+from lfd.stages.relabel import Relabel
 
 STAGES: dict[str, type[Stage]] = {
     "fit": Fit,
@@ -41,6 +42,7 @@ STAGES: dict[str, type[Stage]] = {
     "live": Live,
     "later": Later,
     "inspect": Inspect,
+    "relabel": Relabel,
 }
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 

@@ -94,6 +94,17 @@ def test_the_product_has_unit_spread_and_no_mean_unless_episodes_terminated(ends
     assert found.mean() == pytest.approx(raw.mean() / raw.std() if ends else 0, abs=1e-4)
 
 
+def test_a_bounded_product_is_the_tanh_of_the_other():
+    batch = pairs(VECTOR, TWO, 1)
+    answers = []
+    for bounded in (False, True):
+        loss = TREX("data", hidden=[8], bounded=bounded)
+        agent = agent_of(loss)
+        answer(loss, agent, batch)
+        answers.append(agent.nets[REWARD](batch))
+    assert torch.equal(answers[0].tanh(), answers[1])
+
+
 def test_a_validation_leaves_the_scale_alone():
     loss = TREX("data", hidden=[8])
     agent = agent_of(loss)

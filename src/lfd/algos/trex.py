@@ -21,9 +21,9 @@ SLOWEST = 0.01  # share of a step's rewards in their statistics, once many steps
 class Scaled(RewardNet):
     """A reward on the scale of what it was trained on: buffers hold mean and spread of its latest answers there.
 
-    Called, it answers (r - shift) / std. The shift is the mean, unless an episode of the data terminated: where the
-    agent can end an episode, or keep it from ending, a shift of the reward is another task, and the reward keeps the
-    sign that it was trained to.
+    Called, it answers (r - shift) / std, or if `bounded` the tanh of that. The shift is the mean, unless an episode of
+    the data terminated: where the agent can end an episode, or keep it from ending, a shift of the reward is another
+    task, and the reward keeps the sign that it was trained to.
     """
 
     mean: Tensor
@@ -31,8 +31,11 @@ class Scaled(RewardNet):
     terminated: Tensor
     steps: Tensor
 
-    def __init__(self, spaces: Spaces, hidden: list[int], activation: Activation, inputs: Inputs) -> None:
+    def __init__(
+        self, spaces: Spaces, hidden: list[int], activation: Activation, inputs: Inputs, bounded: bool
+    ) -> None:
         super().__init__(spaces, hidden, activation, inputs)
+        self.bounded = bounded
         for name, value in (("mean", 0.0), ("square", 1.0), ("terminated", 0.0), ("steps", 0.0)):
             self.register_buffer(name, torch.tensor(value))
 
@@ -55,7 +58,8 @@ class Scaled(RewardNet):
         self.terminated.copy_(self.terminated.maximum((batch.valid & batch.terminated).any().float()))
 
     def forward(self, batch: Batch) -> Tensor:
-        return (self.raw(batch) - self.mean * (1 - self.terminated)) / self.std
+        scaled = (self.raw(batch) - self.mean * (1 - self.terminated)) / self.std
+        return scaled.tanh() if self.bounded else scaled
 
 
 @dataclass
@@ -71,6 +75,9 @@ class TREX(Loss):
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     activation: Activation = Activation.relu
     l1: float = 0.0  # times the sum of |r| over a pair
+    # The product is in (-1, 1): however far from the demonstrations a state is, it cannot outweigh many that are near.
+    # The authors' agents learn from a sigmoid, which would pay for every step, also of a task that is to end soon.
+    bounded: bool = False
 
     needs: ClassVar = ("obs", "action", "next_obs", "terminated", "preferred", "valid")
     agents: ClassVar = Agent
@@ -87,7 +94,7 @@ class TREX(Loss):
         return {"": (self.reads, tuple(name for name in self.needs if name not in unseen))}
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        return {REWARD: Scaled(agent.spaces, self.hidden, self.activation, self.inputs)}
+        return {REWARD: Scaled(agent.spaces, self.hidden, self.activation, self.inputs, self.bounded)}
 
     def __call__(self, agent: Agent, batch: Batch) -> Out:
         net = agent.nets[REWARD]

@@ -18,6 +18,7 @@ from lfd.sources import JUDGED, TRANSITION, World, learnt_rewards
 
 AHEAD = 256  # draws of the generator at once: one call of it costs as much as a small batch
 RESIDENT = 2 << 30  # bytes of columns that are worth a copy on the device
+LEARNT = "infos/learnt_rewards"  # the column that `relabel` stores: `reward` of such data
 Rows = NDArray[np.int64]
 
 
@@ -84,7 +85,7 @@ class Table:
         if self._judged:
             reward = self._judge(ahead.ravel()).reshape(ahead.shape)
         else:
-            reward = true_reward.sign() if self._sign else true_reward
+            reward = torch.from_numpy(self._given(ahead))
         summed, discount, taken = n_step(reward, terminated, last, self._world.gamma)
         final = at + taken.numpy() - 1
         outcome: dict[str, Any] = {
@@ -109,11 +110,16 @@ class Table:
         assert rewards is not None
         return rewards.cpu()
 
+    def _given(self, at: Rows | slice) -> NDArray[np.float32]:
+        """The rewards that stand in the data and are learnt from: those of a relabelled one, or the true ones."""
+        if LEARNT in self._data.columns:
+            return np.asarray(self._data.columns[LEARNT][at], np.float32)
+        rewards = np.asarray(self._data.columns["rewards"][at], np.float32)
+        return np.sign(rewards) if self._sign else rewards
+
     def _returns_to_go(self) -> NDArray[np.float32]:
-        rewards = np.asarray(self._data.columns["rewards"], np.float64)
-        rewards = np.sign(rewards) if self._sign else rewards
-        togo = rewards.copy()
-        is_last = np.zeros(len(rewards), np.bool_)
+        togo = self._given(slice(None)).astype(np.float64)
+        is_last = np.zeros(len(togo), np.bool_)
         is_last[self._data.ends - 1] = True
         for row in range(len(togo) - 2, -1, -1):
             if not is_last[row]:
