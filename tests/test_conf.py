@@ -184,3 +184,11 @@ def test_a_reward_from_bad_demonstrations_takes_one_line(env, learner, most, fol
     assert pipeline.reads("learn") == ["reward"] and pipeline.reads("reward") == ["demos"]
     assert experiment.stages["demos"].max_return == most
     assert type(experiment.stages["learn"].algo.agent).__name__ == learner
+
+
+def test_a_reward_from_noise_ranks_what_a_clone_does(folder):
+    experiment, _ = composed(["algo=drex", "env=pendulum"])
+    pipeline = wired(experiment, folder)
+    assert [pipeline.reads(name) for name in ("clone", "noisy", "reward")] == [["demos"], ["clone"], ["noisy"]]
+    assert experiment.stages["noisy"].epsilons == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert experiment.stages["clone"].algo.losses.keys() == {"bc"}

@@ -1,15 +1,21 @@
 """What learns must miss its bar when what it learns from is spoilt."""
 
+import json
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from lfd import cli
 from lfd.agents.actor_critic import Policy
 from lfd.algos.bc import Cloning
 from lfd.data import Dataset, Episode
 from lfd.envs import Gym
 from lfd.episodes import greedy, play
 from lfd.learner import Algo, Learner
+from lfd.sources import snippets
 from lfd.sources.dataset import Demonstrations
 
 ENV = Gym("CartPole-v1")
@@ -54,3 +60,25 @@ def score(data: Dataset, open_source) -> float:
 def test_cloning_reaches_its_bar_from_real_labels_and_misses_it_from_shuffled_ones(shuffle, write_data, open_source):
     found = score(demonstrations(shuffle, write_data), open_source)
     assert found < 0.5 * BAR if shuffle else found >= BAR
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoilt", ["untrained", "shuffled"])
+def test_a_reward_that_has_learnt_nothing_misses_the_bar_of_ranked_demonstrations(
+    spoilt, monkeypatch, tmp_path, capsys
+):
+    """The bar itself is in test_scores.py."""
+    line = ["run.py", "-m", "algo=trex", "env=pendulum", "seed=0,1,2", "score.episodes=100", f"outputs={tmp_path}"]
+    ranked = snippets.ranked
+
+    def shuffled(data, rank, name):
+        return np.random.default_rng(0).permutation(ranked(data, rank, name))
+
+    if spoilt == "shuffled":
+        monkeypatch.setattr(snippets, "ranked", shuffled)
+    else:
+        line.append("algo.lr=0")
+    monkeypatch.setattr(sys, "argv", line)
+    assert cli.run() == 0
+    (group,) = json.loads(Path(capsys.readouterr().out.splitlines()[-1]).read_text())["groups"]
+    assert np.median(group["returns"]) < -300

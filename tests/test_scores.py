@@ -60,6 +60,10 @@ NOISY = [
 ]
 
 
+# Environment, the most that a demonstration returns, the least median of the seeds. All from ten episodes.
+EXCEEDED = [("pendulum", -500, -300), ("cartpole", 250, 450)]
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One store for all, so that each expert is trained once."""
@@ -77,6 +81,16 @@ def test_every_seed_reaches_the_bar(outputs, env, algo, bar):
 def test_what_is_learnt_from_a_noisy_teacher_is_no_worse_than_it(outputs, env, algo):
     found = scores(outputs, env, algo, *from_noise(env))
     assert found["return_mean"] >= noisy_teacher(outputs, env)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env", "most", "bar"), EXCEEDED)
+def test_what_learns_from_ranks_exceeds_the_best_demonstration(outputs, env, most, bar):
+    returns = scores(outputs, env, "trex")["returns"]
+    line = ["algo=trex", f"env={env}", "seed=0", "score.episodes=100", f"outputs={outputs}"]
+    demos = run(*line)["scores"]["demos"]
+    assert demos["episodes"] <= 10 and demos["return_max"] <= most
+    assert np.median(returns) >= bar and min(returns) > demos["return_max"]
 
 
 def from_noise(env):

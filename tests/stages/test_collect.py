@@ -184,3 +184,21 @@ def test_returns_that_none_has_are_refused(run_stages, counting):
         run_stages({"demos": Collect("random", episodes=20, min_return=4.0, max_return=5.0)}, counting)
     with pytest.raises(Refused, match="min_return is 5, above the max_return of 4"):
         Collect("random", episodes=20, min_return=5.0, max_return=4.0)
+
+
+def test_levels_of_noise_are_equal_parts_and_stored_with_every_row(run_stages, counting):
+    stage = Collect("expert", episodes=400, num_envs=50, epsilons=[0.0, 0.5, 1.0])
+    pipeline = run_stages({"expert": expert(), "demos": stage}, counting)
+    data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
+    noise = data.columns["infos/noise"]
+    greedy = agent.act(torch.from_numpy(data.observations(np.arange(len(data)))), (), None)[0].numpy()
+    for level, share in [(0.0, 0.0), (0.5, 0.25), (1.0, 0.5)]:
+        rows = noise == level
+        assert np.isin(data.episode_of(np.flatnonzero(rows)), np.flatnonzero(noise[data.starts] == level)).all()
+        assert (noise[data.starts] == level).sum() == pytest.approx(400 / 3, abs=1)
+        assert (data.columns["actions"][rows] != greedy[rows]).mean() == pytest.approx(share, abs=0.06)
+    assert data.passport["made_by"]["epsilon"] == [0.0, 0.5, 1.0]
+    with pytest.raises(Refused, match="either epsilon or epsilons"):
+        Collect("random", episodes=1, epsilon=0.1, epsilons=[0.2])
+    with pytest.raises(Refused, match="epsilon is .0.5, 1.5."):
+        Collect("random", episodes=1, epsilons=[0.5, 1.5])

@@ -1,7 +1,7 @@
 """collect: play policies and keep what they did as a dataset."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +29,9 @@ class Collect(Stage):
     policies: dict[str, float] = field(default_factory=dict)  # several of them with their shares, instead of `policy`
     transitions: int | None = None  # how much: exactly so many, the last episode cut; or
     episodes: int | None = None  # so many whole episodes
-    epsilon: float = 0.0  # share of random actions
+    epsilon: float = 0.0  # share of random actions; or
+    # several, for equal parts of what each policy does; the level is stored with every row as infos/noise
+    epsilons: list[float] = field(default_factory=list)
     sigma: float = 0.0  # Gaussian noise on continuous actions, in halves of their range
     sample: bool = False  # draw from stochastic policies instead of taking their mode
     min_return: float | None = None  # episodes below are left out
@@ -43,8 +45,10 @@ class Collect(Stage):
         if (self.transitions is None) == (self.episodes is None):
             raise Refused("a collect stage needs either transitions or episodes; set the other to null")
         positive(self, transitions=self.transitions, episodes=self.episodes, num_envs=self.num_envs)
-        if not 0 <= self.epsilon <= 1 or self.sigma < 0:
-            given = f"epsilon is {self.epsilon}, sigma {self.sigma}"
+        if self.epsilon and self.epsilons:
+            raise Refused("a collect stage needs either epsilon or epsilons; set epsilon to 0")
+        if not all(0 <= level <= 1 for level in (self.epsilon, *self.epsilons)) or self.sigma < 0:
+            given = f"epsilon is {list(self.epsilons) or self.epsilon}, sigma {self.sigma}"
             raise Refused(f"{given}; a share in [0, 1] and 0 or more are expected")
         if self.policies and (abs(sum(self.policies.values()) - 1) > 1e-6 or min(self.policies.values()) <= 0):
             raise Refused(f"shares of policies are {dict(self.policies)}; positive numbers that sum to 1 are expected")
@@ -110,29 +114,31 @@ class _Collection:
 
     def run(self) -> None:
         try:
-            for name, amount in self._portions().items():
-                self._fill(name, amount)
+            for name, level, amount in self._portions():
+                self._fill(name, level, amount)
         finally:
             self.env.close()
-        made_by = {"policies": dict(self.stage.shares), "epsilon": self.stage.epsilon, "sigma": self.stage.sigma}
+        noise = {"epsilon": list(self.stage.epsilons) or self.stage.epsilon, "sigma": self.stage.sigma}
+        made_by = {"policies": dict(self.stage.shares), **noise}
         assert self.lab.env is not None
         self.writer.finalise(self.lab.folder / DATA, {"env": self.lab.env.fingerprint(), "made_by": made_by})
 
-    def _portions(self) -> dict[str, int]:
-        """Policy -> how much there must be once its turn is over."""
-        total = self.stage.total()
+    def _portions(self) -> list[tuple[str, float, int]]:
+        """Policy, its share of random actions, and how much there must be once its turn is over."""
+        total, levels = self.stage.total(), list(self.stage.epsilons) or [self.stage.epsilon]
         assert total is not None
-        ends = np.cumsum(list(self.stage.shares.values())) * total
-        return {name: round(end) for name, end in zip(self.stage.shares, ends, strict=True)}
+        turns = [(name, level, share / len(levels)) for name, share in self.stage.shares.items() for level in levels]
+        ends = np.cumsum([share for *_, share in turns]) * total
+        return [(name, level, round(end)) for (name, level, _), end in zip(turns, ends, strict=True)]
 
     def _held(self) -> int:
         return self.writer.transitions if self.stage.transitions else self.writer.episodes
 
-    def _fill(self, name: str, amount: int) -> None:
+    def _fill(self, name: str, level: float, amount: int) -> None:
         self.best, self.worst, fruitless = -np.inf, np.inf, 0
         while self._held() < amount:
             wave = int(self.writer.cursor.get("wave", 0))
-            kept = self._wave(name, wave, amount)
+            kept = self._wave(name, level, wave, amount)
             self.writer.commit({"wave": wave + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
             fruitless = 0 if kept else fruitless + self.env.num_envs
             if fruitless >= FRUITLESS:
@@ -156,9 +162,9 @@ class _Collection:
             "move them apart"
         )
 
-    def _wave(self, name: str, wave: int, amount: int) -> int:
+    def _wave(self, name: str, level: float, wave: int, amount: int) -> int:
         """One episode in each environment; returns how many were kept."""
-        stage, count = self.stage, self.env.num_envs
+        stage, count = replace(self.stage, epsilon=level, epsilons=[]), self.env.num_envs
         seeds = [derive(stage.seed, "episode", wave, index) % 2**31 for index in range(count)]
         noise = Generated(derive(stage.seed, "noise", wave), self.device)
 
@@ -175,6 +181,8 @@ class _Collection:
             fits = (low is None or one.value >= low) and (high is None or one.value <= high)
             if self._held() < amount and fits:
                 limit = amount - self.writer.transitions if stage.transitions else len(one.episode)
+                if self.stage.epsilons:
+                    one.episode.infos["noise"] = np.full(one.length, level, np.float32)
                 self.writer.add(cut(one.episode, limit))
                 kept += 1
         return kept
