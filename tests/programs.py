@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.judge import JudgeSpec
 from lfd.agents.q import QNet
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
+from lfd.algos.trex import TREX
 from lfd.artifacts import Store
 from lfd.envs import Env, Gym
 from lfd.hardware import Hardware
@@ -21,6 +23,7 @@ from lfd.sources.interactive import Interactive
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
+from lfd.sources.snippets import Snippets
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
 from lfd.stages.experts import Script
@@ -83,7 +86,12 @@ def dagger() -> Algo:
     return Algo(Policy(SIZES), {"bc": Cloning("rounds")}, {"rounds": demos}, rounds, batch=16, normalize_obs=True)
 
 
-PROGRAMS_OF = (dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger)
+def trex() -> Algo:
+    source = Snippets(shortest=3, longest=10, trajectories=0.3, validation=0.2)
+    return Algo(JudgeSpec(), {"trex": TREX("demos", hidden=SIZES)}, {"demos": source}, batch=16, normalize_obs=True)
+
+
+PROGRAMS_OF = (dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger, trex)
 ALGOS = {algo.__name__: algo for algo in PROGRAMS_OF}
 PROGRAMS = [*ALGOS, "collect"]
 

@@ -35,6 +35,12 @@ def test_the_cadence_of_checks_moves_no_bits(program, tmp_path):
     assert len(hashes) == 1
 
 
+def test_the_cadence_of_validations_moves_no_bits_of_a_reward(tmp_path):
+    artifacts = [programs["run"]("trex", tmp_path / str(every), steps=90, every=every) for every in (0, 20)]
+    weights = {bits(artifact)["agent.safetensors"] for artifact in artifacts}
+    assert len(weights) == 1 and "validation/trex/accuracy" in (artifacts[1] / "metrics.jsonl").read_text()
+
+
 def test_seeds_differ(tmp_path):
     artifacts = [programs["run"]("bc", tmp_path, steps=10, every=0, seed=seed) for seed in (0, 1)]
     assert bits(artifacts[0]) != bits(artifacts[1])
