@@ -107,6 +107,8 @@ def rows() -> list[list[str]]:
         dealt[index] = (ALGOS.index(pair[0]) + kinds().index(pair[1])) % len(DATASETS)
     found = [[f"algo={a}", f"env={e}", f"dataset={DATASETS[d]}"] for (a, e), d in zip(pairs, dealt, strict=True)]
     found.append(["algo=bc", "env=none", "dataset=file"])  # the only data that it takes
+    ranked = [path.stem.removeprefix("ranked_") for path in (CONF / "tuned" / "dataset").glob("ranked_*.yaml")]
+    found += [["algo=trex", f"env={env}", "dataset=ranked"] for env in ranked]
     others = [[f"{group}={name}"] for group in GROUPS for name in options(CONF, group) if group not in DEALT]
     return [*found, *others]
 
@@ -127,7 +129,7 @@ def test_every_option_fits_or_is_refused_and_every_file_is_reached(folder):
         except Refused as refusal:
             refused[" ".join(row)] = str(refusal)
             continue
-        assert pipeline.order[-1] == ("fqe" if "env=none" in row else "score")
+        assert pipeline.order[-1] == ("fqe" if "env=none" in row else experiment.targets[-1])
         reached |= {f"{group.partition('@')[0]}/{option}" for group, option in choices.items()}
         fits |= set(row)
     files = {str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*/*.yaml")}

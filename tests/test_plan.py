@@ -94,3 +94,11 @@ def test_of_a_sweep_every_job_has_its_plan_and_its_refusal(call: Call, tmp_path:
     first, second = output.split("dataset.epsilon=2")
     assert "total" in first and "refused: " in second
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_learnt_reward_and_what_is_made_of_it_are_estimated(call: Call) -> None:
+    relabelled = ["+stage@relabelled=relabel", "relabelled.data=demos", "relabelled.reward=reward"]
+    code, output, _ = call("algo=trex", "dry_run=true", *relabelled, "targets=[score,inspect,relabelled]")
+    table = rows(output)
+    assert code == 0 and table["reward"][1:3] == ["fit", "demos"] and table["total"][1] != "–"
+    assert size(table["relabelled"][-1]) == size(table["demos"][-1]) > 0

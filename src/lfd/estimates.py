@@ -21,12 +21,14 @@ from lfd.sources.table import RESIDENT
 from lfd.stages import Stage
 from lfd.stages.collect import Collect, split_name
 from lfd.stages.evaluate import Evaluate
+from lfd.stages.inspect import Inspect
 from lfd.stages.load import Load
 from lfd.stages.recipe import Recipe
+from lfd.stages.relabel import Relabel
 from lfd.trials import SECONDS, Trials
 
 EPISODE = 1_000  # steps of an episode where the environment's limit is higher or unknown
-ACROSS_DISK = 100e6  # bytes a second at which a foreign file is read and written again
+ACROSS_DISK = 100e6  # bytes a second at which data is read and written again, or judged
 
 
 @final
@@ -69,6 +71,8 @@ class Estimator:
                 return Estimate(self._evaluation(stage) if earlier is None else earlier, _resident(), 10_000)
             case Load():
                 return _copied(stage)
+            case Relabel() | Inspect():
+                return self._judged(stage, earlier)
         return Estimate(nan, _resident(), 0)
 
     def note(self) -> str:
@@ -118,7 +122,16 @@ class Estimator:
                 return self._transitions(stage) * self._row_bytes()
             case Load():
                 return _size(stage)
+            case Relabel():
+                return self._dataset_bytes(self.pipeline.stages[stage.data])
         return 0
+
+    def _judged(self, stage: Relabel | Inspect, earlier: float | None) -> Estimate:
+        """Data read once, each row on its way through a network; a copy of it where it is relabelled."""
+        names = [stage.data] if isinstance(stage, Relabel) else stage.data
+        size = sum(self._dataset_bytes(self.pipeline.stages[name]) for name in names)
+        disk = size if isinstance(stage, Relabel) else 10_000
+        return Estimate(size / ACROSS_DISK if earlier is None else earlier, _resident(), disk)
 
     def _collect(self, stage: Collect, earlier: float | None) -> Estimate:
         seconds = earlier

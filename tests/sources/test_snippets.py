@@ -34,9 +34,9 @@ def data(write_data):
 def stream_of(open_source, data):
     agent = JudgeSpec().build(VECTOR)
 
-    def open_it(data=data, members=1, columns=COLUMNS, **settings):
+    def open_it(data=data, members=1, columns=COLUMNS, sequence=1, **settings):
         source = Snippets(**{"validation": 0.0, "shortest": 5, "longest": 10, **settings})
-        given = {"name": "demos", "datasets": {"demos": data}, "columns": columns, "batch": 16}
+        given = {"name": "demos", "datasets": {"demos": data}, "columns": columns, "batch": 16, "sequence": sequence}
         return open_source(source, agent, members=members, **given)
 
     return open_it
@@ -134,6 +134,8 @@ def test_what_cannot_be_ranked_is_refused(stream_of, write_data, data):
         stream_of(equal)
     with pytest.raises(Refused, match="'demos' does not tell its noise"):
         stream_of(data, rank=Rank.noise)
+    with pytest.raises(Refused, match="snippets of 'demos' are no sequences"):
+        stream_of(data, sequence=4)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ class SnippetStream(Stream):
     def __init__(self, source: Snippets, world: World) -> None:
         self.source, self.world = source, world
         name = source.of or world.name
+        if world.sequence > 1:
+            raise Refused(f"snippets of {name!r} are no sequences for an agent with memory; use one without")
         data = world.datasets[name]
         ranks = ranked(data, source.rank, name)
         held = held_episodes(ranks, source.validation)

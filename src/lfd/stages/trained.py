@@ -62,7 +62,7 @@ class Trained(Expert):
             if not 0 <= snapshot < len(self.snapshots):
                 raise Refused(
                     f"snapshot {snapshot} was not kept: there are {len(self.snapshots)} (counted from 0); "
-                    "set checkpoints of the fit stage"
+                    "set checkpoints of the fit stage, and check.every so that there are as many checks"
                 )
             file = self.snapshots[snapshot]["file"]
         weights = load_tensors(self.folder / file)
