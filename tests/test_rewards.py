@@ -187,8 +187,6 @@ def test_what_does_not_go_with_a_learnt_reward_is_refused(counting, run_stages):
         run_stages({"demos": demos, "other": Fit(dqn, 5), "learn": Fit(dqn, 5, frozen={"reward": "other"})}, counting)
     with pytest.raises(Refused, match="JudgeSpec does not act: stop rules on scores"):
         run_stages({"demos": demos, "learn": Fit(judge, 5, stop=Stop(score=1.0))}, counting)
-    with pytest.raises(Refused, match="rollout takes a learnt reward; set its scale_reward to false"):
-        run_stages({"learn": Fit(gail(scale_reward=True), 5)}, counting)
     with pytest.raises(Refused, match="a loss trains a reward and frozen.reward gives another"):
         both = Fit(gail(), 5, frozen={"reward": "reward"})
         run_stages({"demos": demos, "reward": Fit(judge, 5), "learn": both}, counting)

@@ -48,6 +48,7 @@ class Phase:
     losses: list[str] = field(default_factory=list)
     steps: int = 0
     epochs: int = 0  # passes over what the first loss reads (in its first slot); a KL stop ends them early
+    fresh: bool = False  # a replay gives only what this round collected, and owes nothing for these steps
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs > 0):

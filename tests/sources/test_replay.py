@@ -1,11 +1,13 @@
 from collections import Counter
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.agents.q import QNet
+from lfd.envs import Gym
 from lfd.errors import Refused
 from lfd.sources.replay import Priorities, Replay
 from lfd.sources.ring import Ring
@@ -157,3 +159,88 @@ def test_weights_are_given_only_where_draws_are_prioritised(counting, open_sourc
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(Refused):
         Replay(**wrong)
+
+
+class Clock(gym.Env):
+    """Sees how many steps it has ever made; an episode has 7, the last of which is a truncation."""
+
+    def __init__(self, render_mode=None):
+        self.observation_space, self.action_space = gym.spaces.Box(0, np.inf, (1,)), gym.spaces.Discrete(2)
+        self.clock = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.array([self.clock], np.float32), {}
+
+    def step(self, action):
+        self.clock += 1
+        return np.array([self.clock], np.float32), 0.0, False, self.clock % 7 == 0, {}
+
+
+gym.register("Clock-v0", Clock)
+
+
+def in_rounds(stream, sizes):
+    """Rounds of a fresh and an old phase of these many steps: (number of the round, batch) of each phase."""
+    fresh, old = [], []
+    for number in range(len(sizes)):
+        stream.begin_round()
+        before = stream.env_steps
+        for phase, steps, is_fresh in ((fresh, 6, True), (old, sizes[number], False)):
+            stream.begin_phase(is_fresh)
+            phase += [(number, stream.next()) for _ in range(steps)]
+        assert stream.env_steps == before
+    return fresh, old
+
+
+@pytest.mark.parametrize("sequence", [1, 4])
+def test_a_round_collects_when_it_begins_and_a_fresh_phase_draws_from_that_alone(sequence, open_source):
+    env = Gym("Clock-v0")
+    source = Replay(90, 3, 30, rate=1.5)
+    stream = open_source(source, agent_for(env), env, batch=64, sequence=sequence)
+    starts, begin = [], stream.begin_round
+    stream.begin_round = lambda: starts.append(stream.env_steps // 3) or begin()
+    fresh, old = in_rounds(stream, [10, 10, 20])
+    # 1.5 for each step that was not fresh: 15 of 10 steps; the first round has the warmup.
+    assert starts == [0, 10, 15] and stream.env_steps == 45
+    for number, batch in fresh:
+        assert set(batch.obs.flatten().tolist()) == set(range(starts[number], [10, 15, 20][number])) - {20}
+    seen = {value for number, batch in old if number == 2 for value in batch.obs.flatten().tolist()}
+    assert seen == set(range(15))
+
+
+def test_a_round_that_is_owed_nothing_collects_enough_to_draw_from(open_source):
+    env = Gym("Clock-v0")
+    stream = open_source(Replay(90, 3, 30, rate=0.1), agent_for(env), env, sequence=4)
+    in_rounds(stream, [5, 5, 60])
+    # 4 of each environment in the second and third round, though 0.5 and 1 were asked for.
+    assert stream.env_steps == 30 + 2 * 12
+    stream.begin_round()
+    assert stream.env_steps == 30 + 3 * 12, "what was given is not owed again"
+
+
+def test_fresh_draws_are_even_and_without_priorities(counting, open_source):
+    stream = open_source(Replay(200, 2, 20, priority=1.0, rate=1.0), agent_for(counting), counting)
+    stream.begin_round()
+    stream.begin_phase(True)
+    stream.next()
+    stream.feedback({"priority": torch.full((64,), 1e6)})
+    assert stream._priorities._tree.total == pytest.approx(20)
+
+
+def test_rounds_set_back_to_a_checkpoint_give_the_same_draws(counting, open_source):
+    source = Replay(64, 3, 20, n_step=2, epsilon=0.5, rate=1.7)
+    first = open_source(source, agent_for(counting), counting, batch=8)
+    in_rounds(first, [7, 9])
+    tensors, state = first.save()
+    tensors = {name: value.clone() for name, value in tensors.items()}
+
+    def go_on(stream):
+        stream.boundary(1)
+        return [batch for phase in in_rounds(stream, [5, 8, 3]) for _, batch in phase]
+
+    expected = go_on(first)
+    second = source.open(first.world)
+    second.restore(tensors, state)
+    for one, other in zip(expected, go_on(second), strict=True):
+        assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dict__)

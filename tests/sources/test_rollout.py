@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lfd.agents.actor_critic import Policy, PolicyValue
 from lfd.batch import Batch
@@ -168,3 +169,34 @@ def test_cloning_can_read_a_rollout_of_an_agent_without_values(counting, open_so
     agent = Policy(SIZES).build(counting.spaces())
     stream = open_source(Rollout(2, 8), agent, counting, columns=frozenset({"obs", "action"}), batch=4)
     assert "advantage" not in stream.next().__dict__
+
+
+class ByAction(nn.Module):
+    def forward(self, batch):
+        return 100.0 * batch.action + 7
+
+
+def test_learnt_rewards_are_scaled_by_the_deviation_of_their_returns(counting, open_source):
+    agent = agent_for(counting)
+    agent.add({"reward": ByAction()})
+    source = Rollout(2, 50, epochs=1, scale_reward=True)
+    stream = open_source(source, agent, counting, columns=ALL, batch=100)
+    seen, running = [], np.zeros(2)
+    for _ in range(2):
+        c, held = collected(stream)
+        learnt = 100.0 * c["action"] + 7
+        for t in range(50):
+            running = 0.9 * running + learnt[t]
+            seen += list(running)
+            running[c["terminated"][t] | c["truncated"][t]] = 0
+        np.testing.assert_allclose(held.reward.numpy(), learnt.flatten() / np.std(seen), rtol=1e-4)
+        assert torch.equal(held.true_reward, held.next_obs[:, 1])
+        # Another phase judges the same collection again: it counts once.
+        stream.begin_phase(fresh=False)
+        np.testing.assert_allclose(stream._held.reward.numpy(), held.reward.numpy())
+    tensors, state = stream.save()
+    second = source.open(stream.world)
+    second.restore(tensors, state)
+    for one in (stream, second):
+        one.boundary(1)
+    assert torch.equal(stream.next().reward, second.next().reward)

@@ -80,8 +80,8 @@ class Stream(ABC):
     def begin_round(self) -> None:  # noqa: B027 - what does not collect has no rounds
         """Collect once, for all the phases of this round."""
 
-    def begin_phase(self) -> None:  # noqa: B027 - what is drawn afresh is never stale
-        """Estimate anew what depends on the networks: rewards, values, advantages."""
+    def begin_phase(self, fresh: bool) -> None:  # noqa: B027 - what is drawn afresh is never stale
+        """Estimate anew what depends on the networks; `fresh` asks for what the round collected and nothing older."""
 
     def feedback(self, values: Mapping[str, Tensor]) -> None:  # noqa: B027 - most sources have no use for it
         """What the losses say of the last batch: "priority" [B], "kl"; tensors to be read, not to be written to."""

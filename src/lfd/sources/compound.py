@@ -35,9 +35,9 @@ class Compound(Stream, ABC):
         for part in self.parts.values():
             part.begin_round()
 
-    def begin_phase(self) -> None:
+    def begin_phase(self, fresh: bool) -> None:
         for part in self.parts.values():
-            part.begin_phase()
+            part.begin_phase(fresh)
 
     def epoch_steps(self) -> int:
         return max(part.epoch_steps() for part in self.parts.values())

@@ -25,7 +25,7 @@ class Replay(Source):
     capacity: int = 100_000  # transitions that may be drawn
     num_envs: int = 8
     warmup: int = 1_000  # transitions before the first gradient step, by random actions
-    rate: float = 1.0  # transitions for each gradient step
+    rate: float = 1.0  # transitions for each gradient step; in rounds they are collected when the next one begins
     n_step: int = 1
     epsilon: Any = 0.0  # share of random actions, discrete; a number or a schedule over gradient steps
     sigma: Any = 0.0  # Gaussian noise on continuous actions, in halves of their range; a number or a schedule
@@ -68,6 +68,9 @@ class ReplayStream(Stream):
         self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack)
         self._judged = world.agent.judge() is not None
         self._priorities = Priorities(source, self._ring) if source.priority else None
+        self._in_rounds = False
+        self._fresh = False
+        self._since: Array = np.zeros(source.num_envs, np.int64)  # transitions of each lane before this round
         self._steps = 0  # gradient steps served
         self._credit = 0.0
         self._ended: list[tuple[float, int]] = []
@@ -84,24 +87,46 @@ class ReplayStream(Stream):
         self._ring.begin(np.arange(count), self._obs)
 
     def begin_round(self) -> None:
-        while len(self._ring) < self.source.warmup:
-            self._interact(warm=True)
+        """Collect what the steps of the round before asked for, and enough to draw from."""
+        self._in_rounds = True
+        self._since = self._ring.count.copy()
+        self._warm_up()
+        self._spend_credit()
+        while not self._ring.places(self.world.sequence, self._since):
+            self._credit -= self.source.num_envs
+            self._interact(warm=False)
+
+    def begin_phase(self, fresh: bool) -> None:
+        self._fresh = fresh
 
     def next(self) -> Batch:
-        self.begin_round()
-        self._credit += self.source.rate
-        while self._credit >= self.source.num_envs:
-            self._interact(warm=False)
-            self._credit -= self.source.num_envs
+        self._credit += 0.0 if self._fresh else self.source.rate
+        if not self._in_rounds:
+            self._warm_up()
+            self._spend_credit()
         self._steps += 1
         return self._draw()
 
+    def _warm_up(self) -> None:
+        while len(self._ring) < self.source.warmup:
+            self._interact(warm=True)
+
+    def _spend_credit(self) -> None:
+        while self._credit >= self.source.num_envs:
+            self._interact(warm=False)
+            self._credit -= self.source.num_envs
+
     def epoch_steps(self) -> int:
-        return max(len(self._ring) // self.world.batch, 1)
+        return max(self._ring.places(1, self._drawable) // self.world.batch, 1)
+
+    @property
+    def _drawable(self) -> Array | int:
+        """The transition of each lane from which on it may be drawn from now."""
+        return self._since if self._fresh else 0
 
     def feedback(self, values: Mapping[str, Tensor]) -> None:
-        if self._priorities and "priority" in values:
-            self._priorities.update(self._drawn, values["priority"].cpu().numpy())
+        if self._by_priority is not None and "priority" in values:
+            self._by_priority.update(self._drawn, values["priority"].cpu().numpy())
 
     def episodes(self) -> list[tuple[float, int]]:
         ended, self._ended = self._ended, []
@@ -109,6 +134,11 @@ class ReplayStream(Stream):
 
     def close(self) -> None:
         self._env.close()
+
+    @property
+    def _by_priority(self) -> "Priorities | None":
+        """What this phase draws by; what the round collected is drawn from evenly."""
+        return None if self._fresh else self._priorities
 
     def _interact(self, warm: bool) -> None:
         action = self._act(warm)
@@ -151,13 +181,14 @@ class ReplayStream(Stream):
     def _draw(self) -> Batch:
         length, ring = self.world.sequence, self._ring
         size = self.world.batch // length
-        if self._priorities:
+        if (priorities := self._by_priority) is not None:
             share = torch.rand(size, generator=self._generator, dtype=torch.float64).numpy()
-            self._drawn, weight = self._priorities.draw(share, self._steps)
-            batch = self._gather(*self._priorities.locate(self._drawn))
+            self._drawn, weight = priorities.draw(share, self._steps)
+            batch = self._gather(*priorities.locate(self._drawn))
             return batch.having(weight=torch.from_numpy(weight).to(self.world.device))
-        index = torch.randint(ring.places(length), (size,), generator=self._generator).numpy()
-        lane, row = ring.locate(index, length)
+        places = ring.places(length, self._drawable)
+        index = torch.randint(places, (size,), generator=self._generator).numpy()
+        lane, row = ring.locate(index, length, self._drawable)
         batch = self._gather(lane, row)
         if length == 1:
             return batch

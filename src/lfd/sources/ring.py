@@ -88,21 +88,25 @@ class Ring:
         """Transitions that may be drawn."""
         return self.places(1)
 
-    def places(self, length: int) -> int:
-        """Where `length` transitions of one lane that may be drawn begin."""
-        return int(self._places(length).sum())
+    def places(self, length: int, since: Array | int = 0) -> int:
+        """Where `length` transitions of one lane that may be drawn begin, from its `since`-th on."""
+        return int(self._places(length, since).sum())
 
-    def _places(self, length: int) -> Array:
-        places: Array = np.maximum(np.minimum(self.count, self.capacity) - length + 1, 0)
+    def _places(self, length: int, since: Array | int) -> Array:
+        places: Array = np.maximum(self.count - self._oldest(since) - length + 1, 0)
         return places
 
-    def locate(self, index: Array, length: int = 1) -> tuple[Array, Array]:
+    def _oldest(self, since: Array | int) -> Array:
+        """Which of each lane's transitions is the first that may be drawn."""
+        oldest: Array = np.maximum(self.count - self.capacity, since)
+        return oldest
+
+    def locate(self, index: Array, length: int = 1, since: Array | int = 0) -> tuple[Array, Array]:
         """Lane and row [B * length] of the transitions from each of these places [B] on; index in [0, places)."""
-        places = self._places(length)
+        places = self._places(length, since)
         ends = places.cumsum()
         lane = np.searchsorted(ends, index, side="right")
-        oldest = self.count - np.minimum(self.count, self.capacity)
-        nth = (oldest - ends + places)[lane] + index
+        nth = (self._oldest(since) - ends + places)[lane] + index
         lanes = lane.repeat(length)
         return lanes, self.position(lanes, (nth[:, None] + np.arange(length)).ravel())
 

@@ -1,5 +1,7 @@
 """On-policy: fresh steps of the learner, some epochs of minibatches over them, then fresh ones again."""
 
+import copy
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ class Rollout(Source):
     epochs: int = 4  # passes over a collection, in minibatches of the algorithm's batch size; phases count their own
     lam: float = 0.95  # of generalised advantage estimation
     kl_stop: float | None = None  # nats; a collection is left early once the policy moved further than this
-    scale_reward: bool = False  # by the running standard deviation of the discounted return
+    scale_reward: bool = False  # by the running standard deviation of the discounted return; learnt rewards too
 
     def __post_init__(self) -> None:
         if min(self.num_envs, self.steps, self.epochs) < 1:
@@ -58,6 +60,8 @@ class RolloutStream(Stream):
         self._noise = Generated(derive(world.seed, "noise"), world.device)
         self._generator = torch.Generator().manual_seed(derive(world.seed, "minibatches"))
         self._scale = ReturnScale(source.num_envs, world.gamma)
+        self._scale_before = self._scale  # as it was before the collection, where its rewards are estimated anew
+        self._judged = world.agent.judge() is not None
         self._in_rounds = False
         self._spent = False
         self._queue: deque[Tensor] = deque()
@@ -88,7 +92,7 @@ class RolloutStream(Stream):
         self._in_rounds = True
         self._collect()
 
-    def begin_phase(self) -> None:
+    def begin_phase(self, fresh: bool) -> None:
         self._appraise()
         self._queue.clear()
         self._spent = False
@@ -150,6 +154,7 @@ class RolloutStream(Stream):
         if self._taken is not None:
             # Only now, so that all epochs over a collection saw the statistics that it was taken with.
             agent.update_normalisers(self._taken["obs"])
+        self._scale_before = copy.deepcopy(self._scale)
         memories, steps = [], []
         for index in range(self.source.steps):
             if index % self.world.sequence == 0:
@@ -175,7 +180,7 @@ class RolloutStream(Stream):
         self._ended += [(value, length) for _, value, length in step.finished]
         self.env_steps += int(step.valid.sum())
         reward = np.sign(step.reward) if self._sign else step.reward
-        if self.source.scale_reward:
+        if self.source.scale_reward and not self._judged:
             reward = self._scale(reward, step.terminated | step.truncated, step.valid)
         return {
             "obs": before, "action": taken, "reward": reward, "true_reward": step.reward, "next_obs": step.next_obs,
@@ -191,6 +196,8 @@ class RolloutStream(Stream):
         rewards = learnt_rewards(self.world.agents, transitions.map(lambda column: column.flatten(0, 1)))
         if rewards is not None:
             c["reward"] = rewards.reshape(steps, count)
+            if self.source.scale_reward:
+                c["reward"] = c["reward"] / self._deviation(c)
         if self.world.columns & ON_POLICY:
             rows, critic = self._rows(), self._critic()
             c["value"], next_value = self._grid(critic.value(rows.obs)), self._grid(critic.value(rows.next_obs))
@@ -199,6 +206,14 @@ class RolloutStream(Stream):
             c["advantage"] = gae(c["reward"], c["value"], next_value, c["terminated"], done, gamma, lam)
             c["value_target"] = c["advantage"] + c["value"]
         self._held = self._arranged(c)
+
+    def _deviation(self, c: dict[str, Any]) -> float:
+        """Of the returns of learnt rewards so far, those of the present collection as it is judged now."""
+        self._scale = copy.deepcopy(self._scale_before)
+        names = ("reward", "terminated", "truncated", "valid")
+        for reward, terminated, truncated, valid in zip(*(c[name].cpu().numpy() for name in names), strict=True):
+            self._scale.count(reward, terminated | truncated, valid)
+        return self._scale.deviation
 
     def _critic(self) -> ActorCritic:
         agent = self.world.agent
@@ -243,6 +258,15 @@ class ReturnScale:
         self._count, self._mean, self._moment = 0.0, 0.0, 0.0
 
     def __call__(self, reward: Any, done: Any, valid: Any) -> Any:
+        self.count(reward, done, valid)
+        return (reward / self.deviation).astype(np.float32)
+
+    @property
+    def deviation(self) -> float:
+        return math.sqrt(self._moment / max(self._count, 1.0) + 1e-8)
+
+    def count(self, reward: Any, done: Any, valid: Any) -> None:
+        """One step [N] of every environment."""
         self._returns = self._gamma * self._returns + reward
         for value in self._returns[valid]:
             self._count += 1
@@ -250,7 +274,6 @@ class ReturnScale:
             self._mean += delta / self._count
             self._moment += delta * (value - self._mean)
         self._returns[done] = 0.0
-        return (reward / np.sqrt(self._moment / max(self._count, 1.0) + 1e-8)).astype(np.float32)
 
     def cut(self) -> None:
         self._returns[:] = 0.0

@@ -227,11 +227,6 @@ class Recipe(Stage, ABC):
     def _check_reward(self, name: str, agent: Agent) -> None:
         if REWARD in agent.nets and REWARD in self.frozen:
             raise Refused(f"{name}: a loss trains a reward and frozen.reward gives another; leave one of them out")
-        if REWARD not in agent.nets and REWARD not in self.frozen:
-            return
-        for row, source in self.read().items():
-            if isinstance(source, Rollout) and source.scale_reward:
-                raise Refused(f"{name}: {row} takes a learnt reward; set its scale_reward to false")
 
     def _check_columns(self, name: str, row: str, loss: Loss, datasets: list[str]) -> None:
         table = self.sources()

@@ -66,6 +66,8 @@ class Training:
         for loss in algo.losses.values():
             for name, columns in loss.slots.values():
                 needs.setdefault(name, set()).update(columns)
+        # A checkpoint falls between two rounds.
+        boundary = self.fit.boundary + sum(phase.steps for phase in algo.phases.values())
         streams = {}
         for position, (name, wanted) in enumerate(needs.items()):
             # By position: a name may be that of a stage, which stands in no key.
@@ -74,7 +76,7 @@ class Training:
                 name=name, env=self.lab.env, agents=self.learner.agents, datasets=self.lab.products,
                 experts=self.lab.products, kept=self.lab.folder / name, sources=sources, columns=frozenset(wanted),
                 batch=algo.batch, gamma=algo.gamma, seed=seed,
-                folder=self.lab.folder / "sources" / name, boundary=self.fit.boundary, device=self.device,
+                folder=self.lab.folder / "sources" / name, boundary=boundary, device=self.device,
                 sequence=algo.sequence,
             )  # fmt: skip
             streams[name] = opened(sources[name], world)
@@ -144,7 +146,7 @@ class Training:
         for stream in self.streams.values():
             if is_first:
                 stream.begin_round()
-            stream.begin_phase()
+            stream.begin_phase(phase.fresh)
         return phase.steps or phase.epochs * self._passed_over(phase).epoch_steps()
 
     def _leaves(self, phase: Phase) -> bool:
