@@ -8,6 +8,7 @@ from lfd.agents.q import QNet
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
+from lfd.algos.gail import Discriminator
 from lfd.algos.ppo import PPO
 from lfd.algos.sac import SAC
 from lfd.algos.trex import TREX
@@ -91,7 +92,26 @@ def trex() -> Algo:
     return Algo(JudgeSpec(), {"trex": TREX("demos", hidden=SIZES)}, {"demos": source}, batch=16, normalize_obs=True)
 
 
-PROGRAMS_OF = (dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger, trex)
+def gail_dqn() -> Algo:
+    losses = {
+        "td": DQN("replay"),
+        "gail": Discriminator({"learner": "replay", "expert": "demos"}, gradient_penalty=1.0),
+    }
+    sources = {"replay": Replay(300, 4, 50, epsilon=DECAY, rate=0.7)}
+    rounds = {"reward": Phase(["gail"], steps=7, fresh=True), "policy": Phase(["td"], steps=20)}
+    return Algo(QNet(SIZES), losses, sources, rounds, batch=16, targets={"q": Target()}, normalize_obs=True)
+
+
+def gail_ppo() -> Algo:
+    losses = {"ppo": PPO("rollout"), "gail": Discriminator({"learner": "rollout", "expert": "demos"})}
+    rounds = {"reward": Phase(["gail"], steps=3), "policy": Phase(["ppo"], epochs=2)}
+    sources = {"rollout": Rollout(4, 16, scale_reward=True)}
+    return Algo(PolicyValue(SIZES), losses, sources, rounds, batch=16, normalize_obs=True)
+
+
+PROGRAMS_OF = (
+    dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger, trex, gail_dqn, gail_ppo,
+)  # fmt: skip
 ALGOS = {algo.__name__: algo for algo in PROGRAMS_OF}
 PROGRAMS = [*ALGOS, "collect"]
 

@@ -21,6 +21,7 @@ from lfd.maths import (
     n_step,
     quantile_huber,
     smoothed_action,
+    spectral_norm,
     taken,
     tanh_correction,
     td_target,
@@ -208,3 +209,16 @@ def test_clipped_exp_is_a_finite_constant():
     exponent = torch.tensor([-1e6, 0.0, math.log(3.0), 2.0, 1e6], requires_grad=True)
     weight = clipped_exp(exponent, 5.0)
     assert weight.tolist() == pytest.approx([0.0, 1.0, 3.0, 5.0, 5.0]) and not weight.requires_grad
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (5, 40), (40, 5), (1, 8), (8, 1), (3, 3)])
+def test_spectral_norm(shape):
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
+    found, expected = spectral_norm(weight), torch.linalg.matrix_norm(weight, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+    (slope,), (exact,) = (torch.autograd.grad(value, weight) for value in (found, expected))
+    torch.testing.assert_close((slope * exact).sum(), torch.ones((), dtype=torch.float64), rtol=0.05, atol=0)
+
+
+def test_the_spectral_norm_of_zeros_can_be_divided_by():
+    assert 0 < spectral_norm(torch.zeros(3, 4)) < 1e-6

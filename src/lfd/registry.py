@@ -24,6 +24,7 @@ from lfd.algos.crr import CRR
 from lfd.algos.dqn import DQN
 from lfd.algos.edac import Diversity
 from lfd.algos.fqe import FQE
+from lfd.algos.gail import Discriminator
 from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
 from lfd.algos.qrdqn import QRDQN
@@ -62,6 +63,7 @@ LOSSES: dict[str, type[Loss]] = {
     "qrdqn": QRDQN,
     "discrete_bcq": DiscreteBCQ,
     "continuous_bcq": ContinuousBCQ,
+    "gail": Discriminator,
     "trex": TREX,
 }
 SOURCES: dict[str, type[Source]] = {

@@ -26,6 +26,7 @@ from lfd.algos.crr import CRR, Filter
 from lfd.algos.dqn import DQN
 from lfd.algos.edac import Diversity
 from lfd.algos.fqe import FQE
+from lfd.algos.gail import Discriminator, Form
 from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
 from lfd.algos.qrdqn import QRDQN
@@ -55,6 +56,7 @@ class Case:
 
 
 SMALL = [16, 16]
+SLOTS = {"learner": "data", "expert": "demos"}
 CASES = {
     "dqn": Case(DQN("data"), QNet(SMALL), TWO, ("q",)),
     "dqn_single": Case(DQN("data", double=False), QNet(SMALL), TWO, ("q",)),
@@ -118,6 +120,14 @@ CASES = {
     "trex_frames": Case(
         TREX("data", inputs=Inputs.obs_next_obs, hidden=SMALL), JudgeSpec(), TWO, (), FRAMES, batch=pairs
     ),
+    "gail": Case(Discriminator(SLOTS, hidden=SMALL, gradient_penalty=1.0, entropy=0.1), PolicyValue(SMALL), TWO),
+    "gail_spectral": Case(
+        Discriminator(SLOTS, hidden=SMALL, form=Form.log, spectral=True), SoftPolicyCritic(SMALL), BOX
+    ),
+    "gail_dict": Case(
+        Discriminator(SLOTS, hidden=SMALL, inputs=Inputs.obs_next_obs, gradient_penalty=1.0), JudgeSpec(), TWO, (), DICT
+    ),
+    "gail_frames": Case(Discriminator(SLOTS, hidden=SMALL, gradient_penalty=1.0), QNet(), TWO, (), FRAMES),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
@@ -144,8 +154,10 @@ def agent_of(case: Case, seed: int):
     return agent
 
 
-def batch_of(case: Case, seed: int) -> Batch:
-    return case.batch(case.obs, case.action, seed)
+def batches_of(case: Case, seed: int) -> dict[str, Batch]:
+    """Of each source that the loss reads, rows of its own."""
+    names = dict.fromkeys(name for name, _ in case.loss.slots.values())
+    return {name: case.batch(case.obs, case.action, seed + 100 * index) for index, name in enumerate(names)}
 
 
 def test_every_registered_loss_has_a_case():
@@ -155,7 +167,7 @@ def test_every_registered_loss_has_a_case():
 @each_case
 def test_terms_are_finite_scalars_of_declared_groups(case):
     learner = Learner([agent_of(case, 0)], algo_of(case), 0, torch.device("cpu"))
-    out = learner.evaluate(["row"], {"data": batch_of(case, 1)}, Generated(2))["row"]
+    out = learner.evaluate(["row"], batches_of(case, 1), Generated(2))["row"]
     assert set(out.terms) <= set(case.loss.trains)
     for value in (*out.terms.values(), *out.metrics.values()):
         assert value.shape == () and torch.isfinite(value)
@@ -166,10 +178,10 @@ def test_terms_are_finite_scalars_of_declared_groups(case):
 def test_a_step_moves_the_groups_with_terms_and_no_other(case):
     agent = agent_of(case, 0)
     learner = Learner([agent], algo_of(case), 0, torch.device("cpu"))
-    groups = set(learner.evaluate(["row"], {"data": batch_of(case, 1)}, Generated(2))["row"].terms)
+    groups = set(learner.evaluate(["row"], batches_of(case, 1), Generated(2))["row"].terms)
     groups |= {trunk for trunk, parts in agent.shared.items() if groups & set(parts)}
     before = {name: value.detach().clone() for name, value in learner.parameters.items()}
-    learner.step({"data": batch_of(case, 1)}, ["row"])
+    learner.step(batches_of(case, 1), ["row"])
     moved = {name.split(".")[1] for name, value in learner.parameters.items()
              if name.startswith("nets.") and not torch.equal(value, before[name])}  # fmt: skip
     assert moved == groups
@@ -190,9 +202,9 @@ def test_a_repeated_step_has_the_bits_of_one_that_runs(case, members):
             learner._improve = learner._improve.function
         answers = []
         for step in range(4):
-            batches = [batch_of(case, 10 * step + member) for member in range(members)]
+            batches = [batches_of(case, 10 * step + member) for member in range(members)]
             given = batches[0] if members == 1 else tree_map(lambda *columns: torch.stack(columns), *batches)
-            answers.append(learner.step({"data": given}, ["row"]))
+            answers.append(learner.step(given, ["row"]))
         if repeats:
             assert list(map(callable, learner._improve.programs.values())) == [True]
         return [*tree_leaves(answers), *learner.state().values()]
@@ -203,20 +215,20 @@ def test_a_repeated_step_has_the_bits_of_one_that_runs(case, members):
 @each_case
 def test_member_equals_a_single_agent(case):
     agents = [agent_of(case, seed) for seed in range(3)]
-    batches = [batch_of(case, 10 + index) for index in range(3)]
+    batches = [batches_of(case, 10 + index) for index in range(3)]
     singles = [Learner([agent_of(case, seed)], by_sgd(case), 0, torch.device("cpu")) for seed in range(3)]
     many = Learner(agents, by_sgd(case), 0, torch.device("cpu"))
     stacked = tree_map(lambda *columns: torch.stack(columns), *batches)
     sketch = Sketched()
-    singles[0].evaluate(["row"], {"data": batches[0]}, sketch)
+    singles[0].evaluate(["row"], batches[0], sketch)
     for _ in range(3):
         generator = Generated(5, members=3)
         draws = [generator.draw(kind, shape) for kind, shape in sketch.asked]
         many.noise = Taped(draws)
-        many.step({"data": stacked}, ["row"])
+        many.step(stacked, ["row"])
         for index, single in enumerate(singles):
             single.noise = Taped([draw[index] for draw in draws])
-            single.step({"data": batches[index]}, ["row"])
+            single.step(batches[index], ["row"])
     for index, single in enumerate(singles):
         for name, value in single.parameters.items():
             torch.testing.assert_close(many.parameters[name][index], value, rtol=1e-4, atol=1e-6)
@@ -229,11 +241,11 @@ def test_state_round_trip_continues_to_the_same_bits(case):
 
     straight, first, second = fresh(), fresh(), fresh()
     for step in range(4):
-        straight.step({"data": batch_of(case, step)}, ["row"])
+        straight.step(batches_of(case, step), ["row"])
     for step in range(2):
-        first.step({"data": batch_of(case, step)}, ["row"])
+        first.step(batches_of(case, step), ["row"])
     second.restore({name: value.clone() for name, value in first.state().items()})
     for step in range(2, 4):
-        second.step({"data": batch_of(case, step)}, ["row"])
+        second.step(batches_of(case, step), ["row"])
     for name, value in straight.parameters.items():
         assert torch.equal(second.parameters[name], value), name

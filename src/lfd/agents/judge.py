@@ -21,6 +21,11 @@ class Inputs(Enum):
     obs_action = "obs_action"
     obs_next_obs = "obs_next_obs"
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of a batch."""
+        return {"obs": ("obs",), "obs_action": ("obs", "action"), "obs_next_obs": ("obs", "next_obs")}[self.value]
+
 
 class RewardNet(nn.Module):
     """One number for each prepared transition [B, ...] -> [B]; discrete actions enter as one-hot vectors."""
@@ -41,7 +46,8 @@ class RewardNet(nn.Module):
         """[B, F] what the head is shown: encoded observations beside what else `inputs` names."""
         seen = [self.encoder(batch.obs)]
         if self.inputs is Inputs.obs_action:
-            seen.append(self.one_hot(batch.action) if self.one_hot else batch.action)
+            # As the environment takes it: a Gaussian policy reaches beyond the bounds, recorded actions do not.
+            seen.append(self.one_hot(batch.action) if self.one_hot else batch.action.clamp(-1, 1))
         elif self.inputs is Inputs.obs_next_obs:
             seen.append(self.encoder(batch.next_obs))
         return torch.cat(seen, dim=-1)

@@ -1,0 +1,186 @@
+"""The discriminator against its equations in numpy, and what is learnt from its reward alone."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lfd.agents import REWARD
+from lfd.agents.actor_critic import PolicyValue
+from lfd.agents.judge import Inputs, JudgeSpec
+from lfd.algos.gail import Discriminator, Form
+from lfd.algos.ppo import PPO
+from lfd.data import Episode
+from lfd.envs import Gym
+from lfd.errors import Refused
+from lfd.learner import Algo, Learner
+from lfd.nets import Activation
+from lfd.noise import Taped
+from lfd.sources.dataset import Demonstrations
+from lfd.sources.rollout import Rollout
+from tests.algos.cases import BOX, DICT, TWO, VECTOR, answer, batch, by_hand, float64, spaces
+
+SLOTS = {"learner": "learner", "expert": "expert"}
+ROWS = {"learner": batch(VECTOR, TWO, 1), "expert": batch(VECTOR, TWO, 2)}
+
+
+def new_agent(action=TWO, **settings):
+    """An agent whose discriminator has an opinion, and its loss."""
+    loss = Discriminator(SLOTS, hidden=[8, 8], activation=Activation.relu, **settings)
+    agent = JudgeSpec().build(spaces(VECTOR, action))
+    agent.add(loss.modules(agent))
+    for layer in agent.nets[REWARD].net.head:
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=0.5)
+    return agent, loss
+
+
+def features(rows):
+    return np.concatenate([float64(rows.obs), np.eye(2)[rows.action]], -1)
+
+
+def logits(agent, rows):
+    return by_hand(agent.nets[REWARD].net, features(rows))[:, 0]
+
+
+def test_loss_and_accuracies():
+    agent, loss = new_agent()
+    out = answer(loss, agent, ROWS)
+    learner, expert = (1 / (1 + np.exp(-logits(agent, ROWS[slot]))) for slot in ("learner", "expert"))
+    expected = -np.log(expert).mean() - np.log(1 - learner).mean()
+    assert out.terms[REWARD].item() == out.metrics["loss"].item() == pytest.approx(expected, rel=1e-5)
+    assert out.metrics["accuracy_expert"] == pytest.approx((expert > 0.5).mean())
+    assert out.metrics["accuracy_learner"] == pytest.approx((learner < 0.5).mean())
+
+
+def test_entropy_is_a_bonus():
+    agent, loss = new_agent(entropy=0.3)
+    shares = [1 / (1 + np.exp(-logits(agent, ROWS[slot]))) for slot in ("learner", "expert")]
+    entropy = np.mean([-(d * np.log(d) + (1 - d) * np.log(1 - d)).mean() for d in shares])
+    out = answer(loss, agent, ROWS)
+    assert (out.metrics["loss"] - out.terms[REWARD]).item() == pytest.approx(0.3 * entropy, rel=1e-4)
+
+
+def test_the_gradient_penalty_is_at_drawn_points_between_the_two():
+    agent, loss = new_agent(gradient_penalty=10.0)
+    share = torch.rand(8, 1, generator=torch.Generator().manual_seed(0))
+    learner, expert = (features(ROWS[slot]) for slot in ("learner", "expert"))
+    between = learner + float64(share) * (expert - learner)
+    net, h = agent.nets[REWARD].net, 1e-6
+    steps = [(by_hand(net, between + h * axis) - by_hand(net, between - h * axis)) / (2 * h) for axis in np.eye(6)]
+    expected = 10 * ((np.linalg.norm(np.concatenate(steps, -1), axis=-1) - 1) ** 2).mean()
+    out = answer(loss, agent, ROWS, Taped([share]))
+    assert (out.terms[REWARD] - out.metrics["loss"]).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("form", "reward"),
+    [
+        (Form.expert, lambda d: -np.log(1 - d)),
+        (Form.log, np.log),
+        (Form.difference, lambda d: np.log(d) - np.log(1 - d)),
+    ],
+)
+def test_forms_of_the_reward(form, reward):
+    agent, _ = new_agent(form=form)
+    expected = reward(1 / (1 + np.exp(-logits(agent, ROWS["learner"]))))
+    np.testing.assert_allclose(float64(agent.nets[REWARD](ROWS["learner"])), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("inputs", list(Inputs))
+@pytest.mark.parametrize("spectral", [False, True])
+def test_what_the_expert_does_is_rewarded_more(form, inputs, spectral):
+    loss = Discriminator(SLOTS, inputs=inputs, form=form, spectral=spectral)
+    algo = Algo(JudgeSpec(), {"gail": loss}, lr=1e-2)
+    agent = algo.agent.build(spaces(DICT, BOX))
+    agent.add(loss.modules(agent))
+    learner = Learner([agent], algo, 0, torch.device("cpu"))
+    rows = [batch(DICT, BOX, seed, 64) for seed in (1, 2)]
+    rows[1].obs["pose"], rows[1].action = rows[1].obs["pose"] + 3, -rows[0].action
+    for _ in range(100):
+        learner.step(dict(zip(SLOTS, rows, strict=True)), ["gail"])
+    low, high = (agent.nets[REWARD](agent.prepare(side)).mean() for side in rows)
+    assert low < high
+    assert {"expert": low > 0, "log": high < 0, "difference": low < 0 < high}[form.value]
+
+
+def test_an_untrained_reward_says_nothing():
+    agent = JudgeSpec().build(spaces(VECTOR, TWO))
+    agent.add(Discriminator(SLOTS).modules(agent))
+    assert (agent.nets[REWARD](ROWS["learner"]) == 0).all()
+
+
+def test_actions_are_vectors_that_no_number_orders():
+    agent, _ = new_agent()
+    shown = agent.nets[REWARD].net.features(ROWS["learner"])
+    assert torch.equal(shown[:, 4:], torch.eye(2)[ROWS["learner"].action])
+
+
+def test_actions_beyond_the_bounds_count_as_what_the_environment_takes():
+    agent, _ = new_agent(BOX)
+    rows = batch(VECTOR, BOX, 1)
+    far, edge = (agent.nets[REWARD](rows.having(action=size * rows.action.sign())) for size in (3.0, 1.0))
+    assert torch.equal(far, edge)
+
+
+def test_with_spectral_normalisation_a_logit_changes_no_faster_than_its_inputs():
+    agent, _ = new_agent(spectral=True)
+    net = agent.nets[REWARD]
+    one, other = torch.randn(2, 500, 6, generator=torch.Generator().manual_seed(0)).unbind()
+    other = one + 0.1 * other
+    slope = (net.logit(one) - net.logit(other)).abs() / (one - other).norm(dim=-1)
+    assert 0.05 < slope.max() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize("wrong", [{"gradient_penalty": -1.0}, {"entropy": -0.1}])
+def test_values_out_of_range_are_refused(wrong):
+    with pytest.raises(Refused, match="0 or more are expected"):
+        Discriminator(SLOTS, **wrong)
+
+
+class Contrary(gym.Env):
+    """Pays the action; sees nothing."""
+
+    def __init__(self, render_mode=None):
+        self.observation_space, self.action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.zeros(1, np.float32), float(action), False, self.t == 8, {}
+
+
+gym.register("Contrary-v0", Contrary)
+
+
+@pytest.mark.parametrize("with_reward", [True, False])
+def test_the_learner_follows_the_demonstrations_and_not_the_environments_reward(with_reward, open_source, write_data):
+    """The demonstrations, fewer than a batch, have only the action that pays nothing."""
+    env = Gym("Contrary-v0")
+    zeros = np.zeros(8, np.int64)
+    data = write_data(
+        [Episode(np.zeros((9, 1), np.float32), zeros, zeros.astype(np.float32), False, True)], env.spaces()
+    )
+    losses = {"gail": Discriminator({"learner": "rollout", "expert": "demos"}), "ppo": PPO("rollout")}
+    torch.manual_seed(0)
+    agent = PolicyValue([16]).build(env.spaces())
+    if with_reward:
+        agent.add(losses["gail"].modules(agent))
+    learner = Learner([agent], Algo(PolicyValue([16]), losses, lr=1e-2), 0, torch.device("cpu"))
+    columns = frozenset({"obs", "action", "log_prob", "advantage", "value_target"})
+    rollout = open_source(Rollout(4, 16), agent, env, columns=columns, batch=32)
+    demos = open_source(Demonstrations(), agent, name="demos", datasets={"demos": data}, columns=columns, batch=32)
+    for _ in range(30):
+        rollout.begin_round()
+        for phase, steps in {"gail": 4, "ppo": 4}.items():
+            rollout.begin_phase(fresh=True)
+            for _ in range(steps if with_reward or phase == "ppo" else 0):
+                learner.step({"rollout": rollout.next(), "demos": demos.next()}, [phase])
+    chosen = agent.distribution(torch.zeros(1, 1)).log_prob(torch.zeros(1, dtype=torch.long)).exp()
+    assert chosen > 0.9 if with_reward else chosen < 0.1
