@@ -1,6 +1,6 @@
 """A learnt reward takes the place of the environment's in every source, and `true_reward` stays."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import pytest
@@ -187,6 +187,11 @@ def test_what_does_not_go_with_a_learnt_reward_is_refused(counting, run_stages):
         run_stages({"demos": demos, "other": Fit(dqn, 5), "learn": Fit(dqn, 5, frozen={"reward": "other"})}, counting)
     with pytest.raises(Refused, match="JudgeSpec does not act: stop rules on scores"):
         run_stages({"demos": demos, "learn": Fit(judge, 5, stop=Stop(score=1.0))}, counting)
+    with pytest.raises(Refused, match="demos takes a learnt reward and has a constant one; set its reward to null"):
+        constant = replace(dqn, sources={"demos": Demonstrations(reward=1.0)})
+        run_stages(
+            {"demos": demos, "other": Fit(judge, 5), "learn": Fit(constant, 5, frozen={"reward": "other"})}, counting
+        )
     with pytest.raises(Refused, match="a loss trains a reward and frozen.reward gives another"):
         both = Fit(gail(), 5, frozen={"reward": "reward"})
         run_stages({"demos": demos, "reward": Fit(judge, 5), "learn": both}, counting)

@@ -143,6 +143,16 @@ def cosine_agreement(vectors: Tensor) -> Tensor:
     return pairs / max(len(vectors) - 1, 1)
 
 
+def told_apart(learner: Tensor, expert: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """-E log D(expert) - E log(1 - D(learner)) of logits of D, [B] each (Goodfellow et al. 2014, eq. 1).
+
+    Also, detached, that loss and the share of either side that is taken for what it is.
+    """
+    loss = F.softplus(learner).mean() + F.softplus(-expert).mean()
+    right = {"accuracy_expert": (expert > 0).float().mean(), "accuracy_learner": (learner < 0).float().mean()}
+    return loss, {"loss": loss.detach(), **right}
+
+
 def spectral_norm(weight: Tensor) -> Tensor:
     """The largest singular value of a matrix, by 128 steps of power iteration from one start (Miyato et al. 2018).
 

@@ -16,6 +16,7 @@ from lfd.agents.policy_critic import PolicyCritic, PolicyQ
 from lfd.agents.q import QNet
 from lfd.agents.quantile import QuantileNet
 from lfd.algos import Loss
+from lfd.algos.airl import AIRL
 from lfd.algos.awac import AWAC
 from lfd.algos.bc import Cloning
 from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
@@ -64,6 +65,7 @@ LOSSES: dict[str, type[Loss]] = {
     "discrete_bcq": DiscreteBCQ,
     "continuous_bcq": ContinuousBCQ,
     "gail": Discriminator,
+    "airl": AIRL,
     "trex": TREX,
 }
 SOURCES: dict[str, type[Source]] = {

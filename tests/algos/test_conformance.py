@@ -18,6 +18,7 @@ from lfd.agents.policy_critic import PolicyCritic, PolicyQ
 from lfd.agents.q import QNet
 from lfd.agents.quantile import QuantileNet
 from lfd.algos import Loss
+from lfd.algos.airl import AIRL
 from lfd.algos.awac import AWAC
 from lfd.algos.bc import Cloning, Error
 from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
@@ -127,6 +128,12 @@ CASES = {
     "gail_dict": Case(
         Discriminator(SLOTS, hidden=SMALL, inputs=Inputs.obs_next_obs, gradient_penalty=1.0), JudgeSpec(), TWO, (), DICT
     ),
+    "airl": Case(AIRL(SLOTS, hidden=SMALL), PolicyValue(SMALL), TWO),
+    "airl_continuous": Case(
+        AIRL(SLOTS, hidden=SMALL, inputs=Inputs.obs_action), SoftPolicyCritic(SMALL), BOX, (), DICT
+    ),
+    "airl_frames": Case(AIRL(SLOTS, hidden=SMALL), PolicyValue(), TWO, (), FRAMES),
+    "dqn_soft": Case(DQN("data", temperature=0.5), QNet(SMALL), TWO, ("q",)),
     "gail_frames": Case(Discriminator(SLOTS, hidden=SMALL, gradient_penalty=1.0), QNet(), TWO, (), FRAMES),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

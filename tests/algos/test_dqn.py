@@ -7,7 +7,8 @@ import torch
 from lfd.agents.q import QNet
 from lfd.algos.dqn import DQN, Error
 from lfd.batch import Batch
-from tests.algos.cases import BATCH, TWO, VECTOR, answer, spaces
+from lfd.errors import Refused
+from tests.algos.cases import BATCH, TWO, VECTOR, answer, float64, spaces, stirred
 
 
 def huber(x: float) -> float:
@@ -32,6 +33,20 @@ def test_loss_is_the_error_to_the_bootstrapped_target(error, double):
         expected.append(huber(difference) if error is Error.huber else difference**2)
     out = answer(DQN("data", error=error, double=double), agent, BATCH)
     assert out.terms["q"].item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_with_a_temperature_the_next_value_is_a_soft_maximum():
+    agent = stirred(QNet([8]).build(spaces(VECTOR, TWO)), ["q"])
+    value, slow = float64(agent.nets["q"](BATCH.obs)), float64(agent.targets["q"](BATCH.next_obs))
+    soft = 0.7 * np.log(np.exp(slow / 0.7).sum(-1))
+    error = value[np.arange(8), BATCH.action] - float64(BATCH.reward) - float64(BATCH.discount) * soft
+    out = answer(DQN("data", error=Error.squared, temperature=0.7), agent, BATCH)
+    assert out.terms["q"].item() == pytest.approx((error**2).mean(), rel=1e-5)
+
+
+def test_a_temperature_below_zero_is_refused():
+    with pytest.raises(Refused, match="temperature is -1"):
+        DQN("data", temperature=-1)
 
 
 def test_a_termination_is_not_bootstrapped():

@@ -148,3 +148,10 @@ def test_a_batch_may_be_larger_than_the_dataset(write_data, open_source):
     data = write_data([episode(1, 2, "terminated")], VECTOR, name="tiny")
     stream = open_source(Demonstrations(), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data}, batch=500)
     assert len(stream.next().action) == 500 and stream.epoch_steps() == 1
+
+
+def test_a_constant_reward_takes_the_place_of_the_datas(stream_of):
+    batch = table(stream_of(Demonstrations(n_step=2, reward=3.0)), np.arange(5))
+    assert batch.reward.tolist() == pytest.approx([3 + 0.9 * 3] * 4 + [3])
+    assert batch.true_reward.tolist() == [1, 2, 3, 4, 5]
+    assert batch.return_to_go[-2:].tolist() == pytest.approx([3 + 0.9 * 3, 3])

@@ -161,6 +161,14 @@ def test_values_out_of_range_are_refused(wrong):
         Replay(**wrong)
 
 
+def test_a_constant_reward_takes_the_place_of_the_environments(counting, open_source):
+    stream = open_source(Replay(100, 2, 50, n_step=2, reward=-1.0), agent_for(counting), counting)
+    batch = stream.next()
+    taken = batch.next_obs[:, 1] - batch.obs[:, 1]
+    torch.testing.assert_close(batch.reward, torch.where(taken == 2, -1.9, -1.0))
+    assert torch.equal(batch.true_reward, batch.obs[:, 1] + 1)
+
+
 class Clock(gym.Env):
     """Sees how many steps it has ever made; an episode has 7, the last of which is a truncation."""
 
@@ -202,11 +210,10 @@ def test_a_round_collects_when_it_begins_and_a_fresh_phase_draws_from_that_alone
     stream.begin_round = lambda: starts.append(stream.env_steps // 3) or begin()
     fresh, old = in_rounds(stream, [10, 10, 20])
     # 1.5 for each step that was not fresh: 15 of 10 steps; the first round has the warmup.
-    assert starts == [0, 10, 15] and stream.env_steps == 45
-    for number, batch in fresh:
-        assert set(batch.obs.flatten().tolist()) == set(range(starts[number], [10, 15, 20][number])) - {20}
-    seen = {value for number, batch in old if number == 2 for value in batch.obs.flatten().tolist()}
-    assert seen == set(range(15))
+    assert starts == [0, 10, 15] and stream.env_steps == 60
+    for number, window in enumerate([range(10), range(10, 15), range(15, 20)]):
+        assert {clock for n, batch in fresh if n == number for clock in batch.obs.flatten().tolist()} == set(window)
+    assert {clock for n, batch in old if n == 2 for clock in batch.obs.flatten().tolist()} == set(range(20))
 
 
 def test_a_round_that_is_owed_nothing_collects_enough_to_draw_from(open_source):

@@ -35,6 +35,7 @@ class Loss(ABC):
 
     needs: ClassVar[Any]  # columns it reads: a tuple, or {slot: tuple}
     agents: ClassVar[type[Agent]]  # the agents that have what it calls
+    calls: ClassVar[str] = ""  # what that is, where the name of their class does not tell
     trains: ClassVar[tuple[str, ...]]  # groups it has terms for
     targets: ClassVar[tuple[str, ...]] = ()  # modules whose slow copy it reads
 

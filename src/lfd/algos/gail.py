@@ -15,8 +15,8 @@ from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
-from lfd.maths import spectral_norm
-from lfd.nets import Activation
+from lfd.maths import spectral_norm, told_apart
+from lfd.nets import Activation, silence
 from lfd.noise import Noise
 
 
@@ -35,12 +35,9 @@ class DiscriminatorNet(nn.Module):
         super().__init__()
         self.net = RewardNet(spaces, loss.hidden, loss.activation, loss.inputs)
         self.form, self.spectral = loss.form, loss.spectral
-        last = self.net.head[-1]
-        assert isinstance(last, nn.Linear)
         if not self.spectral:
-            # D is one half until it has learnt: a random taste would be followed before that, and rewarded.
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
+            # D is one half until it has learnt: a random taste would be followed before that.
+            silence(self.net.head)
 
     def logit(self, features: Tensor) -> Tensor:
         """[B] of features [B, F]; above 0 where the expert is the likelier."""
@@ -96,22 +93,13 @@ class Discriminator(Loss):
         assert isinstance(net, DiscriminatorNet)
         learner, expert = (net.net.features(batch[slot]) for slot in ("learner", "expert"))
         low, high = net.logit(learner), net.logit(expert)
-        loss = term = told_apart(low, high)
+        loss, metrics = told_apart(low, high)
+        term = loss
         if self.entropy:
             term = term - self.entropy * (entropy(low).mean() + entropy(high).mean()) / 2
         if self.gradient_penalty:
             term = term + self.gradient_penalty * slope_penalty(net, learner, expert, agent.draws)
-        return Out({REWARD: term}, {"loss": loss.detach(), **accuracies(low, high)})
-
-
-def told_apart(learner: Tensor, expert: Tensor) -> Tensor:
-    """Binary cross-entropy of logits [B] of either side."""
-    return F.softplus(learner).mean() + F.softplus(-expert).mean()
-
-
-def accuracies(learner: Tensor, expert: Tensor) -> dict[str, Tensor]:
-    """The share of either side that is taken for what it is."""
-    return {"accuracy_expert": (expert > 0).float().mean(), "accuracy_learner": (learner < 0).float().mean()}
+        return Out({REWARD: term}, metrics)
 
 
 def entropy(logit: Tensor) -> Tensor:

@@ -44,6 +44,14 @@ def orthogonal(net: nn.Module, last_gain: float) -> None:
             nn.init.zeros_(layer.bias)
 
 
+def silence(net: nn.Sequential) -> None:
+    """Zero weights and biases in the last layer: the answer is 0 whatever is asked, until the first gradient step."""
+    last = net[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
 class Flat(nn.Module):
     """Any numeric array as a float vector."""
 

@@ -20,6 +20,7 @@ class Demonstrations(Source):
     of: str = ""  # the stage whose dataset it is; the source's own name when empty
     n_step: int = 1
     validation: float = 0.0  # share of the episodes held out
+    reward: float | None = None  # a constant in place of the environment's
 
     def __post_init__(self) -> None:
         if self.n_step < 1 or not 0 <= self.validation < 1:
@@ -39,7 +40,7 @@ class DemonstrationStream(Stream):
     def __init__(self, source: Demonstrations, world: World) -> None:
         self.world = world
         name = source.of or world.name
-        table = Table(world.datasets[name], source.n_step, world)
+        table = Table(world.datasets[name], source.n_step, world, source.reward)
         learn, held = split(world.datasets[name], source.validation)
         if len(learn) < world.sequence:
             raise Refused(

@@ -27,6 +27,7 @@ class Replay(Source):
     warmup: int = 1_000  # transitions before the first gradient step, by random actions
     rate: float = 1.0  # transitions for each gradient step; in rounds they are collected when the next one begins
     n_step: int = 1
+    reward: float | None = None  # a constant in place of the environment's
     epsilon: Any = 0.0  # share of random actions, discrete; a number or a schedule over gradient steps
     sigma: Any = 0.0  # Gaussian noise on continuous actions, in halves of their range; a number or a schedule
     priority: float = 0.0  # draws in proportion to |error|^priority (alpha of Schaul et al. 2016); 0 = all alike
@@ -205,6 +206,8 @@ class ReplayStream(Stream):
         last = terminated | truncated | torch.from_numpy(ahead + 1 >= ring.head[lanes])
         if self._judged:
             reward = self._judge(lanes, ahead, terminated).reshape(ahead.shape)
+        elif self.source.reward is not None:
+            reward = torch.full_like(true_reward, self.source.reward)
         else:
             reward = true_reward.sign() if self._sign else true_reward
         summed, discount, taken = n_step(reward, terminated, last, self.world.gamma)

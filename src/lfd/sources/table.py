@@ -25,8 +25,8 @@ Rows = NDArray[np.int64]
 class Table:
     """The columns that somebody reads, by row; whole on the device once `reside` found that they fit."""
 
-    def __init__(self, dataset: Dataset, steps: int, world: World) -> None:
-        self._data, self._steps, self._world = dataset, steps, world
+    def __init__(self, dataset: Dataset, steps: int, world: World, constant: float | None = None) -> None:
+        self._data, self._steps, self._world, self._constant = dataset, steps, world, constant
         self._columns = world.columns & (TRANSITION | {"next_action", "return_to_go"})
         self._sign = world.env is not None and world.env.sign_reward
         self._judged = world.agent.judge() is not None and "reward" in world.columns
@@ -111,10 +111,12 @@ class Table:
         return rewards.cpu()
 
     def _given(self, at: Rows | slice) -> NDArray[np.float32]:
-        """The rewards that stand in the data and are learnt from: those of a relabelled one, or the true ones."""
+        """The rewards that stand in the data and are learnt from: a constant, those of a relabelled one, or the true ones."""
+        rewards = np.asarray(self._data.columns["rewards"][at], np.float32)
+        if self._constant is not None:
+            return np.full_like(rewards, self._constant)
         if LEARNT in self._data.columns:
             return np.asarray(self._data.columns[LEARNT][at], np.float32)
-        rewards = np.asarray(self._data.columns["rewards"][at], np.float32)
         return np.sign(rewards) if self._sign else rewards
 
     def _returns_to_go(self) -> NDArray[np.float32]:

@@ -174,10 +174,8 @@ class Recipe(Stage, ABC):
 
     def _check_modules(self, what: str, loss: Loss, agent: Agent) -> None:
         if not isinstance(agent, loss.agents):
-            raise Refused(
-                f"{what} ({type(loss).__name__}) needs a {loss.agents.__name__}, "
-                f"algo.agent builds a {type(agent).__name__}"
-            )
+            wanted = f"{loss.calls}, which a {loss.agents.__name__} has" if loss.calls else f"a {loss.agents.__name__}"
+            raise Refused(f"{what} ({type(loss).__name__}) needs {wanted}, algo.agent builds a {type(agent).__name__}")
         for target in loss.targets:
             if target not in self.algo.targets:
                 raise Refused(f"{what} reads a slow copy of {target!r}; add targets: {{{target}: {{tau: 0.005}}}}")
@@ -227,6 +225,11 @@ class Recipe(Stage, ABC):
     def _check_reward(self, name: str, agent: Agent) -> None:
         if REWARD in agent.nets and REWARD in self.frozen:
             raise Refused(f"{name}: a loss trains a reward and frozen.reward gives another; leave one of them out")
+        if REWARD not in agent.nets and REWARD not in self.frozen:
+            return
+        for row, source in self.read().items():
+            if isinstance(source, Demonstrations | Replay) and source.reward is not None:
+                raise Refused(f"{name}: {row} takes a learnt reward and has a constant one; set its reward to null")
 
     def _check_columns(self, name: str, row: str, loss: Loss, datasets: list[str]) -> None:
         table = self.sources()
