@@ -32,6 +32,7 @@ from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
 from lfd.algos.qrdqn import QRDQN
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
+from lfd.algos.red import RED
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
@@ -134,6 +135,9 @@ CASES = {
     ),
     "airl_frames": Case(AIRL(SLOTS, hidden=SMALL), PolicyValue(), TWO, (), FRAMES),
     "dqn_soft": Case(DQN("data", temperature=0.5), QNet(SMALL), TWO, ("q",)),
+    "red": Case(RED("data", hidden=SMALL, outputs=4), JudgeSpec(), TWO, (), DICT),
+    "red_continuous": Case(RED("data", hidden=SMALL, outputs=4), JudgeSpec(), BOX),
+    "red_frames": Case(RED("data", hidden=SMALL, outputs=4), JudgeSpec(), TWO, (), FRAMES),
     "gail_frames": Case(Discriminator(SLOTS, hidden=SMALL, gradient_penalty=1.0), QNet(), TWO, (), FRAMES),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -28,9 +28,11 @@ class Inputs(Enum):
 
 
 class RewardNet(nn.Module):
-    """One number for each prepared transition [B, ...] -> [B]; discrete actions enter as one-hot vectors."""
+    """A number for each prepared transition [B, ...] -> [B], or several [B, outputs]; discrete actions are one-hot."""
 
-    def __init__(self, spaces: Spaces, hidden: list[int], activation: Activation, inputs: Inputs) -> None:
+    def __init__(
+        self, spaces: Spaces, hidden: list[int], activation: Activation, inputs: Inputs, outputs: int = 1
+    ) -> None:
         super().__init__()
         self.inputs = inputs
         self.encoder = encoder(spaces.observation)
@@ -40,7 +42,7 @@ class RewardNet(nn.Module):
             size += self.one_hot.features if self.one_hot else int(spaces.action.shape[0])  # type: ignore[index]
         elif inputs is Inputs.obs_next_obs:
             size *= 2
-        self.head = mlp([size, *hidden, 1], activation)
+        self.head = mlp([size, *hidden, outputs], activation)
 
     def features(self, batch: Batch) -> Tensor:
         """[B, F] what the head is shown: encoded observations beside what else `inputs` names."""

@@ -67,6 +67,11 @@ class Loss(ABC):
         return {}
 
     @property
+    def one_sided(self) -> str:
+        """ "never negative" or "never positive" where that is true of every reward that it brings; else empty."""
+        return ""
+
+    @property
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         """Slot -> (name of what it reads, columns it needs); the only slot of a simple loss is ""."""
         if isinstance(self.needs, dict):

@@ -85,6 +85,10 @@ class Discriminator(Loss):
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         return {slot: (name, self.inputs.columns) for slot, (name, _) in super().slots.items()}
 
+    @property
+    def one_sided(self) -> str:
+        return {Form.expert: "never negative", Form.log: "never positive", Form.difference: ""}[self.form]
+
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         return {REWARD: DiscriminatorNet(agent.spaces, self)}
 

@@ -128,6 +128,11 @@ class Source(ABC):
         """Names of the sources that it draws from itself."""
         return ()
 
+    @property
+    def one_sided(self) -> str:
+        """ "never negative" or "never positive" where that is true of every reward that it gives; empty if unknown."""
+        return ""
+
 
 def learnt_rewards(agents: Sequence[Agent], transitions: Batch) -> Tensor | None:
     """[N] rewards of raw transitions [N, ...] by the members' reward networks; None if they have none.

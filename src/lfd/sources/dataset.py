@@ -32,6 +32,12 @@ class Demonstrations(Source):
     def products(self, name: str) -> tuple[str, ...]:
         return (self.of or name,)
 
+    @property
+    def one_sided(self) -> str:
+        if not self.reward:
+            return ""
+        return "never negative" if self.reward > 0 else "never positive"
+
     def open(self, world: World) -> Stream:
         return DemonstrationStream(self, world)
 

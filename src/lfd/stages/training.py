@@ -12,11 +12,13 @@ from torch import Tensor
 from lfd.errors import Interrupted, LabelsNeeded, Refused
 from lfd.files import Checkpoints
 from lfd.learner import Learner, Phase
+from lfd.log.progress import tell
 from lfd.nets import has_frames
 from lfd.noise import derive
 from lfd.sources import Stream, World
 from lfd.sources.members import opened
 from lfd.stages import Lab, Summary
+from lfd.stages.bias import survival_bias
 from lfd.stages.building import new_agents
 from lfd.stages.checking import Checking
 from lfd.stages.means import Means
@@ -246,6 +248,8 @@ class Training:
     def _resume(self) -> None:
         if self._found is None:
             self.lab.resume_log(0)
+            for line in survival_bias(self.fit, self.lab.name, self.lab.products):
+                tell(line)
             return
         saved, state = self._found
         self._found = None
