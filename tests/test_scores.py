@@ -42,6 +42,17 @@ BARS = [
     ("pendulum", "rebrac", -233),
     ("pendulum", "td3_bc", -233),
 ]
+# environment, algorithm, the least median over seeds; from ten episodes of the expert
+IMITATION = [
+    ("cartpole", "gail", 475),
+    ("cartpole", "gail_dqn", 475),
+    ("cartpole", "sqil", 475),
+    ("acrobot", "gail", -110),
+    ("acrobot", "airl", -110),
+    ("pendulum", "gail_sac", -250),
+]
+# Environment, algorithm, the bar that is missed once the reward does not learn. On CartPole any positive one would do.
+UNTRAINED = [row for row in IMITATION if row[0] != "cartpole"]
 # Environment, algorithm: learnt from a teacher with noise, the mean over seeds is at least the teacher's.
 NOISE = {"cartpole": {"epsilon": 0.3, "sigma": 0.0}, "pendulum": {"epsilon": 0.0, "sigma": 0.3}}
 NOISY = [
@@ -74,6 +85,18 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("env", "algo", "bar"), BARS)
 def test_every_seed_reaches_the_bar(outputs, env, algo, bar):
     assert min(scores(outputs, env, algo)["returns"]) >= bar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env", "algo", "bar"), IMITATION)
+def test_imitation_reaches_the_bar_from_ten_episodes(outputs, env, algo, bar):
+    assert np.median(scores(outputs, env, algo)["returns"]) >= bar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env", "algo", "bar"), UNTRAINED)
+def test_with_a_reward_that_does_not_learn_the_bar_is_missed(outputs, env, algo, bar):
+    assert max(scores(outputs, env, algo, "algo.optim.reward.lr=1e-12")["returns"]) < bar
 
 
 @pytest.mark.slow

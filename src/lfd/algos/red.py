@@ -52,7 +52,7 @@ class RED(Loss):
     activation: Activation = Activation.relu
     inputs: Inputs = Inputs.obs_action
     outputs: int = 16  # numbers that f gives of a transition
-    expert: float = 0.95  # about the mean reward of the demonstrations, from which sigma follows
+    expert: float = 0.99  # about the mean reward of the demonstrations, from which sigma follows
 
     needs: ClassVar = ("obs",)
     agents: ClassVar = Agent
