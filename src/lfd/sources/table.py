@@ -111,7 +111,7 @@ class Table:
         return rewards.cpu()
 
     def _given(self, at: Rows | slice) -> NDArray[np.float32]:
-        """The rewards that stand in the data and are learnt from: a constant, those of a relabelled one, or the true ones."""
+        """What the data gives to learn from: a constant, the rewards of a relabelled one, or the true ones."""
         rewards = np.asarray(self._data.columns["rewards"][at], np.float32)
         if self._constant is not None:
             return np.full_like(rewards, self._constant)
