@@ -14,6 +14,7 @@ import torch
 
 from lfd.envs import Env
 from lfd.pipeline import TrainingPipeline
+from lfd.sources.interactive import Interactive
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
@@ -172,6 +173,8 @@ def _env_steps(fit: Recipe) -> int:
                 found += ceil(fit.steps / (source.epochs * max(held // batch, 1))) * held
             case Replay():
                 found += source.warmup + round(source.rate * fit.steps)
+            case Interactive():
+                found += source.transitions * (fit.stop.rounds or 1)
     return found if fit.stop.env_steps is None else min(found, fit.stop.env_steps)
 
 
