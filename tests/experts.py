@@ -24,3 +24,11 @@ def swing(env: gym.Env) -> Callable[[Any, Any], Any]:
 
 def nonsense(env: gym.Env) -> Callable[[Any, Any], Any]:
     return lambda obs, before: "left"
+
+
+def breaks(env: gym.Env) -> Callable[[Any, Any], Any]:
+    return lambda obs, before: {}["x"]
+
+
+def nothing(env: gym.Env) -> None:
+    """Forgets to answer."""

@@ -69,7 +69,7 @@ class Scripted(Expert):
         if snapshot is not None:
             raise Refused(f"the script {self.name} has no earlier states: leave @{snapshot} out")
         begin = script(self.name)
-        acts = [begin(single.env) for single in env.singles()]
+        acts = [self._called(begin, single.env) for single in env.singles()]
         space: Any = env.spaces.action
         idle = np.zeros(space.shape, space.dtype)
 
@@ -83,11 +83,23 @@ class Scripted(Expert):
         return policy
 
     def _answer(self, act: Act, obs: Any, before: Any, space: Any) -> Any:
-        given = act(obs, before)
+        given = self._called(act, obs, before)
         answer = as_action(given, space)
         if answer is None:
             raise Refused(f"the script {self.name} answers {given!r}; an action of {space} is expected")
         return answer
+
+    def _called(self, function: Callable[..., Any], *args: Any) -> Any:
+        try:
+            return function(*args)
+        except Refused:
+            raise
+        except Exception as error:  # somebody else's code fails in its own way
+            told = " ".join(str(error).split())
+            raise Refused(
+                f"the script {self.name} failed with {type(error).__name__}: {told}; it is called with an environment, "
+                "and what it answers with an observation and the action before it"
+            ) from error
 
 
 def as_action(given: Any, space: gym.Space[Any]) -> Any:

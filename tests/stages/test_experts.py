@@ -72,6 +72,9 @@ def test_what_is_no_expert_is_refused(counting, run_stages, tmp_path):
             run_stages({"expert": stage}, counting)
     with pytest.raises(Refused, match="answers 'left'; an action of Discrete"):
         run_stages({"expert": Script("tests.experts:nonsense"), "demos": Collect("expert", transitions=5)}, counting)
+    for name, said in (("breaks", "failed with KeyError: 'x'"), ("nothing", "failed with TypeError: .*not callable")):
+        with pytest.raises(Refused, match=f"the script tests.experts:{name} {said}"):
+            run_stages({"expert": Script(f"tests.experts:{name}"), "demos": Collect("expert", transitions=5)}, counting)
     with pytest.raises(Refused, match="has no earlier states: leave @0 out"):
         run_stages({"expert": Script("tests.experts:ones"), "demos": Collect("expert@0", transitions=5)}, counting)
 
