@@ -11,7 +11,9 @@ Observation = Tensor | dict[str, Tensor]
 
 
 class Batch:
-    """Columns of equal leading size B, or [B, L] where sequences were asked for; a pytree, so `torch.vmap` takes it.
+    """Columns of equal leading size B; [B, L] where sequences were asked for, [B, 2, L] in pairs of pieces of episodes.
+
+    A pytree, so `torch.vmap` takes it.
 
     The annotations are the whole vocabulary: a loss names the columns it needs, a source those it gives,
     and the pipeline compares the two before anything is built.

@@ -46,7 +46,8 @@ class Snippets(Source):
     shortest: int = 20  # rows of the data that a piece spans; no more than the shorter episode has
     longest: int = 60
     stride: int = 2  # every second of them is shown
-    trajectories: float = 0.0  # share of the pairs that are whole episodes
+    # Share of the pairs that are whole episodes; with any, batches are as wide as a third of the longest.
+    trajectories: float = 0.0
     validation: float = 0.1  # share of the episodes held out: never the best or the worst
 
     def __post_init__(self) -> None:
