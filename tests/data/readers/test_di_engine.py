@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -90,3 +91,52 @@ def test_other_pickles_are_refused(write, transitions):
         del transition["reward"]
     with pytest.raises(Refused, match="no reward"):
         list(read(write(transitions)))
+
+
+def test_a_list_of_episodes(write, transitions):
+    nested = [transitions[:3], transitions[3:5], transitions[5:7], transitions[7:]]
+    for transition in transitions:
+        del transition["next_obs"]
+    assert [length for length, *_ in ends(read(write(nested)))] == [3, 2, 2, 2]
+
+
+@pytest.fixture
+def hdf5(tmp_path, transitions):
+    """What DI-engine's `hdf5_save` writes: gzipped columns with the names of its transitions."""
+
+    def build(*lacking, **changed):
+        path = tmp_path / "expert_demos.hdf5"
+        with h5py.File(path, "w") as file:
+            for name in {"obs", "action", "reward", "done", "next_obs"} - set(lacking):
+                column = np.array([np.asarray(one[name]) for one in transitions])
+                file.create_dataset(name, data=changed.get(name, column), compression="gzip")
+        return path
+
+    return build
+
+
+def test_hdf5_is_read_as_the_pickle_is(hdf5, write, transitions):
+    for one, other in zip(read(hdf5()), read(write(transitions)), strict=True):
+        np.testing.assert_array_equal(one.observations, other.observations)
+        np.testing.assert_array_equal(one.actions, other.actions)
+        np.testing.assert_array_equal(one.rewards, other.rewards)
+        assert (one.terminated, one.truncated) == (other.terminated, other.truncated)
+
+
+def test_hdf5_without_next_obs(hdf5):
+    assert ends(read(hdf5("next_obs"), max_episode_steps=4)) == [
+        (3, True, False, False),
+        (4, False, True, False),
+        (2, False, False, False),
+    ]
+
+
+def test_hdf5_with_columns_that_are_missing_short_or_no_numbers_is_refused(hdf5):
+    with pytest.raises(Refused, match="has action, next_obs, obs, reward"):
+        list(read(hdf5("done")))
+    with pytest.raises(Refused, match="9 obs, 5 action"):
+        list(read(hdf5(action=np.zeros((5, 1), np.int64))))
+    with pytest.raises(Refused, match="reward holds"):
+        list(read(hdf5(reward=np.array([b"1"] * 9))))
+    with pytest.raises(Refused, match="5 next_obs"):
+        list(read(hdf5(next_obs=np.zeros((5, 4)))))

@@ -12,15 +12,17 @@ from lfd.data.dataset import Dataset, is_own
 from lfd.data.episode import Episode, conform
 from lfd.data.layout import opened
 from lfd.data.readers.d4rl import read_d4rl
-from lfd.data.readers.di_engine import read_di_engine
+from lfd.data.readers.di_engine import REQUIRED, read_di_engine, read_di_engine_hdf5
 from lfd.data.readers.hdf5 import refuse_pickles
+from lfd.data.readers.imitation import arrow_files, read_imitation
 from lfd.data.readers.minari import main_file, read_minari
 from lfd.data.readers.npz import read_npz
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 
 _ACCEPTED = (
-    "lfd's own HDF5, D4RL HDF5, a Minari folder, npz of stable-baselines 2 or imitation, DI-engine's pickled list"
+    "lfd's own HDF5, D4RL HDF5, a Minari folder, npz of stable-baselines 2, imitation's trajectories "
+    "(npz or a folder), DI-engine's pickled list or HDF5"
 )
 
 
@@ -28,7 +30,7 @@ def read(path: Path, spaces: Spaces | None = None, max_episode_steps: int | None
     """Episodes of a file or folder in any form that is known.
 
     Args:
-        path: A file, or a folder for Minari.
+        path: A file, or a folder for Minari and imitation.
         spaces: Of the environment; with them, episodes have their shapes and dtypes.
         max_episode_steps: The environment's time limit. It tells terminations from truncations where a file only says
             that an episode ended, and finds truncations where it says nothing.
@@ -50,6 +52,8 @@ def read(path: Path, spaces: Spaces | None = None, max_episode_steps: int | None
 
 
 def _foreign(path: Path, spaces: Spaces | None, max_episode_steps: int | None) -> Iterator[Episode]:
+    if path.is_dir() and (parts := arrow_files(path)):
+        return read_imitation(path, parts, max_episode_steps)
     file = main_file(path) if path.is_dir() else path
     if file is None:
         names = sorted(item.name for item in path.iterdir())
@@ -74,6 +78,8 @@ def _hdf5(path: Path, spaces: Spaces | None, max_episode_steps: int | None) -> I
             yield from read_minari(path, file, _keys(spaces))
         elif "observations" in file:
             yield from read_d4rl(path, file, max_episode_steps)
+        elif set(REQUIRED) <= set(file):
+            yield from read_di_engine_hdf5(path, file, max_episode_steps)
         else:
             raise Refused(f"data: {path} has {', '.join(sorted(file)[:8]) or 'nothing'}; accepted: {_ACCEPTED}")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lfd.data.episode import Episode
 from lfd.data.readers.flat import Flags, breaks, ends_of, episodes, time_limit
-from lfd.data.readers.hdf5 import NUMBERS, plain
+from lfd.data.readers.hdf5 import NUMBERS, alike, plain
 from lfd.errors import Refused
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -25,11 +25,8 @@ def read_d4rl(path: Path, file: h5py.File, max_episode_steps: int | None) -> Ite
     Raises:
         Refused: a column is missing, is a pickle or has another length; or nothing says where episodes were truncated.
     """
-    columns = {name: plain(path, file, name) for name in REQUIRED}
+    columns = alike(path, file, REQUIRED)
     count = len(columns["rewards"])
-    wrong = [name for name, column in columns.items() if len(column) != count]
-    if wrong:
-        raise Refused(f"data: {path} has {count} rewards, but not as many {', '.join(wrong)}")
     terminals = _flags(columns.pop("terminals"))
     timeouts = _flags(plain(path, file, "timeouts")) if "timeouts" in file else None
     successors = plain(path, file, "next_observations") if "next_observations" in file else None

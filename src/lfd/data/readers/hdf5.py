@@ -33,6 +33,19 @@ def plain(path: Path, file: h5py.Group, name: str) -> h5py.Dataset:
     return numeric(path, name, file[name])
 
 
+def alike(path: Path, file: h5py.Group, names: tuple[str, ...]) -> dict[str, h5py.Dataset]:
+    """The numeric columns `names`, one row a step each.
+
+    Raises:
+        Refused: as `plain` does, or their lengths differ.
+    """
+    columns = {name: plain(path, file, name) for name in names}
+    if len({len(column) for column in columns.values()}) > 1:
+        lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
+        raise Refused(f"data: {path} has {lengths}; expected one row a step in each")
+    return columns
+
+
 def numeric(path: Path, name: str, item: h5py.Group | h5py.Dataset) -> h5py.Dataset:
     """`item`, if it is an array of numbers; refused otherwise."""
     if not isinstance(item, h5py.Dataset) or not item.shape:
