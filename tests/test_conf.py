@@ -16,6 +16,7 @@ from lfd.experiment import Experiment, build, register
 from lfd.help import EXAMPLES, GROUPS, KEYS, options
 from lfd.pipeline import TrainingPipeline
 from lfd.run import pipeline_of
+from lfd.stages.recipe import Recipe
 
 CONF = config_folder()
 DEALT = ("algo", "env", "dataset")
@@ -130,6 +131,12 @@ def test_every_option_fits_or_is_refused_and_every_file_is_reached(folder):
             refused[" ".join(row)] = str(refusal)
             continue
         assert pipeline.order[-1] == ("fqe" if "env=none" in row else experiment.targets[-1])
+        for algo in (stage.algo for stage in pipeline.stages.values() if isinstance(stage, Recipe)):
+            learnt_from = {
+                name for loss in algo.losses.values() for name, needs in loss.slots.values() if "reward" in needs
+            }
+            # a row that stands nowhere could not be overridden, as in algo.sources.demos.n_step=3
+            assert learnt_from <= set(algo.sources), row
         reached |= {f"{group.partition('@')[0]}/{option}" for group, option in choices.items()}
         fits |= set(row)
     files = {str(path.relative_to(CONF).with_suffix("")) for path in CONF.rglob("*/*.yaml")}
