@@ -17,8 +17,14 @@ def test_shapes_start_and_end_where_they_say(shape, middle):
     assert made(10) == made(99) == pytest.approx(0.01)
 
 
+def test_a_warmup_rises_to_the_start():
+    made = schedule({"start": 1.0, "end": 0.0, "steps": 4, "warmup": 3}, "lr")
+    assert [made(step) for step in (0, 1, 2, 3, 5, 7, 99)] == [0.25, 0.5, 0.75, 1.0, 0.5, 0.0, 0.0]
+    assert not schedule({"start": 1.0, "end": 1.0, "steps": 1, "warmup": 3}, "lr").constant
+
+
 SPAN = {"start": 1, "end": 0, "steps": 5}
-WRONG = ["0.1", None, True, {"start": 1}, SPAN | {"steps": 0}, SPAN | {"stop": 3}]
+WRONG = ["0.1", None, True, {"start": 1}, SPAN | {"steps": 0}, SPAN | {"stop": 3}, SPAN | {"warmup": -1}]
 WRONG += [SPAN | {"shape": "cubic"}, SPAN | {"shape": "exponential"}]
 
 

@@ -63,7 +63,7 @@ class Algo:
     losses: dict[str, Loss] = field(default_factory=dict)  # one row a loss
     sources: dict[str, Source] = field(default_factory=dict)  # where batches come from; a stage's dataset needs no row
     phases: dict[str, Phase] = field(default_factory=dict)  # a round, in this order; all losses at once when empty
-    lr: Any = 3e-4  # a number, or {start, end, steps, shape}
+    lr: Any = 3e-4  # a number, or {start, end, steps, shape, warmup}
     steps: int = field(default=10_000, metadata={"key": False})  # gradient steps; the default of a stage's own steps
     batch: int = 64  # rows that each source gives to a gradient step
     sequence: int = 1  # rows in a row, for agents with memory: a batch has batch // sequence such sequences

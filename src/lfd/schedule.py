@@ -15,16 +15,26 @@ class Shape(Enum):
     exponential = "exponential"
 
 
+_REQUIRED = {"start", "end", "steps"}
+
+
 @dataclass
 class Schedule:
-    """From `start` to `end` over `steps` gradient steps, and `end` from there on."""
+    """From `start` to `end` over `steps` gradient steps, and `end` from there on.
+
+    With `warmup` the first so many steps rise to `start`, and the way from there begins behind them.
+    """
 
     start: float
     end: float
     steps: int
     shape: Shape = Shape.linear
+    warmup: int = 0  # gradient steps
 
     def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return self.start * (step + 1) / (self.warmup + 1)
+        step -= self.warmup
         share = min(step / self.steps, 1.0)
         if self.shape is Shape.cosine:
             share = (1 - math.cos(math.pi * share)) / 2
@@ -34,24 +44,24 @@ class Schedule:
 
     @property
     def constant(self) -> bool:
-        return self.start == self.end
+        return self.start == self.end and not self.warmup
 
 
 def schedule(value: Any, what: str, low: float = 0.0, high: float = math.inf) -> Schedule:
-    """A number, or `{start: 1, end: 0, steps: 5000, shape: linear|cosine|exponential}`, as a schedule.
+    """A number, or `{start: 1, end: 0, steps: 5000, shape: linear|cosine|exponential, warmup: 0}`.
 
     Raises Refused, naming `what`, for anything else and for values outside [low, high].
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         made = Schedule(value, value, 1)
-    elif isinstance(value, Mapping) and {"start", "end", "steps"} <= value.keys() <= {"start", "end", "steps", "shape"}:
+    elif isinstance(value, Mapping) and _REQUIRED <= value.keys() <= _REQUIRED | {"shape", "warmup"}:
         shape = value.get("shape", "linear")
         if shape not in Shape.__members__:
             raise Refused(f"{what}: shape {shape!r} is not one of {', '.join(Shape.__members__)}")
-        numbers = [value["start"], value["end"], value["steps"]]
-        if not all(isinstance(number, int | float) for number in numbers) or numbers[2] < 1:
-            raise Refused(f"{what}: start and end are numbers and steps is 1 or more gradient steps")
-        made = Schedule(numbers[0], numbers[1], int(numbers[2]), Shape[shape])
+        numbers = [value["start"], value["end"], value["steps"], value.get("warmup", 0)]
+        if not all(isinstance(number, int | float) for number in numbers) or numbers[2] < 1 or numbers[3] < 0:
+            raise Refused(f"{what}: start and end are numbers, steps is 1 or more gradient steps and warmup 0 or more")
+        made = Schedule(numbers[0], numbers[1], int(numbers[2]), Shape[shape], int(numbers[3]))
         if made.shape is Shape.exponential and not (made.start > 0 and made.end > 0):
             raise Refused(f"{what}: an exponential schedule needs start and end above 0")
     else:

@@ -30,6 +30,23 @@ def test_squared_error_is_of_the_mode():
     assert out.metrics["l1"].item() == pytest.approx((mode - batch.action).abs().mean().item(), rel=1e-5)
 
 
+def test_absolute_error_is_of_the_mode():
+    agent = Policy([8]).build(spaces(VECTOR, BOX))
+    batch = boxed(BATCH)
+    mode = torch.tanh(agent.nets["policy"].net(batch.obs)[:, :3]).double()
+    out = answer(Cloning("data", error=Error.l1), agent, batch)
+    assert out.terms["policy"].item() == pytest.approx((mode - batch.action).abs().sum(-1).mean().item(), rel=1e-5)
+
+
+def test_the_entropy_bonus_is_added_and_told():
+    agent = Policy([8]).build(spaces(VECTOR, TWO))
+    plain, out = (answer(Cloning("data", entropy=weight), agent, BATCH) for weight in (0.0, 0.5))
+    entropy = torch.distributions.Categorical(logits=agent.distribution(BATCH.obs).logits).entropy().mean().item()
+    assert out.metrics["entropy"].item() == pytest.approx(entropy, rel=1e-5)
+    assert out.terms["policy"].item() == pytest.approx(plain.terms["policy"].item() - 0.5 * entropy, rel=1e-5)
+    assert out.metrics["loss"].item() == plain.metrics["loss"].item()  # what is compared with other weights
+
+
 @pytest.mark.parametrize("head", list(Head))
 def test_likelihood_against_torch(head):
     agent = Policy([8], head=head).build(spaces(VECTOR, BOX))
@@ -52,3 +69,5 @@ def test_likelihood_is_finite_for_actions_at_the_bounds():
 def test_smoothing_outside_its_range_is_refused():
     with pytest.raises(Refused, match="label_smoothing is 1.5"):
         Cloning("data", label_smoothing=1.5)
+    with pytest.raises(Refused, match="entropy is -1"):
+        Cloning("data", entropy=-1.0)

@@ -70,6 +70,7 @@ CASES = {
     "ppo_frames": Case(PPO("data"), PolicyValue(), TWO, (), FRAMES),
     "bc_discrete": Case(Cloning("data", label_smoothing=0.1), Policy(SMALL), TWO),
     "bc_nll": Case(Cloning("data"), Policy(SMALL), BOX),
+    "bc_l1": Case(Cloning("data", error=Error.l1, entropy=0.1), Policy(SMALL), BOX),
     "bc_mse": Case(Cloning("data", error=Error.mse), Policy(SMALL, head=Head.gaussian), BOX),
     "gap_discrete": Case(ConservativeDiscrete("data"), QNet(SMALL), TWO),
     "fqe_discrete": Case(FQE("data"), CriticNet(SMALL), TWO, ("critic",), judged=QNet(SMALL)),

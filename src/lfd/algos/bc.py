@@ -17,14 +17,16 @@ from lfd.errors import Refused
 class Error(Enum):
     nll = "nll"
     mse = "mse"
+    l1 = "l1"
 
 
 @dataclass
 class Cloning(Loss):
-    """Discrete: cross-entropy, smoothed. Continuous: negative log-likelihood, or squared error of the mode."""
+    """Discrete: smoothed cross-entropy. Continuous: -log-likelihood, or squared or absolute error of the mode."""
 
     error: Error = Error.nll  # of continuous actions
     label_smoothing: float = 0.0  # of discrete actions: this share of the target is spread over all actions
+    entropy: float = 0.0  # weight of the entropy bonus
 
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = PolicyAgent
@@ -34,21 +36,31 @@ class Cloning(Loss):
         super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise Refused(f"label_smoothing is {self.label_smoothing}; a share in [0, 1) is expected")
+        if self.entropy < 0:
+            raise Refused(f"entropy is {self.entropy}; a weight from 0 is expected")
 
     def __call__(self, agent: PolicyAgent, batch: Batch) -> Out:
         policy = agent.distribution(batch.obs)
         if isinstance(policy, Categorical):
-            likelihood = policy.log_prob(batch.action)
-            if self.label_smoothing:
-                uniform = policy.logits.log_softmax(-1).mean(-1)
-                likelihood = torch.lerp(likelihood, uniform, self.label_smoothing)
-            loss = -likelihood.mean()
-            accuracy = (policy.mode() == batch.action).float().mean()
-            return Out({"policy": loss}, {"loss": loss.detach(), "accuracy": accuracy})
-        mode = policy.mode()
-        loss = self._squared(mode, batch.action) if self.error is Error.mse else -policy.log_prob(batch.action).mean()
-        return Out({"policy": loss}, {"loss": loss.detach(), "l1": (mode - batch.action).abs().mean().detach()})
+            loss = -self._likelihood(policy, batch.action).mean()
+            metrics = {"loss": loss.detach(), "accuracy": (policy.mode() == batch.action).float().mean()}
+        else:
+            error = policy.mode() - batch.action
+            match self.error:
+                case Error.nll:
+                    loss = -policy.log_prob(batch.action).mean()
+                case Error.mse:
+                    loss = error.square().sum(-1).mean()
+                case Error.l1:
+                    loss = error.abs().sum(-1).mean()
+            metrics = {"loss": loss.detach(), "l1": error.abs().mean().detach()}
+        if self.entropy:
+            entropy = policy.entropy().mean()
+            loss, metrics = loss - self.entropy * entropy, metrics | {"entropy": entropy.detach()}
+        return Out({"policy": loss}, metrics)
 
-    @staticmethod
-    def _squared(mode: Tensor, action: Tensor) -> Tensor:
-        return (mode - action).square().sum(-1).mean()
+    def _likelihood(self, policy: Categorical, action: Tensor) -> Tensor:
+        likelihood = policy.log_prob(action)
+        if not self.label_smoothing:
+            return likelihood
+        return torch.lerp(likelihood, policy.logits.log_softmax(-1).mean(-1), self.label_smoothing)
