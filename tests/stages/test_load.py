@@ -28,6 +28,14 @@ def test_a_time_limit_of_the_environment_is_told_from_a_termination(file, run_st
     assert data.columns["terminals"][data.ends - 1][1]
 
 
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_data_without_rewards_is_told_of(file, run_stages, capsys, reward):
+    with np.load(file) as arrays:
+        np.savez(file, **{**arrays, "rewards": np.full(520, reward)})
+    run_stages({"demos": Load(str(file))}, CARTPOLE)
+    assert ("demos: all rewards of expert.npz are 0" in capsys.readouterr().err) == (reward == 0)
+
+
 def test_exactly_so_many_transitions(file, run_stages):
     assert len(run_stages({"demos": Load(str(file), transitions=30)}, CARTPOLE).product("demos")) == 30
 
@@ -42,12 +50,14 @@ def test_more_than_there_is_is_refused(file, run_stages):
         run_stages({"demos": Load(str(file), episodes=2, min_return=100.0)}, CARTPOLE)
 
 
-def test_the_key_is_of_the_content_and_not_of_the_place(file, run_stages, tmp_path):
+def test_the_key_is_of_the_content_and_not_of_the_place(file, run_stages, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     other = tmp_path / "elsewhere" / "copy.npz"
     other.write_bytes(file.read_bytes())
     run_stages({"demos": Load(str(file))}, CARTPOLE)
     assert run_stages({"demos": Load(str(other))}, CARTPOLE).reports["demos"].cached
+    monkeypatch.chdir(tmp_path)
+    assert run_stages({"demos": Load("elsewhere/copy.npz")}, CARTPOLE).reports["demos"].cached
     np.savez(
         other, obs=np.zeros((3, 4)), actions=np.zeros(3, int), rewards=np.ones(3),
         episode_starts=np.array([1, 0, 0]), episode_returns=np.ones(1),

@@ -14,6 +14,7 @@ from lfd.data.readers import read
 from lfd.data.readers.described import Described, described
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
+from lfd.log.progress import tell
 from lfd.stages import Lab, Product, Stage, Summary, positive
 from lfd.stages.collect import DATA
 
@@ -80,8 +81,10 @@ class Load(Stage):
             self._copy(writer, lab)
         env = lab.env.fingerprint() if lab.env else None
         writer.finalise(lab.folder / DATA, {"env": env, "made_by": {"file": self.file.name}})
-        passport = Dataset.open(lab.folder / DATA).passport
-        return Summary(seconds=time.monotonic() - began, more={"passport": passport})
+        data = Dataset.open(lab.folder / DATA)
+        if not data.columns["rewards"].any():
+            tell(f"{lab.name}: all rewards of {self.file.name} are 0, which cloning can do with and nothing else")
+        return Summary(seconds=time.monotonic() - began, more={"passport": data.passport})
 
     def _copy(self, writer: Writer, lab: Lab) -> None:
         if writer.cursor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +40,7 @@ def arrow_files(folder: Path) -> list[Path]:
 
 
 def read_imitation(folder: Path, files: list[Path], max_episode_steps: int | None) -> Iterator[Episode]:
-    """Episodes of a folder. `infos` are encoded Python objects and are never looked at.
+    """Episodes of a folder, with rewards of 0 where it has none. `infos` are encoded objects that nobody looks at.
 
     `terminal` is set at time limits too: `max_episode_steps` tells why an episode ended, else it was cut.
 
@@ -90,10 +89,7 @@ def _names(file: Path, found: list[str]) -> list[str]:
             f"data: {file} has no {', '.join(missing)}; it has {', '.join(found) or 'no columns'}, and imitation's "
             "trajectories are obs, acts, terminal, infos and mostly rews"
         )
-    if "rews" not in found:
-        warnings.warn(f"{file.parent} has no rewards: they are 0, and returns say nothing", stacklevel=2)
-        return [*_REQUIRED]
-    return [*_REQUIRED, "rews"]
+    return [*_REQUIRED, "rews"] if "rews" in found else [*_REQUIRED]
 
 
 def _array(file: Path, name: str, values: Any) -> Array:
