@@ -91,3 +91,23 @@ def test_scripts_are_never_imported():
 
 def test_no_room_for_what_has_no_name():
     assert not {"utils", "common", "helpers"} & {part for name in modules() for part in name.split(".")}
+
+
+PICKLING = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle"}
+UNPICKLER = "data.readers.unpickle"  # which admits arrays and plain containers alone
+
+
+@pytest.mark.parametrize("name", modules())
+def test_nothing_is_pickled_and_only_what_is_admitted_is_unpickled(name):
+    tree = ast.parse(modules()[name].read_text())
+    roots = {one.partition(".")[0] for one in imports(tree)}
+    # functions that pickle without saying so
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    torchs = [ast.unparse(node) for node in calls if ast.unparse(node.func) in ("torch.load", "torch.save")]
+    loose = [ast.unparse(node) for node in calls for word in node.keywords if ast.unparse(word) == "allow_pickle=True"]
+    assert not loose
+    if name == UNPICKLER:
+        assert all("weights_only=True" in call for call in torchs)
+    else:
+        assert not roots & PICKLING
+        assert not torchs

@@ -116,9 +116,12 @@ def test_it_goes_on_where_it_was(small, opened, tmp_path, monkeypatch):
     expected.append(stream.next())
     again = opened()
     again.restore(*saved)
+    assert again.env_steps == saved[1]["env_steps"] > 0
     found = [again.next() for _ in range(2)]
     again.begin_round()
     found.append(again.next())
+    assert again.env_steps == stream.env_steps
+    assert again.save()[1]["round"] == 2
     for one, other in zip(expected, found, strict=True):
         assert torch.equal(one.obs, other.obs) and torch.equal(one.action, other.action)
 

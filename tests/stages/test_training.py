@@ -107,6 +107,20 @@ def test_stop_rules(counting, run_stages, monkeypatch, stop, score, steps, reaso
     assert summary["converged"] == (reason in ("score", "success_rate"))
 
 
+@pytest.mark.parametrize(("wanted", "stopped_by"), [(-1.0, "score"), (1e9, "steps")])
+def test_a_fit_that_ends_before_its_first_check_is_checked_then(counting, run_stages, wanted, stopped_by):
+    short = Fit(cloning(), 5, check=Checks(1_000, 2), stop=Stop(score=wanted))
+    summary = run_stages({"demos": DEMOS, "learn": short}, counting).reports["learn"].summary
+    assert (summary["gradient_steps"], summary["stopped_by"]) == (5, stopped_by)
+    assert summary["converged"] == (stopped_by == "score")
+    assert summary["last5_mean"] is not None
+
+
+def test_a_fit_without_checks_has_no_score_and_did_not_converge(counting, run_stages):
+    summary = run_stages({"demos": DEMOS, "learn": never(algo=cloning())}, counting).reports["learn"].summary
+    assert (summary["converged"], summary["last5_mean"]) == (False, None)
+
+
 def test_a_limit_of_env_steps_lets_the_last_collection_be_learnt_from(counting, run_stages):
     algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16, epochs=2)}, batch=16)
     stages = {"learn": never(algo=algo, steps=100, stop=Stop(env_steps=60))}

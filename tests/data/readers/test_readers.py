@@ -62,3 +62,15 @@ def test_a_damaged_hdf5_file_is_refused(tmp_path):
         opened.truncate(3000)
     with pytest.raises(Refused, match="damaged"):
         list(read(path))
+
+
+def test_a_file_is_closed_behind_its_reader(tmp_path):
+    path = tmp_path / "data.hdf5"
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = np.zeros((6, 3)), np.zeros((6, 1), np.int64)
+        file["rewards"], file["terminals"] = np.zeros(6), np.array([0, 0, 1] * 2)
+        file["timeouts"] = np.zeros(6)
+    assert len(list(read(path))) == 2
+    next(read(path))  # and who goes on no further holds nothing either
+    with h5py.File(path, "a") as file:  # HDF5 refuses to write what is open for reading
+        file["more"] = 1
