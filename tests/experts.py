@@ -12,6 +12,12 @@ def balance(env: gym.Env) -> Callable[[Any, Any], int]:
     return lambda obs, before: int(obs[2] + 0.5 * obs[3] > 0)
 
 
+def guess(env: gym.Env) -> Callable[[Any, Any], int]:
+    """Labels that are as good as shuffled: they do not depend on the state."""
+    rng = np.random.default_rng(0)
+    return lambda obs, before: int(rng.integers(2))
+
+
 def ones(env: gym.Env) -> Callable[[Any, Any], int]:
     """Always action 1."""
     return lambda obs, before: 1

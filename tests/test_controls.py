@@ -14,9 +14,14 @@ from lfd.algos.bc import Cloning
 from lfd.data import Dataset, Episode
 from lfd.envs import Gym
 from lfd.episodes import greedy, play
-from lfd.learner import Algo, Learner
+from lfd.learner import Algo, Learner, Phase
 from lfd.sources import snippets
 from lfd.sources.dataset import Demonstrations
+from lfd.sources.interactive import Interactive
+from lfd.stages.evaluate import Evaluate
+from lfd.stages.experts import Script
+from lfd.stages.fit import Fit
+from lfd.stages.recipe import Checks, Stop
 
 ENV = Gym("CartPole-v1")
 BAR = 400.0
@@ -60,6 +65,17 @@ def score(data: Dataset, open_source) -> float:
 def test_cloning_reaches_its_bar_from_real_labels_and_misses_it_from_shuffled_ones(shuffle, write_data, open_source):
     found = score(demonstrations(shuffle, write_data), open_source)
     assert found < 0.5 * BAR if shuffle else found >= BAR
+
+
+@pytest.mark.parametrize("expert", ["balance", "guess"])
+def test_interactive_cloning_reaches_its_bar_from_an_expert_and_misses_it_from_a_guess(expert, run_stages):
+    demos = Interactive(beta={"start": 1.0, "end": 0.0, "steps": 1}, num_envs=4, transitions=1_000)
+    rounds = {"clone": Phase(["bc"], steps=150)}
+    algo = Algo(Policy([32]), {"bc": Cloning("demos")}, {"demos": demos}, rounds, lr=1e-2)
+    learn = Fit(algo, 1_000, check=Checks(0), stop=Stop(rounds=3))
+    stages = {"expert": Script(f"tests.experts:{expert}"), "learn": learn, "score": Evaluate(["learn"], episodes=10)}
+    found = run_stages(stages, ENV).product("score")["learn"]["return_mean"]
+    assert found >= BAR if expert == "balance" else found < 0.5 * BAR
 
 
 @pytest.mark.slow
