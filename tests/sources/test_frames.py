@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicyValue
+from lfd.agents.actor_critic import Policy, PolicyValue
 from lfd.agents.q import QNet
+from lfd.data import Dataset
 from lfd.envs import Atari
 from lfd.episodes import Lane
+from lfd.experts import Scripted
+from lfd.sources.interactive import Interactive
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages.collect import Collect
@@ -73,3 +76,18 @@ def test_a_rollout_learns_from_the_sign_of_the_reward(pong, open_source, monkeyp
     batch = stream.next()
     assert sorted(batch.reward.tolist()) == [-1.0] * 4 + [1.0] * 4
     assert sorted(batch.true_reward.tolist()) == [-2.0] * 4 + [3.0] * 4
+
+
+def test_interactive_rounds_keep_single_frames_and_give_stacks(pong, open_source, tmp_path):
+    experts = {"expert": Scripted("tests.experts:ones")}
+    columns = frozenset({"obs", "action"})
+    source = Interactive(num_envs=2, episodes=1, transitions=1, most=60)
+    agent = Policy().build(pong.spaces())
+    stream = open_source(source, agent, pong, columns=columns, experts=experts, kept=tmp_path / "demos", batch=8)
+    stream.begin_round()
+    batch = stream.next()
+    assert batch.obs.shape == (8, 4, 84, 84) and batch.obs.dtype == torch.uint8 and (batch.action == 1).all()
+    data = Dataset.open(tmp_path / "demos" / "round-000" / "data.hdf5")
+    assert data.columns["observations"].shape == (60, 84, 84)
+    stacks = torch.from_numpy(data.observations(np.arange(60)))
+    assert all((stacks == one).flatten(1).all(1).any() for one in batch.obs)
