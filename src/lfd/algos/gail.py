@@ -69,7 +69,7 @@ class Discriminator(Loss):
     inputs: Inputs = Inputs.obs_action  # obs and obs_next_obs imitate what is reached, not what is done
     form: Form = Form.difference
     gradient_penalty: float = 0.0  # its weight; 10 is common
-    spectral: bool = False  # every layer's weights by their largest singular value (Miyato et al. 2018)
+    spectral: bool = False  # weights of the head by their largest singular value (Miyato et al. 2018)
     entropy: float = 0.0  # weight of the mean entropy of D, in nats
 
     needs: ClassVar = {"learner": ("obs",), "expert": ("obs",)}
