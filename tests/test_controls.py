@@ -83,15 +83,17 @@ def test_interactive_cloning_reaches_its_bar_from_an_expert_and_misses_it_from_a
 def test_a_reward_that_has_learnt_nothing_misses_the_bar_of_ranked_demonstrations(
     spoilt, monkeypatch, tmp_path, capsys
 ):
-    """The bar itself is in test_scores.py."""
+    """The bar is in test_scores.py. Shuffled are the labels of pairs: any order of ten ranks tells something."""
     line = ["run.py", "algo=trex", "env=pendulum", "seed=0", "score.episodes=100", f"outputs={tmp_path}"]
-    ranked = snippets.ranked
+    shown, generator = snippets.SnippetStream._shown, torch.Generator().manual_seed(0)
 
-    def shuffled(data, rank, name):
-        return np.random.default_rng(0).permutation(ranked(data, rank, name))
+    def shuffled(self, pieces):
+        batch = shown(self, pieces)
+        order = torch.randperm(len(batch.preferred), generator=generator)
+        return batch.having(preferred=batch.preferred[order])
 
     if spoilt == "shuffled":
-        monkeypatch.setattr(snippets, "ranked", shuffled)
+        monkeypatch.setattr(snippets.SnippetStream, "_shown", shuffled)
     else:
         line.append("algo.lr=0")
     monkeypatch.setattr(sys, "argv", line)
