@@ -74,7 +74,7 @@ def test_version_and_hydras_questions(lfd):
 
 REFUSED = {
     "algo=cqll": "algo=cqll: algo has no option 'cqll'; did you mean 'cql'?",
-    "algo=null": "algo=null: algo has no option 'null'; known: awac, bc, ",
+    "algo=null": "algo=null: algo has no option 'null'; known: airl, awac, ",
     "lern.steps=5": "lern.steps: there is no 'lern'; did you mean 'learn'?",
     "learn.step=5": "learn.step: learn has no 'step'; did you mean 'steps'?",
     "algo.losses.gap.wieght=1": "algo.losses.gap has no 'wieght'; did you mean 'weight'?",

@@ -161,7 +161,7 @@ def test_only_what_does_not_act_in_a_space_is_refused(folder):
 def test_what_the_help_shows_works(line, folder):
     words = [word.partition(",")[0] if line.startswith("-m") else word for word in line.split() if word != "-m"]
     experiment, _ = composed(words)
-    assert wired(experiment, folder).order[-1] == ("fqe" if "fqe" in line else "score")
+    assert wired(experiment, folder).order[-1] == experiment.targets[-1]
 
 
 def test_every_file_says_what_it_is():

@@ -41,7 +41,7 @@ EXAMPLES = {
     "algo=dagger env=pendulum": "the learner drives, the expert says what it should have done",
     "algo=dagger expert=queue": "you are the expert: states wait for your labels (scripts/label.py)",
     "algo=gail env=acrobot": "adversarial imitation of ten episodes",
-    "algo=trex env=pendulum algo@learner=sac": "a reward from ranked demonstrations, then an agent that learns from it",
+    "algo=trex env=pendulum": "a reward from ranked demonstrations, then an agent that learns from it",
     "-m algo=bc,cql seed=0,1,2 hydra/launcher=joblib": "six runs from one expert",
 }
 
