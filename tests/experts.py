@@ -36,5 +36,9 @@ def breaks(env: gym.Env) -> Callable[[Any, Any], Any]:
     return lambda obs, before: {}["x"]
 
 
+def leaves(env: gym.Env) -> Callable[[Any, Any], Any]:
+    raise SystemExit(5)
+
+
 def nothing(env: gym.Env) -> None:
     """Forgets to answer."""

@@ -146,9 +146,17 @@ def test_a_continuous_action_is_a_line_of_numbers(tmp_path):
     line = [word for word in SHORT if "most" not in word and "transitions" not in word]
     line += ["env=pendulum", "env.max_episode_steps=3", "algo.sources.demos.transitions=3"]
     run(*line, "expert=queue", outputs=tmp_path)
-    keys = "1.5\nleft\n1 2\n-0.5\n0\n"  # two of the lines are no action
+    keys = "1.5\nleft\n1 2\n2.5\n-0.5\n0\n"  # three of the lines are no action
     done = subprocess.run(
         [sys.executable, LABEL, waiting(tmp_path)], input=keys, text=True, capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((waiting(tmp_path) / "labels.json").read_text())["labels"] == {"0": [1.5], "1": [-0.5], "2": [0]}
+
+
+def test_a_keyboard_without_a_person_is_refused(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "run.py", *SHORT, "expert=keyboard", f"outputs={tmp_path}"], stdin=subprocess.DEVNULL,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "the input has ended: run it in a terminal" in done.stderr.splitlines()[-1]

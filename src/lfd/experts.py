@@ -94,7 +94,7 @@ class Scripted(Expert):
             return function(*args)
         except Refused:
             raise
-        except Exception as error:  # somebody else's code fails in its own way
+        except (Exception, SystemExit) as error:  # somebody else's code fails in its own way
             told = " ".join(str(error).split())
             raise Refused(
                 f"the script {self.name} failed with {type(error).__name__}: {told}; it is called with an environment, "
@@ -122,10 +122,10 @@ def script(name: str) -> Callable[[gym.Env[Any, Any]], Act]:
         raise Refused(f"expert.script={name}: the form is package.module:function")
     try:
         found = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # somebody else's module fails in its own way
         raise Refused(
-            f"expert.script={name}: {error}; a module that Python finds (PYTHONPATH=. for one of this folder) and a "
-            "function in it are expected"
+            f"expert.script={name}: {type(error).__name__}: {' '.join(str(error).split())}; a module that Python finds "
+            "(PYTHONPATH=. for one of this folder) and a function in it are expected"
         ) from error
     if not callable(found):
         raise Refused(f"expert.script={name}: {function} is no function but {found!r}")
@@ -135,9 +135,9 @@ def script(name: str) -> Callable[[gym.Env[Any, Any]], Act]:
 def script_file(name: str) -> Path:
     """The file that a script is in. Raises Refused if it is in none."""
     module = sys.modules[script(name).__module__]
-    if module.__file__ is None:
+    if getattr(module, "__file__", None) is None:
         raise Refused(f"expert.script={name}: it is in no file, which decides whether it is still the same")
-    return Path(module.__file__)
+    return Path(str(module.__file__))
 
 
 @final

@@ -8,7 +8,6 @@ A round's folder holds `visited/data.hdf5` (what was seen and done), `pictures/`
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ from lfd.data import Dataset
 from lfd.errors import LabelsNeeded, Refused
 from lfd.experts import as_action
 from lfd.files import load_object, save_json
-from lfd.terminal import ask, show
+from lfd.terminal import ask, bounds, show, wanted
 
 VISITED, PICTURES, REQUEST, LABELS = "visited/data.hdf5", "pictures", "request.json", "labels.json"
 
@@ -24,13 +23,12 @@ VISITED, PICTURES, REQUEST, LABELS = "visited/data.hdf5", "pictures", "request.j
 def save_request(folder: Path, number: int) -> None:
     """Ask for the labels of round `number`, whose states and pictures are in the folder."""
     visited = Dataset.open(folder / VISITED)
-    space = visited.spaces.action
-    action = (
-        f"an integer from 0 to {int(space.n) - 1}"
-        if isinstance(space, gym.spaces.Discrete)
-        else f"{int(np.prod(space.shape or ()))} numbers"
-    )
-    request = {"round": number, "request": visited.passport["sha256"][:16], "states": len(visited), "action": action}
+    request = {
+        "round": number,
+        "request": visited.passport["sha256"][:16],
+        "states": len(visited),
+        "action": wanted(visited.spaces.action),
+    }
     save_json(folder / REQUEST, request)
 
 
@@ -55,11 +53,12 @@ def read_labels(folder: Path) -> dict[int, Any]:
         raise Refused(f"{path} answers another request ({given['request']!r}, not {request['request']!r}); remove it")
     if not isinstance(given["labels"], dict):
         raise Refused(f"{path}: labels is no object; {{number of a state: action}} is expected")
-    labels = {}
+    labels, asked = {}, {str(number) for number in range(request["states"])}
     for name, value in given["labels"].items():
-        if not (name.isascii() and name.isdigit() and int(name) < request["states"]):
+        if name not in asked:
             raise Refused(f"{path}: state {name!r} was not asked for; there are {request['states']}, counted from 0")
-        if (action := as_action(value, space)) is None:
+        action = as_action(value, space)
+        if action is None or not np.array_equal(action, np.clip(action, *bounds(space))):
             raise Refused(f"{path}: the label of state {name} is {value!r}; {request['action']} is expected")
         labels[int(name)] = action
     return labels

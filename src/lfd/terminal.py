@@ -47,10 +47,23 @@ def ask(space: gym.Space[Any], told: str = "") -> Any:
     return keys.index(key)
 
 
+def bounds(space: gym.Space[Any]) -> tuple[Any, Any]:
+    """The lowest and the highest action."""
+    return (space.low, space.high) if isinstance(space, gym.spaces.Box) else (0, int(space.n) - 1)  # type: ignore[attr-defined]
+
+
+def wanted(space: gym.Space[Any]) -> str:
+    """An action, in words."""
+    low, high = bounds(space)
+    if isinstance(space, gym.spaces.Discrete):
+        return f"an integer from 0 to {high}"
+    return f"{np.size(low)} numbers from {np.array2string(low, precision=4)} to {np.array2string(high, precision=4)}"
+
+
 def _numbers_of(space: gym.Space[Any], told: str) -> NDArray[np.float32] | None:
     size = int(np.prod(space.shape or ()))
     while True:
-        _say(f"{told}action, {size} numbers (Ctrl-C stops): ")
+        _say(f"{told}action, {wanted(space)} (Ctrl-C stops): ")
         words = _line().split()
         if not words:
             return None
@@ -58,7 +71,7 @@ def _numbers_of(space: gym.Space[Any], told: str) -> NDArray[np.float32] | None:
             numbers = np.array([float(word) for word in words], np.float32)
         except ValueError:
             continue
-        if len(numbers) == size and np.isfinite(numbers).all():
+        if len(numbers) == size and np.array_equal(numbers, np.clip(numbers, *bounds(space))):
             return numbers.reshape(space.shape or ())
 
 
@@ -81,17 +94,21 @@ def _line() -> str:
 
 def _read() -> str:
     """One character; not from Python's buffer, in which `select` sees nothing."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise Refused("a person is to answer and there is no input: run it in a terminal")
     select.select([sys.stdin], [], [])
     given = os.read(sys.stdin.fileno(), 1)
+    if given == b"" and not sys.stdin.isatty():
+        raise Refused("a person is to answer and the input has ended: run it in a terminal; answers are kept")
     if given in (b"", b"\x04"):
-        raise Interrupted("the input ended; the same command goes on")
+        raise Interrupted("stopped at the keyboard")
     return given.decode(errors="replace")
 
 
 @contextmanager
 def _single_keys() -> Iterator[None]:
     """Keys come one by one and are not echoed, if there is a terminal."""
-    if not sys.stdin.isatty():
+    if sys.stdin is None or sys.stdin.closed or not sys.stdin.isatty():
         yield
         return
     before = termios.tcgetattr(sys.stdin)
@@ -107,7 +124,7 @@ def _listening() -> Iterator[None]:
     """Ctrl-C ends the waiting for a key at once, and not only where the run looks for it."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Interrupted("stopped at the keyboard; the same command goes on")
+        raise Interrupted("stopped at the keyboard")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -11,12 +12,13 @@ from lfd.algos.bc import Cloning
 from lfd.algos.dqn import DQN
 from lfd.data import Dataset
 from lfd.envs.sync import Sync
-from lfd.errors import LabelsNeeded, Refused
-from lfd.experts import Queue, Scripted
+from lfd.errors import Interrupted, LabelsNeeded, Refused
+from lfd.experts import Expert, Queue, Scripted
 from lfd.labels import all_labels
 from lfd.learner import Algo, Phase, Target
 from lfd.sources.interactive import DATA, Interactive
 from lfd.stages.collect import Collect
+from lfd.stages.evaluate import Evaluate
 from lfd.stages.experts import Later, Script
 from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks, Stop
@@ -225,6 +227,62 @@ def test_who_is_not_there_does_not_drive(opened, tmp_path):
     assert visited.passport["made_by"]["beta"] == 0.0 and not np.asarray(visited.columns["actions"]).any()
 
 
+def test_members_do_not_ask_one_person(opened, counting):
+    with pytest.raises(Refused, match="a person is asked by one learner, there are 2; set members=1"):
+        opened(agent=[zeros(counting), zeros(counting)], experts=QUEUE)
+
+
+def test_a_continuous_label_is_within_the_bounds(opened, counting_continuous, tmp_path):
+    source, folder = Interactive(num_envs=2, transitions=10), tmp_path / "demos" / "round-000"
+    agent = Policy([4]).build(counting_continuous.spaces())
+    with pytest.raises(LabelsNeeded):
+        opened(source, counting_continuous, QUEUE, agent).begin_round()
+    answers(folder, labels={"0": [2.5]})
+    with pytest.raises(Refused, match=r"label of state 0 is \[2.5\]; 1 numbers from \[-2.\] to \[2.\] is expected"):
+        opened(source, counting_continuous, QUEUE, agent).begin_round()
+
+
+# A person at the keyboard
+
+
+class Person(Expert):
+    """Answers 1, 0, 1, 0, … and has enough of it after so many answers."""
+
+    is_person = True
+
+    def __init__(self, patience):
+        self.patience, self.asked = patience, 0
+
+    def policy(self, env, device, snapshot=None, noise=None):
+        def policy(obs):
+            if self.asked == self.patience:
+                raise Interrupted("stopped at the keyboard")
+            self.asked += 1
+            return np.array([self.asked % 2])
+
+        return policy
+
+
+def test_what_a_person_answered_is_not_asked_again(opened, tmp_path):
+    source = Interactive(transitions=6, episodes=1, most=6)
+    one = Person(100)
+    opened(source, experts={"expert": one}, kept=tmp_path / "straight").begin_round()
+    expected = rounds(tmp_path / "straight")[0]
+    with pytest.raises(Interrupted):
+        opened(source, experts={"expert": Person(4)}).begin_round()
+    other = Person(100)
+    other.asked = 4  # so that it goes on as the first one did
+    opened(source, experts={"expert": other}).begin_round()
+    assert other.asked == one.asked
+    found = rounds(tmp_path / "demos")[0]
+    assert np.array_equal(found.columns["actions"], expected.columns["actions"])
+
+
+def test_a_round_stops_when_it_is_asked_to(opened):
+    with pytest.raises(Interrupted, match="while a round was played"):
+        opened(stopping=lambda: True).begin_round()
+
+
 # In a pipeline
 
 
@@ -242,6 +300,18 @@ def test_it_ends_after_so_many_rounds(counting, run_stages):
     assert pipeline.reports["learn"].summary["gradient_steps"] == 15
     folder = pipeline.product("learn").folder / "rounds"
     assert sorted(path.name for path in folder.iterdir()) == ["round-000", "round-001", "round-002"]
+
+
+def test_who_drove_in_a_round_can_be_asked_for(counting, run_stages):
+    fit = Fit(algo(), 1000, check=Checks(0), stop=Stop(rounds=3))
+    score = Evaluate(["learn", "learn@0", "learn@2"], episodes=2)
+    pipeline = run_stages({"expert": Script("tests.experts:ones"), "learn": fit, "score": score}, counting)
+    first, third = (pipeline.product("learn").agents(index)[0] for index in (0, 2))
+    new = first.state_dict(), third.state_dict(), pipeline.product("learn").agents()[0].state_dict()
+    assert not any(
+        torch.equal(a["nets.policy.net.head.0.weight"], b["nets.policy.net.head.0.weight"])
+        for a, b in itertools.combinations(new, 2)
+    )
 
 
 def test_a_queue_in_a_pipeline_goes_on_by_the_same_command(counting, run_stages, tmp_path):

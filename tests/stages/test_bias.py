@@ -61,6 +61,12 @@ def test_episodes_that_all_run_to_one_limit_are_no_reason(lengths, terminated, w
     assert len(survival_bias(fit(RED("demos")), "learn", {"demos": data})) == warned
 
 
+def test_what_pays_for_short_episodes_is_always_one(counting, write_data):
+    data = data_of(write_data, counting.spaces(), [4, 4], False)
+    (line,) = survival_bias(fit(gail(Form.log)), "learn", {"demos": data})
+    assert "never positive and the learner may end an episode: whatever is done, shorter episodes earn more" in line
+
+
 def test_a_fit_tells_of_it_once_when_it_begins(counting, run_stages, capsys):
     run_stages({"demos": Collect("random", transitions=50), "reward": fit(RED("demos"))}, counting)
     told = capsys.readouterr().err

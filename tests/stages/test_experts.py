@@ -3,7 +3,9 @@ import pytest
 import torch
 
 from lfd.agents.actor_critic import Policy
+from lfd.agents.judge import JudgeSpec
 from lfd.algos.bc import Cloning
+from lfd.algos.red import RED
 from lfd.envs import Gym, MiniGrid
 from lfd.episodes import play
 from lfd.errors import Refused
@@ -16,6 +18,11 @@ from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks
 
 CPU = torch.device("cpu")
+SCRIPTS = [
+    ("breaks", "failed with KeyError: 'x'"),
+    ("nothing", "failed with TypeError: .*not callable"),
+    ("leaves", "failed with SystemExit: 5"),
+]
 
 
 def fit(steps=5):
@@ -57,7 +64,16 @@ def test_an_expert_of_other_spaces_is_refused(counting, counting_continuous, run
         run_stages({"expert": Pretrained(str(folder))}, Gym("CartPole-v1"))
 
 
-def test_what_is_no_expert_is_refused(counting, run_stages, tmp_path):
+def test_who_only_judges_is_no_expert(counting, run_stages):
+    judge = Fit(Algo(JudgeSpec(), {"red": RED("demos")}, batch=16), 2, check=Checks(0))
+    folder = run_stages({"demos": Collect("random", transitions=50), "learn": judge}, counting, "first")
+    with pytest.raises(Refused, match="judges and does not act; choose a policy"):
+        run_stages({"expert": Pretrained(str(folder.product("learn").folder))}, counting)
+
+
+def test_what_is_no_expert_is_refused(counting, run_stages, tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("def act(:")
+    monkeypatch.syspath_prepend(tmp_path)
     cases = [
         (Pretrained(), "expert.path is missing"),
         (Pretrained(str(tmp_path)), "no result.json"),
@@ -66,13 +82,15 @@ def test_what_is_no_expert_is_refused(counting, run_stages, tmp_path):
         (Script("tests.expert:ones"), "No module named 'tests.expert'"),
         (Script("tests.experts:one"), "has no attribute 'one'"),
         (Script("tests.experts:__doc__"), "is no function"),
+        (Script("broken:act"), "SyntaxError"),
+        (Script("builtins:len"), "it is in no file"),
     ]
     for stage, said in cases:
         with pytest.raises(Refused, match=said):
             run_stages({"expert": stage}, counting)
     with pytest.raises(Refused, match="answers 'left'; an action of Discrete"):
         run_stages({"expert": Script("tests.experts:nonsense"), "demos": Collect("expert", transitions=5)}, counting)
-    for name, said in (("breaks", "failed with KeyError: 'x'"), ("nothing", "failed with TypeError: .*not callable")):
+    for name, said in SCRIPTS:
         with pytest.raises(Refused, match=f"the script tests.experts:{name} {said}"):
             run_stages({"expert": Script(f"tests.experts:{name}"), "demos": Collect("expert", transitions=5)}, counting)
     with pytest.raises(Refused, match="has no earlier states: leave @0 out"):
@@ -125,6 +143,18 @@ def test_the_bot_of_babyai_solves_its_level():
     bot = Scripted("lfd.envs.minigrid:babyai_bot")
     played = play(env, lambda: bot.policy(env, CPU), range(8))
     assert all(one.success for one in played)
+
+
+def test_the_bot_advises_whoever_does_anything():
+    """A box may be opened, a door closed, a ball dropped: there is an answer to every state."""
+    env, bot = MiniGrid("BabyAI-GoToLocal-v0").make(8, training=False), Scripted("lfd.envs.minigrid:babyai_bot")
+    rng = np.random.default_rng(0)
+
+    def erratic():
+        advise = bot.policy(env, CPU)
+        return lambda obs: (advise(obs), rng.integers(0, 7, 8))[1]
+
+    assert len(play(env, erratic, range(16))) == 16
 
 
 def test_the_bot_knows_no_other_levels():

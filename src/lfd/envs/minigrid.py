@@ -69,17 +69,30 @@ def tokens(mission: str, length: int) -> NDArray[np.uint8]:
 def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
     """An expert: the bot of BabyAI (Chevalier-Boisvert et al. 2019), which plans from what it has seen of the level.
 
-    It may follow another's actions, whatever these were. Raises Refused outside of BabyAI.
+    It advises another whose actions differ from its own. Where these have left it without a plan it begins anew, and
+    where the mission can no longer be done, for its box is open, it advises to be done. Raises Refused outside of
+    BabyAI.
     """
     from minigrid.utils.baby_ai_bot import BabyAIBot
 
+    level: Any = env.unwrapped
     try:
         bot: Any = BabyAIBot(env)  # type: ignore[no-untyped-call]
     except AttributeError as error:
-        raise Refused(
-            f"{env} is no level of BabyAI ({error}), whose bot knows no others; choose another expert"
-        ) from error
-    return lambda obs, before: int(bot.replan(before))
+        raise Refused(f"{env} is no level of BabyAI, and its bot knows no others ({error}); take another") from error
+
+    def advise(obs: Any, before: Any) -> int:
+        nonlocal bot
+        try:
+            return int(bot.replan(before))
+        except Exception:  # its assertions, lookups and errors of its own all mean that the plan is lost
+            bot = BabyAIBot(env)  # type: ignore[no-untyped-call]
+        try:
+            return int(bot.replan())
+        except Exception:
+            return int(level.actions.done)
+
+    return advise
 
 
 @final

@@ -1,7 +1,7 @@
 """Where batches come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +35,7 @@ class World:
     boundary: int  # gradient steps from one boundary to the next, or a few more
     device: torch.device
     sequence: int = 1  # rows in a row
+    stopping: Callable[[], bool] = lambda: False  # has somebody asked the run to stop?
 
     @property
     def agent(self) -> Agent:
@@ -95,6 +96,10 @@ class Stream(ABC):
 
     def episodes(self) -> list[tuple[float, int]]:
         """(true return, length) of the training episodes that ended since the last call."""
+        return []
+
+    def drivers(self) -> list[Path]:
+        """Weights of the agents that drove in its rounds, oldest first."""
         return []
 
     def close(self) -> None:  # noqa: B027 - only environments are closed

@@ -1,5 +1,6 @@
 """Interactive: the learner drives, an expert says what it should have done, and all of that is learnt from."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from lfd.batch import Batch, rows, tensors
 from lfd.data import Dataset, Writer
 from lfd.data.episode import cut
 from lfd.envs import VecEnv
-from lfd.episodes import Lane, Played, greedy, inside
-from lfd.errors import Refused
+from lfd.episodes import Lane, Played, Policy, greedy, inside
+from lfd.errors import Interrupted, Refused
 from lfd.experts import Expert, Queue, before, picture
 from lfd.files import save_tensors
 from lfd.labels import REQUEST, VISITED, all_labels, save_picture, save_request
@@ -125,6 +126,9 @@ class InteractiveStream(Stream):
         self._draws.over(len(self._tables))
         self._draws.restore(tensors, state)
 
+    def drivers(self) -> list[Path]:
+        return [self._folder(number) / POLICY for number in range(self._first, self._round)]
+
     def close(self) -> None:
         if self._env is not None:
             self._env.close()
@@ -191,10 +195,14 @@ class InteractiveStream(Stream):
         lanes = [Lane(rows(obs, index), True, self.world.env.stack) for index in range(env.num_envs)]
         learner = greedy(agent, env.num_envs, device, noise if self.source.sample else None)
         expert = None if self._queue else self._expert.policy(env, device)
+        if expert is not None and self._expert.is_person:
+            expert = Remembered(expert, folder / f"answers-{wave:03d}.jsonl")
         beta = self._beta(self._round)
         # Nobody is to go on at a keyboard for what is cut off.
         room = np.inf if len(lanes) > 1 or self.source.most is None else self.source.most - before
         while any(lane.running for lane in lanes) and lanes[0].length < room:
+            if self.world.stopping():
+                raise Interrupted("stopped while a round was played")
             if self._queue and (drawn := picture(env)) is not None:
                 save_picture(folder, before + lanes[0].length, drawn)
             own = learner(obs)
@@ -205,3 +213,27 @@ class InteractiveStream(Stream):
                 lane.follow(index, advice[index], step)
             obs = step.obs
         return [lane.played() for lane in lanes]
+
+
+class Remembered:
+    """A person's answers, kept one by one: whoever is interrupted is not asked again for what was answered.
+
+    Environment and learner do again what they did, so that the answers still belong to their states.
+    """
+
+    def __init__(self, policy: Policy, path: Path) -> None:
+        self._policy, self._path = policy, path
+        # A line that was cut off by a kill is answered again.
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        self._given = [json.loads(line) for line in lines]
+        path.write_text("".join(f"{line}\n" for line in lines))
+        self._asked = 0
+
+    def __call__(self, obs: Any) -> Any:
+        self._asked += 1
+        if self._asked <= len(self._given):
+            return np.asarray(self._given[self._asked - 1])
+        answer = self._policy(obs)
+        with self._path.open("a") as file:
+            file.write(json.dumps(answer.tolist()) + "\n")
+        return answer

@@ -8,14 +8,19 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from lfd.batch import Batch
+from lfd.errors import Refused
 from lfd.noise import derive
 from lfd.sources import Source, Stream, World
 from lfd.sources.compound import Compound
 
 
 def opened(source: Source, world: World) -> Stream:
-    """The source's stream for all members of the world."""
-    return MembersStream(source, world) if source.interacts and world.members > 1 else source.open(world)
+    """The source's stream for all members of the world. Raises Refused if they would all ask one person."""
+    if not source.interacts or world.members == 1:
+        return source.open(world)
+    if any(world.experts[name].is_person for name in source.experts()):
+        raise Refused(f"{world.name}: a person is asked by one learner, there are {world.members}; set members=1")
+    return MembersStream(source, world)
 
 
 class MembersStream(Compound):

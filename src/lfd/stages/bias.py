@@ -13,15 +13,15 @@ def survival_bias(fit: Recipe, name: str, products: Mapping[str, Any]) -> list[s
     said = {f"losses.{row}": loss.one_sided for row, loss in fit.algo.losses.items()}
     said |= {f"sources.{row}": source.one_sided for row, source in fit.read().items()}
     data = [product for source, what in fit.read().items() for product in what.products(source)]
-    ends = next((end for product in dict.fromkeys(data) if (end := _varying(product, products[product]))), "")
-    if not ends:
-        return []
+    varying = next((end for product in dict.fromkeys(data) if (end := _varying(product, products[product]))), "")
     earns = {"never negative": "longer episodes earn more", "never positive": "shorter episodes earn more"}
+    # Long episodes are what demonstrations that all run to one limit ask for, short ones never are.
+    ends = {"never negative": varying, "never positive": varying or "the learner may end an episode"}
     return [
-        f"{name}: rewards of {part} are {side} and {ends}: whatever is done, {earns[side]}; rewards of both signs, as "
-        "of algo=gail or airl, do not say so"
+        f"{name}: rewards of {part} are {side} and {ends[side]}: whatever is done, {earns[side]}; a reward of both "
+        "signs leaves that to be learnt"
         for part, side in said.items()
-        if side
+        if side and ends[side]
     ]
 
 

@@ -56,7 +56,10 @@ class Pretrained(Ready):
         return replace(self, path=" ".join(digest(path) for path in [*files, self.folder / "agent.json"]), stage="")
 
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
-        theirs = open_trained(self.folder).spaces
+        trained = open_trained(self.folder)
+        if not trained.acts:
+            raise Refused(f"{name}: {self.path} judges and does not act; choose a policy")
+        theirs = trained.spaces
         for what in ("observation", "action"):
             if getattr(theirs, what) != getattr(spaces, what):
                 raise Refused(

@@ -14,7 +14,7 @@ from lfd.experts import Expert
 from lfd.files import load_object, load_tensors, save_json, save_tensors
 from lfd.learner import Learner
 from lfd.noise import Noise
-from lfd.registry import AGENTS, LOSSES, from_json, to_json
+from lfd.registry import AGENTS, LOSSES, from_json, to_json, with_plugins
 
 WEIGHTS = "agent.safetensors"
 
@@ -38,6 +38,12 @@ class Trained(Expert):
     @property
     def spaces(self) -> Spaces:
         return Spaces.from_json(self.content["spaces"])
+
+    @property
+    def acts(self) -> bool:
+        """Or does it only judge?"""
+        kind: type[AgentSpec] = with_plugins("agent", AGENTS)[self.content["spec"]["name"]]
+        return kind.acts
 
     @property
     def members(self) -> int:

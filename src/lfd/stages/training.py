@@ -3,13 +3,13 @@
 import math
 import shutil
 import time
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lfd.errors import Interrupted, LabelsNeeded, Refused
+from lfd.errors import Interrupted, Refused
 from lfd.files import Checkpoints
 from lfd.learner import Learner, Phase
 from lfd.log.progress import tell
@@ -46,6 +46,7 @@ class Training:
         self.crossed_at = 0  # gradient steps at the last boundary
         self.phase = (0, 0, 0)  # index, gradient steps done in it, and to do
         self.rounds = 0  # begun
+        self._entering = False  # is a phase just beginning?
         self.seconds = 0.0
         self._since = time.monotonic()
         self._means = Means()
@@ -79,7 +80,7 @@ class Training:
                 experts=self.lab.products, kept=self.lab.folder / name, sources=sources, columns=frozenset(wanted),
                 batch=algo.batch, gamma=algo.gamma, seed=seed,
                 folder=self.lab.folder / "sources" / name, boundary=boundary, device=self.device,
-                sequence=algo.sequence,
+                sequence=algo.sequence, stopping=self.lab.stopping,
             )  # fmt: skip
             streams[name] = opened(sources[name], world)
         return streams
@@ -102,8 +103,9 @@ class Training:
                     self._log()
                 self._check_if_due()
                 self.lab.progress.update(self.learner.step_count, self.checking.score)
-        except (Interrupted, LabelsNeeded):
-            if not self._interacting():
+        except Interrupted:
+            # A round that has only half begun is begun again, from the state before it.
+            if not self._interacting() and not self._entering:
                 self._save()
             raise
         return self._finish()
@@ -145,10 +147,12 @@ class Training:
 
     def _enter(self, phase: Phase, is_first: bool) -> int:
         """How many gradient steps the phase has."""
+        self._entering = True
         for stream in self.streams.values():
             if is_first:
                 stream.begin_round()
             stream.begin_phase(phase.fresh)
+        self._entering = False
         return phase.steps or phase.epochs * self._passed_over(phase).epoch_steps()
 
     def _leaves(self, phase: Phase) -> bool:
@@ -289,7 +293,7 @@ class Training:
         if self.checking.is_open():
             self.checking.check(self._seconds())
         stopped_by = self._stopped()
-        save_trained(self.lab.folder, self.learner, self.checking.history, self.checking.thin_snapshots())
+        save_trained(self.lab.folder, self.learner, self.checking.history, self._snapshots())
         scores = [check["score"] for check in self.checking.history]
         more = {
             "stopped_by": stopped_by,
@@ -298,6 +302,12 @@ class Training:
             "parameters": sum(value.numel() for value in self.learner.parameters.values()),
         }
         return Summary(self.learner.step_count, self._env_steps(), self._seconds(), more)
+
+    def _snapshots(self) -> list[dict[str, Any]]:
+        """Those that were asked for, or else the agents that drove in the rounds of an interactive source."""
+        drivers = [path for stream in self.streams.values() for path in stream.drivers()]
+        rounds = [{"file": str(path.relative_to(self.lab.folder)), "step": None, "score": None} for path in drivers]
+        return self.checking.thin_snapshots() or rounds
 
 
 def _under(saved: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
