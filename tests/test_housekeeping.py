@@ -90,6 +90,16 @@ def test_gc_removes_partial_work_only_when_old_unneeded_and_idle(root: Path, run
     assert kept(root) == {fresh, needed, busy}
 
 
+@pytest.mark.parametrize("answers", ["labels.json", "answers-000.jsonl"])
+def test_gc_keeps_what_a_person_has_answered(answers: str, root: Path, runs: Path) -> None:
+    key = partial(root, "a", 8)
+    folder = root / ".building" / key / "demos" / "round-000"
+    folder.mkdir(parents=True)
+    (folder / answers).touch()
+    os.utime(folder.parents[1], (0, 0))
+    assert gc(root, runs) == [] and kept(root) == {key}
+
+
 def test_gc_keeps_what_an_interrupted_run_goes_on_from_until_its_folder_is_removed(root: Path, runs: Path) -> None:
     expert = store(root, "expert")
     use(runs, "interrupted", expert)

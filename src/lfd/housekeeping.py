@@ -57,13 +57,18 @@ class Inventory:
     needed: set[str]  # keys used by a run or a living process, directly or through other artifacts
 
     def stale(self) -> list[Item]:
-        """What nobody needs; partial work only if it has been left alone for a week."""
+        """What nobody needs; partial work only if it was left alone for a week and holds nobody's answers."""
         old = time.time() - PARTIAL_KEPT
-        return [
-            item
-            for item in self.items
-            if item.key not in self.needed and (item.state != "partial" or item.changed < old)
-        ]
+
+        def is_over(item: Item) -> bool:
+            return item.state != "partial" or (item.changed < old and not _has_answers(item.folder))
+
+        return [item for item in self.items if item.key not in self.needed and is_over(item)]
+
+
+def _has_answers(folder: Path) -> bool:
+    """Has a person labelled or driven there?"""
+    return any(True for name in ("labels.json", "answers-*.jsonl") for _ in folder.rglob(name))
 
 
 def survey(root: Path, runs: Path, own: frozenset[Path] = frozenset()) -> Inventory:
