@@ -102,6 +102,7 @@ class TrainingPipeline:
         available = [name for name in self.stages if self.stages[name].gives is Product.dataset]
         for name in self.order:
             self.stages[name].check_wiring(name, spaces, available)
+            self.stages[name].check_inputs(name, self.stages)
         return spaces
 
     def _spaces_of_files(self) -> Spaces:

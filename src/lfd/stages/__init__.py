@@ -116,6 +116,9 @@ class Stage(ABC):
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:  # noqa: B027 - most fit anything
         """Raise Refused if it cannot work in these spaces. `datasets` names the stages that give datasets."""
 
+    def check_inputs(self, name: str, stages: Mapping[str, "Stage"]) -> None:  # noqa: B027 - most take any product
+        """Raise Refused if it cannot use what one of these stages gives."""
+
     @abstractmethod
     def run(self, lab: Lab) -> Summary:
         """Do it, in `lab.folder`, going on with what an interrupted run left there. Raises Interrupted."""

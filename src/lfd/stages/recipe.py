@@ -153,6 +153,14 @@ class Recipe(Stage, ABC):
         self._check_memory(name, agent)
         self._check_reward(name, agent)
 
+    def check_inputs(self, name: str, stages: Mapping[str, Stage]) -> None:
+        for role, product in self.frozen.items():
+            other = stages[split_name(product)[0]]
+            if isinstance(other, Recipe) and other.members > 1:
+                raise Refused(
+                    f"{name}: frozen.{role}={product} has {other.members} members; a single agent is expected"
+                )
+
     def _check_sources(self, name: str) -> None:
         table = self.sources()
         direct = [source for loss in self.algo.losses.values() for source, _ in loss.slots.values()]
