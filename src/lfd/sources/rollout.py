@@ -1,7 +1,6 @@
 """On-policy: fresh steps of the learner, some epochs of minibatches over them, then fresh ones again."""
 
 import copy
-import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -197,7 +196,7 @@ class RolloutStream(Stream):
         if rewards is not None:
             c["reward"] = rewards.reshape(steps, count)
             if self.source.scale_reward:
-                c["reward"] = c["reward"] / self._deviation(c)
+                c["reward"] = c["reward"] / float(self._deviation(c))
         if self.world.columns & ON_POLICY:
             rows, critic = self._rows(), self._critic()
             c["value"], next_value = self._grid(critic.value(rows.obs)), self._grid(critic.value(rows.next_obs))
@@ -207,7 +206,7 @@ class RolloutStream(Stream):
             c["value_target"] = c["advantage"] + c["value"]
         self._held = self._arranged(c)
 
-    def _deviation(self, c: dict[str, Any]) -> float:
+    def _deviation(self, c: dict[str, Any]) -> np.float64:
         """Of the returns of learnt rewards so far, those of the present collection as it is judged now."""
         self._scale = copy.deepcopy(self._scale_before)
         names = ("reward", "terminated", "truncated", "valid")
@@ -262,8 +261,10 @@ class ReturnScale:
         return (reward / self.deviation).astype(np.float32)
 
     @property
-    def deviation(self) -> float:
-        return math.sqrt(self._moment / max(self._count, 1.0) + 1e-8)
+    def deviation(self) -> np.float64:
+        # A number of numpy's: divided by one of Python's, rewards would be rounded as float32 on the way.
+        found: np.float64 = np.sqrt(np.float64(self._moment / max(self._count, 1.0) + 1e-8))
+        return found
 
     def count(self, reward: Any, done: Any, valid: Any) -> None:
         """One step [N] of every environment."""
