@@ -73,8 +73,10 @@ def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
     where the mission can no longer be done, for its box is open, it advises to be done. Raises Refused outside of
     BabyAI.
     """
-    from minigrid.utils.baby_ai_bot import BabyAIBot
+    from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
+    # It asserts what its plan took for granted, and looks up what is no longer there.
+    lost = (DisappearedBoxError, AssertionError, LookupError, AttributeError, TypeError)
     level: Any = env.unwrapped
     try:
         bot: Any = BabyAIBot(env)  # type: ignore[no-untyped-call]
@@ -83,14 +85,12 @@ def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
 
     def advise(obs: Any, before: Any) -> int:
         nonlocal bot
-        try:
-            return int(bot.replan(before))
-        except Exception:  # its assertions, lookups and errors of its own all mean that the plan is lost
-            bot = BabyAIBot(env)  # type: ignore[no-untyped-call]
-        try:
-            return int(bot.replan())
-        except Exception:
-            return int(level.actions.done)
+        for done in (before, None):
+            try:
+                return int(bot.replan(done))
+            except lost:
+                bot = BabyAIBot(env)  # type: ignore[no-untyped-call]
+        return int(level.actions.done)
 
     return advise
 
