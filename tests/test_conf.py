@@ -110,6 +110,8 @@ def rows() -> list[list[str]]:
     found.append(["algo=bc", "env=none", "dataset=file"])  # the only data that it takes
     ranked = [path.stem.removeprefix("ranked_") for path in (CONF / "tuned" / "dataset").glob("ranked_*.yaml")]
     found += [["algo=trex", f"env={env}", "dataset=ranked"] for env in ranked]
+    learners = [path.stem.split("_") for path in (CONF / "tuned" / "learner").glob("*_*_*.yaml")]
+    found += [[f"algo={algo}", f"algo@learner={learner}", f"env={env}"] for algo, learner, env in learners]
     others = [[f"{group}={name}"] for group in GROUPS for name in options(CONF, group) if group not in DEALT]
     return [*found, *others]
 
@@ -155,6 +157,19 @@ def test_only_what_does_not_act_in_a_space_is_refused(folder):
             continue
         with pytest.raises(Refused, match="acts in discrete action spaces, the environment's is continuous"):
             wired(experiment, folder)
+
+
+@pytest.mark.parametrize(("learner", "agent"), [("ppo", "PolicyValue"), ("dqn", "QNet"), ("sac", "SoftPolicyCritic")])
+def test_who_learns_adversarially_is_an_override(learner, agent, folder):
+    env = "pendulum" if learner == "sac" else "cartpole"
+    experiment, _ = composed(["algo=gail", f"algo@learner={learner}", f"env={env}"])
+    assert type(experiment.stages["learn"].algo.agent).__name__ == agent
+    assert list(wired(experiment, folder).stages["learn"].algo.phases) == ["reward", "policy"]
+
+
+def test_a_learner_that_an_algorithm_does_not_have_is_refused(folder):
+    with pytest.raises(Refused, match="algo@learner=cql: algo=gail has no impl/learner/gail_cql.yaml; choose"):
+        composed(["algo=gail", "algo@learner=cql"])
 
 
 @pytest.mark.parametrize("line", [*EXAMPLES, *KEYS])

@@ -12,9 +12,11 @@ import termios
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 from lfd.data import Dataset
+from lfd.terminal import ask
 
 ROOT = Path(__file__).parents[1]
 LABEL = ROOT / "scripts" / "label.py"
@@ -114,15 +116,29 @@ def test_a_labelling_session_and_the_run_that_waits_for_it(asked):
     for number in (4, 5, 6):
         person.wait_for(f"state {number} of 6")
         person.type("1")
-    assert person.end() == 0 and "3 labels given" in person.seen
+    person.wait_for("all 6 states have a label; Enter ends, Backspace goes back: ")
+    person.type("\x7f")  # the last one can be taken back too
+    person.wait_for("state 6 of 6")
+    person.type("0")
+    person.wait_for("all 6 states have a label")
+    person.type("\n")
+    assert person.end() == 0 and "4 labels given" in person.seen
+    assert (folder.parent / "latest").resolve() == folder.resolve()
     again = run(*SHORT, "expert=queue", outputs=outputs)
     assert again.returncode == 3 and "round 1 waits for 6 of 6 labels" in again.stderr
-    assert Dataset.open(folder / "data.hdf5").columns["actions"].tolist() == [1, 0, 0, 1, 1, 1]
+    assert Dataset.open(folder / "data.hdf5").columns["actions"].tolist() == [1, 0, 0, 1, 1, 0]
+    assert (folder.parent / "latest").resolve() == waiting(outputs).resolve()
     # Whoever has no terminal may send the keys down a pipe.
     piped = subprocess.run([sys.executable, LABEL, waiting(outputs)], input="101010", text=True, capture_output=True)
     assert piped.returncode == 0
     again = run(*SHORT, "expert=queue", outputs=outputs)
     assert again.returncode == 0, again.stderr
+
+
+def test_the_names_of_actions_stand_beside_their_keys(monkeypatch, capsys):
+    monkeypatch.setattr("lfd.terminal._key", lambda: "2")
+    assert ask(gym.spaces.Discrete(3), ["left", "right", "forward"]) == 2
+    assert "action, 0 left, 1 right, 2 forward (Ctrl-C stops): 2" in capsys.readouterr().err
 
 
 def test_a_folder_that_asks_for_nothing_is_refused(tmp_path):

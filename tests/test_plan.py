@@ -34,8 +34,10 @@ def rows(output: str) -> dict[str, list[str]]:
 
 
 def seconds(cell: str) -> int:
-    minutes, rest = cell.split(":")
-    return 60 * int(minutes) + int(rest)
+    total = 0
+    for part in cell.split(":"):
+        total = 60 * total + int(part)
+    return total
 
 
 def size(cell: str) -> float:

@@ -11,6 +11,7 @@ from lfd.agents import REWARD, Agent, AgentSpec
 from lfd.agents.actor_critic import PolicyValue
 from lfd.agents.q import QNet
 from lfd.algos import Loss, Out
+from lfd.algos.airl import AIRL
 from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
 from lfd.batch import Batch
@@ -198,3 +199,8 @@ def test_what_does_not_go_with_a_learnt_reward_is_refused(counting, run_stages):
     with pytest.raises(Refused, match="a loss trains a reward and frozen.reward gives another"):
         both = Fit(gail(), 5, frozen={"reward": "reward"})
         run_stages({"demos": demos, "reward": Fit(judge, 5), "learn": both}, counting)
+    with pytest.raises(Refused, match="losses.airl judges single steps and demos gives 3 at once; set its n_step to 1"):
+        airl = AIRL({"learner": "rollout", "expert": "demos"}, hidden=SIZES)
+        losses, sources = {"ppo": PPO("rollout"), "airl": airl}, {"rollout": Rollout(2, 16)}
+        steps = Algo(PolicyValue(SIZES), losses, sources | {"demos": Demonstrations(n_step=3)}, batch=16)
+        run_stages({"demos": demos, "learn": Fit(steps, 5)}, counting)

@@ -45,11 +45,11 @@ BARS = [
 # environment, algorithm, the least median over seeds; from ten episodes of the expert
 IMITATION = [
     ("cartpole", "gail", 475),
-    ("cartpole", "gail_dqn", 475),
+    ("cartpole", "gail algo@learner=dqn", 475),
     ("cartpole", "sqil", 475),
     ("acrobot", "gail", -110),
     ("acrobot", "airl", -110),
-    ("pendulum", "gail_sac", -250),
+    ("pendulum", "gail algo@learner=sac", -250),
     ("hopper", "gail", 2_137),  # 60 % of the expert's 3,562
     # Ten rounds of one episode of labels each.
     ("cartpole", "dagger", 475),
@@ -161,7 +161,7 @@ def test_fqe_ranks_policies_as_episodes_do(outputs, env):
 
 def scores(outputs, env, algo, *more):
     """The row of the sweep's table: three seeds of one experiment."""
-    line = [f"algo={algo}", f"env={env}", *more, "seed=0,1,2", "score.episodes=100", f"outputs={outputs}"]
+    line = [*f"algo={algo}".split(), f"env={env}", *more, "seed=0,1,2", "score.episodes=100", f"outputs={outputs}"]
     (group,) = run("-m", *line)["groups"]
     assert len(group["returns"]) == 3
     return group

@@ -161,7 +161,7 @@ class Estimator:
 
 def _env_steps(fit: Recipe) -> int:
     """Transitions that a fit's gradient steps ask for from environments."""
-    read = fit.read()
+    read, phases = fit.read(), fit.algo.phases.values()
     mixes = [source for source in read.values() if isinstance(source, Mix)]
     shares = {part: share for mix in mixes for part, share in mix.shares.items()}
     found = 0
@@ -170,9 +170,12 @@ def _env_steps(fit: Recipe) -> int:
             case Rollout():
                 held = source.num_envs * source.steps
                 batch = max(1, round(fit.algo.batch * shares.get(name, 1.0)))
-                found += ceil(fit.steps / (source.epochs * max(held // batch, 1))) * held
+                passes = [phase.steps or phase.epochs * max(held // batch, 1) for phase in phases]
+                found += ceil(fit.steps / (sum(passes) or source.epochs * max(held // batch, 1))) * held
             case Replay():
-                found += source.warmup + round(source.rate * fit.steps)
+                asked = [phase.steps * (not phase.fresh) for phase in phases]
+                share = sum(asked) / sum(phase.steps for phase in phases) if any(asked) else 1.0
+                found += source.warmup + round(source.rate * share * fit.steps)
             case Interactive():
                 found += source.transitions * (fit.stop.rounds or 1)
     return found if fit.stop.env_steps is None else min(found, fit.stop.env_steps)

@@ -104,6 +104,7 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
         is_key = override.package is None and "/" not in override.key_or_group and override.key_or_group not in choices
         if is_key and not override.is_delete():
             follow(cfg, override.key_or_group)
+    _check_learner(cfg, choices)
     content = _objects(cfg)
     names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
     env = content["env"]
@@ -164,6 +165,16 @@ def refuse_strays(value: Any, here: str = "") -> None:
     parts = value.items() if isinstance(value, dict) else vars(value).items() if dataclasses.is_dataclass(value) else ()
     for name, part in parts:
         refuse_strays(part, f"{here}.{name}".lstrip("."))
+
+
+def _check_learner(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
+    """An algorithm that says nothing of an agent has one for each learner that it knows."""
+    algo, learner = choices.get("algo"), choices.get("algo@learner")
+    if OmegaConf.is_missing(cfg.algo, "agent") and not OmegaConf.is_missing(cfg.learner, "agent"):
+        raise Refused(
+            f"algo@learner={learner}: algo={algo} has no impl/learner/{algo}_{learner}.yaml; choose a learner that it "
+            "has, as in algo@learner=ppo"
+        )
 
 
 def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any]) -> None:

@@ -141,10 +141,13 @@ def script_file(name: str) -> Path:
 
 
 @final
+@dataclass
 class Keyboard(Expert):
     """A person at the terminal, who sees every state and answers with a key."""
 
-    is_person = True
+    is_person: ClassVar[bool] = True
+
+    names: list[str]  # of discrete actions; empty where they have none
 
     def policy(
         self, env: VecEnv, device: torch.device, snapshot: int | None = None, noise: Noise | None = None
@@ -154,7 +157,7 @@ class Keyboard(Expert):
 
         def policy(obs: Any) -> Any:
             show(rows(obs, 0), picture(env))
-            while (answer := ask(env.spaces.action)) is None:
+            while (answer := ask(env.spaces.action, self.names)) is None:
                 pass  # what was done cannot be undone
             return np.asarray(answer)[None]
 

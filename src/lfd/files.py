@@ -79,6 +79,13 @@ def write(path: Path, content: bytes) -> None:
         sync(path.parent)
 
 
+def point(path: Path, name: str) -> None:
+    """`path` becomes a link to what is called so beside it, at once and whatever it was before."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    os.symlink(name, beside)
+    os.replace(beside, path)
+
+
 def save_json(path: Path, content: Any) -> None:
     """Writes JSON atomically. Floats come back bit for bit; tuples come back as lists, keys as strings."""
     write(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -15,19 +15,20 @@ from lfd.data import Dataset
 from lfd.errors import LabelsNeeded, Refused
 from lfd.experts import as_action
 from lfd.files import load_object, save_json
-from lfd.terminal import ask, bounds, show, wanted
+from lfd.terminal import agreed, ask, bounds, show, wanted
 
 VISITED, PICTURES, REQUEST, LABELS = "visited/data.hdf5", "pictures", "request.json", "labels.json"
 
 
-def save_request(folder: Path, number: int) -> None:
-    """Ask for the labels of round `number`, whose states and pictures are in the folder."""
+def save_request(folder: Path, number: int, names: list[str]) -> None:
+    """Ask for the labels of round `number`, whose states and pictures are in the folder; actions may have names."""
     visited = Dataset.open(folder / VISITED)
     request = {
         "round": number,
         "request": visited.passport["sha256"][:16],
         "states": len(visited),
         "action": wanted(visited.spaces.action),
+        "names": names,
     }
     save_json(folder / REQUEST, request)
 
@@ -83,16 +84,19 @@ def label(folder: Path) -> int:
     """
     if not (folder / REQUEST).exists():
         raise Refused(f"{folder} has no {REQUEST}: the folder that a run has named is expected, …/demos/round-000")
-    asked, labels = load_object(folder / REQUEST, "round", "request", "states"), read_labels(folder)
+    asked, labels = load_object(folder / REQUEST, "round", "request", "states", "names"), read_labels(folder)
     visited = Dataset.open(folder / VISITED)
     head = {"round": asked["round"], "request": asked["request"]}
-    given, number = 0, 0
-    while number < asked["states"]:
+    given, number, states = 0, 0, asked["states"]
+    while number < states or (given and not agreed(f"all {states} states have a label")):
         if number in labels:
             number += 1
             continue
-        show(*_state(folder, visited, number))
-        action = ask(visited.spaces.action, f"round {asked['round']}, state {number + 1} of {asked['states']}: ")
+        action = None
+        if number < states:
+            show(*_state(folder, visited, number))
+            told = f"round {asked['round']}, state {number + 1} of {states}: "
+            action = ask(visited.spaces.action, asked["names"], told)
         if action is None:
             number = max(number - 1, 0)
             labels.pop(number, None)

@@ -158,7 +158,8 @@ def _rewards(pipeline: TrainingPipeline, folder: Path) -> dict[str, Any]:
     wanted = [name for name in pipeline.targets if pipeline.stages[name].gives is Product.diagnosis]
     found: dict[str, Any] = {}
     for name in wanted:
-        found |= pipeline.product(name)
+        for reward, by_data in pipeline.product(name).items():
+            found[reward] = found.get(reward, {}) | by_data
     if not found:
         return {}
     draw_rewards(found, folder / REWARDS)

@@ -6,7 +6,7 @@ import signal
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -28,8 +28,10 @@ def show(observation: Any, picture: NDArray[np.uint8] | None) -> None:
     print("\x1b[H\x1b[2J" * sys.stderr.isatty() + "\n".join(lines), file=sys.stderr, flush=True)
 
 
-def ask(space: gym.Space[Any], told: str = "") -> Any:
+def ask(space: gym.Space[Any], names: Sequence[str], told: str = "") -> Any:
     """The action that a person chooses: a key for a discrete one, a line of numbers for a continuous one.
+
+    `names` are those of discrete actions, none where they have none.
 
     None for Backspace (or an empty line): what was answered before is to be answered again. Raises Interrupted for
     Ctrl-C and the end of the input.
@@ -39,12 +41,25 @@ def ask(space: gym.Space[Any], told: str = "") -> Any:
     keys = KEYS[: int(space.n)]
     if len(keys) < space.n:
         raise Refused(f"a person has keys for {len(KEYS)} actions, {space} has {space.n}; use a script for it")
-    _say(f"{told}action, {keys[0]}-{keys[-1]} (Ctrl-C stops): ")
+    legend = ", ".join(f"{key} {name}" for key, name in zip(keys, names, strict=True)) if names else ""
+    _say(f"{told}action, {legend or f'{keys[0]}-{keys[-1]}'} (Ctrl-C stops): ")
     while (key := _key()) not in keys:
         if key in BACK:
             return None
     _say(f"{key}\n")
     return keys.index(key)
+
+
+def agreed(told: str) -> bool:
+    """Enter, or Backspace? Where nobody is at a terminal, what was piped in stands."""
+    if not sys.stdin.isatty():
+        return True
+    _say(f"{told}; Enter ends, Backspace goes back: ")
+    while (key := _key()) not in BACK:
+        if key in "\r\n":
+            _say("\n")
+            return True
+    return False
 
 
 def bounds(space: gym.Space[Any]) -> tuple[Any, Any]:

@@ -98,14 +98,10 @@ class Trials:
 
 
 def _timed(work: Callable[[], Any]) -> float:
-    """Seconds that it takes, after a first time that may have to set things up, unless that was long enough."""
-    start = time.perf_counter()
+    """Seconds that it takes, after a first time that may have to set things up."""
     work()
-    first = time.perf_counter() - start
-    if first > SECONDS:
-        return first
     count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < SECONDS:
+    while not count or time.perf_counter() - start < SECONDS:
         work()
         count += 1
     return (time.perf_counter() - start) / count

@@ -122,3 +122,7 @@ def test_true_rewards() -> None:
         env = Atari("ALE/Skiing-v5").make(1, training)  # takes away several points a step
         env.reset([0])
         assert all(env.step(np.array([0])).reward[0] <= -6 for _ in range(3))
+
+
+def test_actions_have_names() -> None:
+    assert BREAKOUT.action_names() == ["noop", "fire", "right", "left"]

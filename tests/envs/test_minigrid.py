@@ -58,3 +58,9 @@ def test_a_full_episode_is_truncated_not_terminated() -> None:
     env.reset([0])
     ends = [env.step(np.array([0])) for _ in range(64)][-1]
     assert ends.truncated[0] and not ends.terminated[0] and ends.infos["success"][0] == 0
+
+
+def test_actions_have_names() -> None:
+    env = MiniGrid("BabyAI-GoToLocal-v0")
+    assert env.action_names() == ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
+    assert len(env.action_names()) == env.spaces().action.n

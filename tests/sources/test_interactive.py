@@ -1,5 +1,6 @@
 import itertools
 import json
+import os
 import shutil
 
 import numpy as np
@@ -50,7 +51,7 @@ def zeros(env):
 
 
 def rounds(folder):
-    return [Dataset.open(path / DATA) for path in sorted(folder.iterdir())]
+    return [Dataset.open(path / DATA) for path in sorted(folder.glob("round-*"))]
 
 
 def test_whoever_drives_what_is_stored_is_the_experts(opened, tmp_path, monkeypatch):
@@ -89,7 +90,7 @@ def test_all_rounds_and_what_was_given_are_drawn_from(opened, tmp_path, counting
     stream = opened(source, datasets={"given": given}, batch=4000)
     stream.begin_round()
     stream.begin_round()
-    assert sorted(path.name for path in (tmp_path / "demos").iterdir()) == ["round-001", "round-002"]
+    assert sorted(path.name for path in (tmp_path / "demos").glob("round-*")) == ["round-001", "round-002"]
     assert [data.passport["made_by"]["beta"] for data in rounds(tmp_path / "demos")] == [0.5, 0.0]
     everything = [given, *rounds(tmp_path / "demos")]
     batch = stream.next()
@@ -146,7 +147,7 @@ def test_members_have_rounds_of_their_own(opened, counting, tmp_path):
     stream = opened(agent=[zeros(counting), zeros(counting)])
     stream.begin_round()
     assert stream.next().obs.shape == (2, 64, 2)
-    assert sorted(str(path.relative_to(tmp_path / "demos")) for path in (tmp_path / "demos").glob("*/*")) == [
+    assert sorted(str(path.relative_to(tmp_path / "demos")) for path in (tmp_path / "demos").glob("*/round-*")) == [
         "0/round-000", "1/round-000",
     ]  # fmt: skip
 
@@ -299,7 +300,8 @@ def test_it_ends_after_so_many_rounds(counting, run_stages):
     assert pipeline.reports["learn"].summary["stopped_by"] == "rounds"
     assert pipeline.reports["learn"].summary["gradient_steps"] == 15
     folder = pipeline.product("learn").folder / "rounds"
-    assert sorted(path.name for path in folder.iterdir()) == ["round-000", "round-001", "round-002"]
+    assert sorted(path.name for path in folder.glob("round-*")) == ["round-000", "round-001", "round-002"]
+    assert os.readlink(folder / "latest") == "round-002"
 
 
 def test_who_drove_in_a_round_can_be_asked_for(counting, run_stages):

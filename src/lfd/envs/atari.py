@@ -74,6 +74,13 @@ class Atari(Env):
         env = make_single(self.id, {**self.kwargs, **settings}, render)
         return gym.wrappers.AtariPreprocessing(_Fire(env), _NOOPS, _SKIP, _SIDE)
 
+    def action_names(self) -> list[str]:
+        env: Any = self.single()
+        try:
+            return [name.lower() for name in env.unwrapped.get_action_meanings()]
+        finally:
+            env.close()
+
     def packages(self) -> tuple[str, ...]:
         return ("ale-py",)
 

@@ -28,6 +28,10 @@ class Env(ABC):
     def single(self, render: bool = False) -> gym.Env[Any, Any]:
         """One Gymnasium environment, wrapped. Raises Refused if it cannot be made."""
 
+    def action_names(self) -> list[str]:
+        """What its discrete actions are called, in their order; empty where it does not say."""
+        return []
+
     def packages(self) -> tuple[str, ...]:
         """The distributions whose version decides the dynamics, besides Gymnasium."""
         return packages_of(self.id)

@@ -49,6 +49,11 @@ class MiniGrid(Env):
         env = make_single(self.id, self.kwargs, render, self.max_episode_steps)
         return _Observed(env, self.mission_length if self.mission else 0)
 
+    def action_names(self) -> list[str]:
+        from minigrid.core.actions import Actions
+
+        return [action.name for action in Actions]
+
     def packages(self) -> tuple[str, ...]:
         return ("minigrid",)
 

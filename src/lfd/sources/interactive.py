@@ -17,7 +17,7 @@ from lfd.envs import VecEnv
 from lfd.episodes import Lane, Played, Policy, greedy, inside
 from lfd.errors import Interrupted, Refused
 from lfd.experts import Expert, Queue, before, picture
-from lfd.files import save_tensors
+from lfd.files import point, save_tensors
 from lfd.labels import REQUEST, VISITED, all_labels, save_picture, save_request
 from lfd.noise import Generated, derive
 from lfd.schedule import schedule
@@ -25,7 +25,7 @@ from lfd.sources import Source, Stream, World
 from lfd.sources.dataset import statistics
 from lfd.sources.table import Draws, Tables
 
-DATA, POLICY = "data.hdf5", "policy.safetensors"
+DATA, POLICY, LATEST = "data.hdf5", "policy.safetensors", "latest"
 
 
 @dataclass
@@ -68,6 +68,8 @@ class Interactive(Source):
 
 class InteractiveStream(Stream):
     """Rounds lie in `world.kept`: round-000/data.hdf5, and beside it the weights of the learner that drove.
+
+    `latest` is a link to the newest round.
 
     A round depends on nothing but the learner and the number of the round, so that one that is there is not played
     again, and a checkpoint may fall anywhere.
@@ -145,13 +147,15 @@ class InteractiveStream(Stream):
 
     def _make(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        point(folder.parent / LATEST, folder.name)
         save_tensors(folder / POLICY, self.world.agent.state_dict())
         if not self._queue:
             self._play(folder, folder / DATA)
             return
         if not (folder / REQUEST).exists():
             self._play(folder, folder / VISITED)
-            save_request(folder, self._round)
+            assert self.world.env is not None
+            save_request(folder, self._round, self.world.env.action_names())
         labels, visited = all_labels(folder), Dataset.open(folder / VISITED)
         writer = Writer(folder / "shards", visited.spaces, visited.stack)
         for index, (start, end) in enumerate(zip(visited.starts, visited.ends, strict=True)):

@@ -112,17 +112,21 @@ class Script(Ready):
 class Live(Ready):
     """A person who drives at the terminal."""
 
+    revision: ClassVar[int] = 2  # the product names the actions
+
     who: str = ""  # another name is another person, whose data is made anew
 
     def offers(self, product: Product) -> bool:
         return product in (Product.actor, Product.labels)
 
     def run(self, lab: Lab) -> Summary:
+        assert lab.env is not None
+        save_json(lab.folder / "actions.json", {"names": lab.env.action_names()})
         return Summary()
 
     @staticmethod
     def open(folder: Path) -> Keyboard:
-        return Keyboard()
+        return Keyboard(load_object(folder / "actions.json", "names")["names"])
 
 
 @final

@@ -238,6 +238,19 @@ class Recipe(Stage, ABC):
         for row, source in self.read().items():
             if isinstance(source, Demonstrations | Replay) and source.reward is not None:
                 raise Refused(f"{name}: {row} takes a learnt reward and has a constant one; set its reward to null")
+        for row, loss in self.algo.losses.items():
+            for source_name, columns in loss.slots.values():
+                if REWARD in loss.trains and "next_obs" in columns:
+                    self._check_single_steps(f"{name}: losses.{row}", source_name)
+
+    def _check_single_steps(self, what: str, name: str) -> None:
+        table = self.sources()
+        for each in (name, *table[name].parts()):
+            source = table[each]
+            if isinstance(source, Demonstrations | Replay) and source.n_step > 1:
+                raise Refused(
+                    f"{what} judges single steps and {each} gives {source.n_step} at once; set its n_step to 1"
+                )
 
     def _check_columns(self, name: str, row: str, loss: Loss, datasets: list[str]) -> None:
         table = self.sources()
