@@ -58,6 +58,8 @@ IMITATION = [
 ]
 # Environment, algorithm, the bar that is missed once the reward does not learn. On CartPole any positive one would do.
 UNTRAINED = [(env, algo, bar) for env, algo, bar in IMITATION if env != "cartpole" and algo != "dagger"]
+# Environment, the bar that is missed where labels are guessed.
+GUESSED = [(env, bar) for env, algo, bar in IMITATION if algo == "dagger"]
 # Environment, algorithm: learnt from a teacher with noise, the mean over seeds is at least the teacher's.
 NOISE = {"cartpole": {"epsilon": 0.3, "sigma": 0.0}, "pendulum": {"epsilon": 0.0, "sigma": 0.3}}
 NOISY = [
@@ -102,6 +104,12 @@ def test_imitation_reaches_the_bar_from_ten_episodes(outputs, env, algo, bar):
 @pytest.mark.parametrize(("env", "algo", "bar"), UNTRAINED)
 def test_with_a_reward_that_does_not_learn_the_bar_is_missed(outputs, env, algo, bar):
     assert max(scores(outputs, env, algo, "algo.optim.reward.lr=1e-12")["returns"]) < bar
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("env", "bar"), GUESSED)
+def test_from_labels_that_are_guessed_the_bar_is_missed(outputs, env, bar):
+    assert max(scores(outputs, env, "dagger", "expert=script", "expert.script=tests.experts:guess")["returns"]) < bar
 
 
 @pytest.mark.slow

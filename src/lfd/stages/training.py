@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lfd.errors import Interrupted, Refused
 from lfd.files import Checkpoints
-from lfd.learner import Learner, Phase
+from lfd.learner import Learner
 from lfd.log.progress import tell
 from lfd.nets import has_frames
 from lfd.noise import derive
@@ -23,6 +23,7 @@ from lfd.stages.building import new_agents
 from lfd.stages.checking import Checking
 from lfd.stages.means import Means
 from lfd.stages.recipe import Recipe
+from lfd.stages.rounds import Rounds
 from lfd.stages.trained import save_trained
 
 LOG_EVERY = 100  # gradient steps in a record of means
@@ -44,9 +45,7 @@ class Training:
         self.streams = self._open_streams()
         self.crossed = 0  # boundaries
         self.crossed_at = 0  # gradient steps at the last boundary
-        self.phase = (0, 0, 0)  # index, gradient steps done in it, and to do
-        self.rounds = 0  # begun
-        self._entering = False  # is a phase just beginning?
+        self.rounds = Rounds(fit.algo, self.streams)
         self.seconds = 0.0
         self._since = time.monotonic()
         self._means = Means()
@@ -105,7 +104,7 @@ class Training:
                 self.lab.progress.update(self.learner.step_count, self.checking.score)
         except Interrupted:
             # A round that has only half begun is begun again, from the state before it.
-            if not self._interacting() and not self._entering:
+            if not self._interacting() and not self.rounds.entering:
                 self._save()
             raise
         return self._finish()
@@ -122,7 +121,7 @@ class Training:
             self.checking.check(self._seconds())
 
     def step(self) -> None:
-        active, done = self._active()
+        active, done = self.rounds.next(self.learner.step_count)
         due = [name for name in active if done % self.fit.algo.losses[name].every == 0]
         read = dict.fromkeys(name for row in due for name, _ in self.fit.algo.losses[row].slots.values())
         batches = {name: self.streams[name].next() for name in read}
@@ -131,42 +130,6 @@ class Training:
             prefix = f"{name}/"
             self.streams[name].feedback({k[len(prefix) :]: v for k, v in feedback.items() if k.startswith(prefix)})
         self._means.add(metrics)
-
-    def _active(self) -> tuple[list[str], int]:
-        """The losses of the running phase and the steps done in it; entering a phase fixes how long it is."""
-        phases = list(self.fit.algo.phases.values())
-        if not phases:
-            return list(self.fit.algo.losses), self.learner.step_count
-        index, done, todo = self.phase
-        if done >= todo or self._leaves(phases[index]):
-            index, done = (index + 1) % len(phases) if todo else 0, 0
-            todo = self._enter(phases[index], is_first=index == 0)
-            self.rounds += index == 0
-        self.phase = (index, done + 1, todo)
-        return phases[index].losses, done
-
-    def _enter(self, phase: Phase, is_first: bool) -> int:
-        """How many gradient steps the phase has."""
-        self._entering = True
-        for stream in self.streams.values():
-            if is_first:
-                stream.begin_round()
-            stream.begin_phase(phase.fresh)
-        self._entering = False
-        return phase.steps or phase.epochs * self._passed_over(phase).epoch_steps()
-
-    def _leaves(self, phase: Phase) -> bool:
-        return phase.epochs > 0 and self._passed_over(phase).spent
-
-    def _passed_over(self, phase: Phase) -> Stream:
-        """What a phase's epochs are passes over."""
-        return self.streams[next(iter(self.fit.algo.losses[phase.losses[0]].slots.values()))[0]]
-
-    def _is_between_rounds(self) -> bool:
-        phases = list(self.fit.algo.phases.values())
-        index, done, todo = self.phase
-        is_last = not phases or not todo or index == len(phases) - 1
-        return is_last and (done >= todo or self._leaves(phases[index]))
 
     def _stopped(self) -> str | None:
         """Which rule ends the training now, if one does."""
@@ -182,7 +145,7 @@ class Training:
                 return "plateau"
         if stop.env_steps is not None and self._env_steps() >= stop.env_steps and self._idle():
             return "env_steps"
-        if stop.rounds is not None and self.rounds >= stop.rounds and self._is_between_rounds():
+        if stop.rounds is not None and self.rounds.begun >= stop.rounds and self.rounds.is_between():
             return "rounds"
         if stop.seconds is not None and self._seconds() >= stop.seconds:
             return "seconds"
@@ -209,8 +172,8 @@ class Training:
                 f"{bad[0]} is not finite at gradient step {self.learner.step_count}: the training diverged; "
                 "a smaller lr or a clip in optim is the usual way out"
             )
-        if self.rounds:
-            values[f"{name}/round"] = self.rounds
+        if self.rounds.begun:
+            values[f"{name}/round"] = self.rounds.begun
         seconds = round(self._seconds(), 2)
         self.lab.record(step=self.learner.step_count, env_steps=self._env_steps(), seconds=seconds, **values)
 
@@ -226,7 +189,7 @@ class Training:
         return due and self._idle()
 
     def _idle(self) -> bool:
-        return self._is_between_rounds() and all(stream.idle for stream in self.streams.values())
+        return self.rounds.is_between() and all(stream.idle for stream in self.streams.values())
 
     def _cross_boundary(self) -> None:
         for stream in self.streams.values():
@@ -243,9 +206,9 @@ class Training:
         means, counts = self._means.save()
         saved |= {f"means/{key}": value for key, value in means.items()}
         state = {
-            "sources": states, "checking": self.checking.state(), "crossed": self.crossed, "phase": list(self.phase),
-            "rounds": self.rounds, "seconds": self._seconds(), "means": counts, "ended": self._all_ended(),
-            "log": self.lab.metrics.offset(),
+            "sources": states, "checking": self.checking.state(), "crossed": self.crossed,
+            "seconds": self._seconds(), "means": counts, "ended": self._all_ended(), "log": self.lab.metrics.offset(),
+            **self.rounds.state(),
         }  # fmt: skip
         self.checkpoints.save(saved, state)
 
@@ -263,8 +226,8 @@ class Training:
         means = {name: value.to(self.device) for name, value in _under(saved, "means/").items()}
         self._means.restore(means, state["means"])
         self.checking.restore(state["checking"])
-        self.phase, self._ended = tuple(state["phase"]), state["ended"]
-        self.crossed, self.rounds, self.seconds = state["crossed"], state["rounds"], state["seconds"]
+        self.rounds.restore(state)
+        self.crossed, self.seconds, self._ended = state["crossed"], state["seconds"], state["ended"]
         self.lab.resume_log(state["log"])
         self._since = time.monotonic()
         # The checkpoint was made on the point of crossing.
