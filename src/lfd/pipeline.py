@@ -240,7 +240,9 @@ class TrainingPipeline:
                     found.append((length, other))
         if not found or (earlier := self.store.find(max(found)[1].name)) is None:
             return
-        shutil.copytree(earlier, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARKER, STATE))
+        shutil.copytree(
+            earlier, folder, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(MARKER, STATE)
+        )
         # Last and at once: whoever is killed before this has adopted nothing.
         beside = folder / f"{STATE}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
