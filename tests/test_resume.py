@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import random
 import runpy
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -106,6 +107,22 @@ def test_a_longer_run_goes_on_from_a_shorter_one_to_the_same_bits(program, strai
         "dqn": 120, "phases": 90, "members": 130, "ppo": 128, "ppo_bc": 128, "gail_dqn": 81, "gail_ppo": 132,
     }  # fmt: skip
     assert steps[0] == begins.get(program, 150)
+
+
+def test_taking_over_a_shorter_run_can_be_cut_off_and_is_done_again(straight, tmp_path, monkeypatch):
+    expected, _ = straight("dagger")
+    programs["run"]("dagger", tmp_path, steps=150)
+    copy = shutil.copytree
+
+    def cut_off(source, *args, **kwargs):
+        if Path(source).name == "state":
+            raise KeyboardInterrupt
+        return copy(source, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "copytree", cut_off)
+        programs["run"]("dagger", tmp_path)
+    assert bits(programs["run"]("dagger", tmp_path)) == expected
 
 
 def test_the_last_check_of_a_shorter_run_is_none_of_a_longer_one(tmp_path):

@@ -240,9 +240,10 @@ class TrainingPipeline:
                     found.append((length, other))
         if not found or (earlier := self.store.find(max(found)[1].name)) is None:
             return
-        shutil.copytree(
-            earlier, folder, dirs_exist_ok=True, symlinks=True, ignore=shutil.ignore_patterns(MARKER, STATE)
-        )
+        for path in [path for path in folder.rglob("*") if path.is_symlink()]:
+            path.unlink()  # files are copied over, links are not
+        ignored = shutil.ignore_patterns(MARKER, STATE)
+        shutil.copytree(earlier, folder, dirs_exist_ok=True, symlinks=True, ignore=ignored)
         # Last and at once: whoever is killed before this has adopted nothing.
         beside = folder / f"{STATE}.tmp"
         shutil.rmtree(beside, ignore_errors=True)
