@@ -10,6 +10,7 @@ from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
 from lfd.algos.gail import Discriminator
 from lfd.algos.ppo import PPO
+from lfd.algos.pwil import PWIL
 from lfd.algos.sac import SAC
 from lfd.algos.trex import TREX
 from lfd.artifacts import Store
@@ -109,8 +110,20 @@ def gail_ppo() -> Algo:
     return Algo(PolicyValue(SIZES), losses, sources, rounds, batch=16, normalize_obs=True)
 
 
+def pwil_dqn() -> Algo:
+    """On a reward with memory, which the stage `reward` makes."""
+    replay = Replay(300, 4, 50, n_step=2, epsilon=DECAY)
+    return Algo(QNet(SIZES), {"td": DQN("replay")}, {"replay": replay}, lr=1e-3, batch=16, targets={"q": Target()})
+
+
+def pwil_ppo() -> Algo:
+    sources = {"rollout": Rollout(4, 16, epochs=2, scale_reward=True)}
+    return Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, sources, lr=1e-3, batch=16, normalize_obs=True)
+
+
 PROGRAMS_OF = (
-    dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger, trex, gail_dqn, gail_ppo,
+    dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger, trex, gail_dqn, gail_ppo, pwil_dqn,
+    pwil_ppo,
 )  # fmt: skip
 ALGOS = {algo.__name__: algo for algo in PROGRAMS_OF}
 PROGRAMS = [*ALGOS, "collect"]
@@ -130,12 +143,15 @@ def stages(
         demos = Collect(policies=shares, transitions=10 * steps, epsilon=0.1, min_return=12.0, num_envs=2)
         return {"expert": expert, "demos": demos}
     demos = Collect("random", transitions=300, num_envs=3)
+    coupling = Algo(JudgeSpec(), {"pwil": PWIL("demos", atoms=16, horizon=20)}, batch=16)
     return {
         "demos": demos,
         "teacher": Script("tests.experts:balance"),
+        "reward": Fit(coupling, 1, check=Checks(0)),
         "learn": Fit(
             ALGOS[program](), steps, seed, boundary=60, checkpoints=checkpoints, check=Checks(every, 1),
             stop=stop or Stop(), members=2 if program == "members" else 1,
+            frozen={"reward": "reward"} if program.startswith("pwil") else {},
         ),
     }  # fmt: skip
 

@@ -28,9 +28,9 @@ from lfd.algos.fqe import FQE
 from lfd.algos.gail import Discriminator
 from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
+from lfd.algos.pwil import PWIL
 from lfd.algos.qrdqn import QRDQN
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
-from lfd.algos.red import RED
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
@@ -67,7 +67,7 @@ LOSSES: dict[str, type[Loss]] = {
     "continuous_bcq": ContinuousBCQ,
     "gail": Discriminator,
     "airl": AIRL,
-    "red": RED,
+    "pwil": PWIL,
     "trex": TREX,
 }
 SOURCES: dict[str, type[Source]] = {

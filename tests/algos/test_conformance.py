@@ -30,9 +30,9 @@ from lfd.algos.fqe import FQE
 from lfd.algos.gail import Discriminator, Form
 from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
+from lfd.algos.pwil import PWIL
 from lfd.algos.qrdqn import QRDQN
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
-from lfd.algos.red import RED
 from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
@@ -136,9 +136,9 @@ CASES = {
     ),
     "airl_frames": Case(AIRL(SLOTS, hidden=SMALL), PolicyValue(), TWO, (), FRAMES),
     "dqn_soft": Case(DQN("data", temperature=0.5), QNet(SMALL), TWO, ("q",)),
-    "red": Case(RED("data", hidden=SMALL, outputs=4), JudgeSpec(), TWO, (), DICT),
-    "red_continuous": Case(RED("data", hidden=SMALL, outputs=4), JudgeSpec(), BOX),
-    "red_frames": Case(RED("data", hidden=SMALL, outputs=4), JudgeSpec(), TWO, (), FRAMES),
+    "pwil": Case(PWIL("data", atoms=8), JudgeSpec(), TWO, (), DICT),
+    "pwil_continuous": Case(PWIL("data", atoms=8), JudgeSpec(), BOX),
+    "pwil_states": Case(PWIL("data", inputs=Inputs.obs, atoms=8), JudgeSpec(), BOX),
     "gail_frames": Case(Discriminator(SLOTS, hidden=SMALL, gradient_penalty=1.0), QNet(), TWO, (), FRAMES),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

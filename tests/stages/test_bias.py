@@ -7,7 +7,7 @@ import pytest
 
 from lfd.agents.judge import JudgeSpec
 from lfd.algos.gail import Discriminator, Form
-from lfd.algos.red import RED
+from lfd.algos.pwil import PWIL
 from lfd.data import Episode
 from lfd.learner import Algo
 from lfd.sources.dataset import Demonstrations
@@ -37,7 +37,7 @@ def gail(form):
     [
         (fit(gail(Form.expert)), "losses.row are never negative and .* longer episodes earn more"),
         (fit(gail(Form.log)), "losses.row are never positive and .* shorter episodes earn more"),
-        (fit(RED("demos")), "losses.row are never negative"),
+        (fit(PWIL("demos")), "losses.row are never negative"),
         (fit(gail(Form.difference), reward=1.0), "sources.demos are never negative"),
         (fit(gail(Form.difference), reward=-1.0), "sources.demos are never positive"),
         (fit(gail(Form.difference)), None),
@@ -58,7 +58,7 @@ def test_who_is_warned_of(made, said, counting, write_data):
 )
 def test_episodes_that_all_run_to_one_limit_are_no_reason(lengths, terminated, warned, counting, write_data):
     data = data_of(write_data, counting.spaces(), lengths, terminated)
-    assert len(survival_bias(fit(RED("demos")), "learn", {"demos": data})) == warned
+    assert len(survival_bias(fit(PWIL("demos")), "learn", {"demos": data})) == warned
 
 
 def test_what_pays_for_short_episodes_is_always_one(counting, write_data):
@@ -68,6 +68,6 @@ def test_what_pays_for_short_episodes_is_always_one(counting, write_data):
 
 
 def test_a_fit_tells_of_it_once_when_it_begins(counting, run_stages, capsys):
-    run_stages({"demos": Collect("random", transitions=50), "reward": fit(RED("demos"))}, counting)
+    run_stages({"demos": Collect("random", transitions=50), "reward": fit(PWIL("demos", atoms=64))}, counting)
     told = capsys.readouterr().err
     assert told.count("reward: rewards of losses.row are never negative") == 1

@@ -5,7 +5,7 @@ import torch
 from lfd.agents.actor_critic import Policy
 from lfd.agents.judge import JudgeSpec
 from lfd.algos.bc import Cloning
-from lfd.algos.red import RED
+from lfd.algos.pwil import PWIL
 from lfd.envs import Gym, MiniGrid
 from lfd.episodes import play
 from lfd.errors import Refused
@@ -65,7 +65,7 @@ def test_an_expert_of_other_spaces_is_refused(counting, counting_continuous, run
 
 
 def test_who_only_judges_is_no_expert(counting, run_stages):
-    judge = Fit(Algo(JudgeSpec(), {"red": RED("demos")}, batch=16), 2, check=Checks(0))
+    judge = Fit(Algo(JudgeSpec(), {"pwil": PWIL("demos", atoms=16)}, batch=16), 2, check=Checks(0))
     folder = run_stages({"demos": Collect("random", transitions=50), "learn": judge}, counting, "first")
     with pytest.raises(Refused, match="judges and does not act; choose a policy"):
         run_stages({"expert": Pretrained(str(folder.product("learn").folder))}, counting)

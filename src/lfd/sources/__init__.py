@@ -139,14 +139,12 @@ class Source(ABC):
         return ""
 
 
-def learnt_rewards(agents: Sequence[Agent], transitions: Batch) -> Tensor | None:
-    """[N] rewards of raw transitions [N, ...] by the members' reward networks; None if they have none.
+def learnt_rewards(agents: Sequence[Agent], transitions: Batch) -> Tensor:
+    """[N] rewards of raw transitions [N, ...] by the members' reward networks, which have no memory.
 
     Every member judges an equal share of the rows, in order.
     """
     judges = [judge for agent in agents if (judge := agent.judge()) is not None]
-    if not judges:
-        return None
     share = len(transitions.action) // len(judges)
     found = []
     with torch.no_grad():

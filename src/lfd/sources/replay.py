@@ -16,6 +16,7 @@ from lfd.noise import Generated, derive
 from lfd.schedule import schedule
 from lfd.sources import TRANSITION, Source, Stream, World, learnt_rewards
 from lfd.sources.ring import Array, Ring, SumTree
+from lfd.sources.running import RunningReward
 
 
 @dataclass
@@ -66,8 +67,10 @@ class ReplayStream(Stream):
         # Twice, because the newest checkpoint may be damaged and because a boundary waits for other sources.
         slack = source.warmup + 2 * (math.ceil(source.rate * world.boundary) + source.num_envs)
         spaces, stack = world.agent.spaces, world.env.stack
-        self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack)
-        self._judged = world.agent.judge() is not None
+        self._paid = RunningReward.of(world.agent, source.num_envs)
+        self._judged = self._paid is None and world.agent.judge() is not None
+        keeps = self._paid is not None
+        self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack, keeps)
         self._priorities = Priorities(source, self._ring) if source.priority else None
         self._in_rounds = False
         self._fresh = False
@@ -85,6 +88,8 @@ class ReplayStream(Stream):
             self._ring.cut()
         self._obs = self._env.reset([derive(self.world.seed, "reset", index, i) % 2**31 for i in range(count)])
         self._memory = self.world.agent.initial_state(count)
+        if self._paid:
+            self._paid.restart()
         self._ring.begin(np.arange(count), self._obs)
 
     def begin_round(self) -> None:
@@ -146,7 +151,9 @@ class ReplayStream(Stream):
         step = self._env.step(action)
         made, only_reset = np.flatnonzero(step.valid), np.flatnonzero(~step.valid)
         done = np.flatnonzero(step.terminated | step.truncated)
-        outcome = (step.reward, step.terminated, step.truncated, step.next_obs)
+        outcome = [step.reward, step.terminated, step.truncated, step.next_obs]
+        if self._paid:
+            outcome.append(self._paid.pay_step(self._obs, action, step, self.world.gamma))
         self._ring.add(made, action[made], *(rows(column, made) for column in outcome))
         if len(done):
             self._ring.end(done, rows(step.obs, done))
@@ -206,6 +213,8 @@ class ReplayStream(Stream):
         last = terminated | truncated | torch.from_numpy(ahead + 1 >= ring.head[lanes])
         if self._judged:
             reward = self._judge(lanes, ahead, terminated).reshape(ahead.shape)
+        elif self._paid:
+            reward = torch.from_numpy(ring.column("paid", lanes, ahead))
         elif self.source.reward is not None:
             reward = torch.full_like(true_reward, self.source.reward)
         else:
@@ -233,9 +242,7 @@ class ReplayStream(Stream):
             next_obs=tensors(ring.observations(lane, row + 1), device),
             discount=(self.world.gamma * (~terminated).float()).flatten().to(device),
         )
-        rewards = learnt_rewards(self.world.agents, transitions)
-        assert rewards is not None
-        return rewards.cpu()
+        return learnt_rewards(self.world.agents, transitions).cpu()
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         saved = {"noise": self._noise.state(), "generator": self._generator.get_state()}

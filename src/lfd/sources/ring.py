@@ -21,9 +21,11 @@ Array = NDArray[Any]
 
 
 class Ring:
-    """`slack` is how many transitions may be written from the last cursor to the next."""
+    """`slack` is how many transitions may be written from the last cursor to the next; `paid` keeps a second reward."""
 
-    def __init__(self, folder: Path, spaces: Spaces, lanes: int, capacity: int, slack: int, stack: int) -> None:
+    def __init__(
+        self, folder: Path, spaces: Spaces, lanes: int, capacity: int, slack: int, stack: int, paid: bool = False
+    ) -> None:
         self.lanes, self.stack = lanes, stack
         self.capacity = -(-capacity // lanes)
         self._transitions = self.capacity + -(-slack // lanes) + 1
@@ -35,7 +37,7 @@ class Ring:
         folder.mkdir(parents=True, exist_ok=True)
         self._columns: dict[str, Any] = {}
         self._dict = isinstance(spaces.observation, gym.spaces.Dict)
-        for name, (shape, dtype) in self._layout(spaces).items():
+        for name, (shape, dtype) in (self._layout(spaces) | ({"paid": ((), np.float32)} if paid else {})).items():
             self._columns[name] = _mapped(folder / f"{name}.npy", (lanes, self.length, *shape), dtype)
 
     def _layout(self, spaces: Spaces) -> dict[str, tuple[tuple[int, ...], Any]]:
@@ -55,8 +57,9 @@ class Ring:
         self._columns["age"][lanes, self.head[lanes] % self.length] = 0
 
     def add(
-        self, lanes: Array, action: Array, reward: Array, terminated: Array, truncated: Array, next_obs: Any
-    ) -> None:
+        self, lanes: Array, action: Array, reward: Array, terminated: Array, truncated: Array, next_obs: Any,
+        paid: Array | None = None,
+    ) -> None:  # fmt: skip
         """One transition in each of these lanes, from the observation at its head to `next_obs`."""
         c, head = self._columns, self.head[lanes]
         if self.count.max() - self._kept >= self._transitions - self.capacity - 1:
@@ -67,6 +70,8 @@ class Ring:
         at = head % self.length
         c["action"][lanes, at], c["reward"][lanes, at] = action, reward
         c["terminated"][lanes, at], c["truncated"][lanes, at] = terminated, truncated
+        if paid is not None:
+            c["paid"][lanes, at] = paid
         c["position"][lanes, self.count[lanes] % self._transitions] = head
         self.head[lanes] += 1
         self.count[lanes] += 1

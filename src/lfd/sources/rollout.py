@@ -17,6 +17,7 @@ from lfd.errors import Refused
 from lfd.maths import gae
 from lfd.noise import Generated, derive
 from lfd.sources import TRANSITION, Source, Stream, World, learnt_rewards
+from lfd.sources.running import RunningReward
 
 ON_POLICY = frozenset({"log_prob", "value", "advantage", "value_target"})
 
@@ -60,7 +61,8 @@ class RolloutStream(Stream):
         self._generator = torch.Generator().manual_seed(derive(world.seed, "minibatches"))
         self._scale = ReturnScale(source.num_envs, world.gamma)
         self._scale_before = self._scale  # as it was before the collection, where its rewards are estimated anew
-        self._judged = world.agent.judge() is not None
+        self._paid = RunningReward.of(world.agent, source.num_envs)
+        self._judged = self._paid is None and world.agent.judge() is not None
         self._in_rounds = False
         self._spent = False
         self._queue: deque[Tensor] = deque()
@@ -85,6 +87,8 @@ class RolloutStream(Stream):
         self._obs = self._env.reset([derive(self.world.seed, "reset", index, i) % 2**31 for i in range(count)])
         self._first = np.ones(count, np.bool_)
         self._memory = self.world.agent.initial_state(count)
+        if self._paid:
+            self._paid.restart()
         self._scale.cut()
 
     def begin_round(self) -> None:
@@ -179,6 +183,8 @@ class RolloutStream(Stream):
         self._ended += [(value, length) for _, value, length in step.finished]
         self.env_steps += int(step.valid.sum())
         reward = np.sign(step.reward) if self._sign else step.reward
+        if self._paid:
+            reward = self._paid.pay_step(before, taken, step, self.world.gamma)
         if self.source.scale_reward and not self._judged:
             reward = self._scale(reward, step.terminated | step.truncated, step.valid)
         return {
@@ -191,9 +197,9 @@ class RolloutStream(Stream):
         """Rewards, values and advantages of the collection by the networks as they are now."""
         c = dict(self._taken or {})
         steps, count = c["valid"].shape
-        transitions = Batch(**{name: c[name] for name in ("obs", "action", "next_obs", "discount")})
-        rewards = learnt_rewards(self.world.agents, transitions.map(lambda column: column.flatten(0, 1)))
-        if rewards is not None:
+        if self._judged:
+            transitions = Batch(**{name: c[name] for name in ("obs", "action", "next_obs", "discount")})
+            rewards = learnt_rewards(self.world.agents, transitions.map(lambda column: column.flatten(0, 1)))
             c["reward"] = rewards.reshape(steps, count)
             if self.source.scale_reward:
                 c["reward"] = c["reward"] / float(self._deviation(c))

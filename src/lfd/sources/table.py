@@ -15,8 +15,10 @@ from lfd.data import Dataset
 from lfd.maths import n_step
 from lfd.noise import derive
 from lfd.sources import JUDGED, TRANSITION, World, learnt_rewards
+from lfd.sources.running import RunningReward
 
 AHEAD = 256  # draws of the generator at once: one call of it costs as much as a small batch
+LANES = 64  # episodes that a reward with memory is asked about at once
 RESIDENT = 2 << 30  # bytes of columns that are worth a copy on the device
 LEARNT = "infos/learnt_rewards"  # the column that `relabel` stores: `reward` of such data
 Rows = NDArray[np.int64]
@@ -31,6 +33,9 @@ class Table:
         self._sign = world.env is not None and world.env.sign_reward
         self._judged = world.agent.judge() is not None and "reward" in world.columns
         self._learns = self._judged and world.agent.judge() is world.agent
+        # What depends on an episode's past is paid beforehand: rows are drawn in any order.
+        paid = self._judged and RunningReward.of(world.agent, 1) is not None
+        self._paid = rewards_of(dataset, world.agent, world.gamma, world.device) if paid else None
         self._starts = torch.zeros(len(dataset), dtype=torch.bool)
         self._starts[dataset.starts] = True
         self._resident: Packed | None = None
@@ -103,12 +108,10 @@ class Table:
 
     def _judge(self, at: Rows) -> Tensor:
         """[N] learnt rewards of rows [N]."""
-        rewards = learnt_rewards(
-            self._world.agents if self._learns else [self._world.agent],
-            transitions(self._data, at, self._world.gamma, self._world.device),
-        )
-        assert rewards is not None
-        return rewards.cpu()
+        if self._paid is not None:
+            return torch.from_numpy(self._paid[at].astype(np.float32))
+        agents = self._world.agents if self._learns else [self._world.agent]
+        return learnt_rewards(agents, transitions(self._data, at, self._world.gamma, self._world.device)).cpu()
 
     def _given(self, at: Rows | slice) -> NDArray[np.float32]:
         """What the data gives to learn from: a constant, the rewards of a relabelled one, or the true ones."""
@@ -222,14 +225,29 @@ def transitions(data: Dataset, at: Rows, gamma: float, device: torch.device) -> 
 
 def rewards_of(data: Dataset, agent: Agent, gamma: float, device: torch.device) -> NDArray[np.float64]:
     """[N] the learnt rewards of a whole dataset, by an agent that has one or is given one."""
+    if RunningReward.of(agent, 1) is not None:
+        return _in_order(data, agent, gamma, device)
     parts = []
     for start in range(0, len(data), JUDGED):
-        found = learnt_rewards(
-            [agent], transitions(data, np.arange(start, min(start + JUDGED, len(data))), gamma, device)
-        )
-        assert found is not None
-        parts.append(found.double().cpu().numpy())
+        rows = np.arange(start, min(start + JUDGED, len(data)))
+        parts.append(learnt_rewards([agent], transitions(data, rows, gamma, device)).double().cpu().numpy())
     return np.concatenate(parts)
+
+
+def _in_order(data: Dataset, agent: Agent, gamma: float, device: torch.device) -> NDArray[np.float64]:
+    """[N] rewards with memory: many episodes side by side, each from its start to its end."""
+    rewards = np.empty(len(data))
+    for first in range(0, len(data.starts), LANES):
+        starts, ends = data.starts[first : first + LANES], data.ends[first : first + LANES]
+        running = RunningReward.of(agent, len(starts))
+        assert running is not None
+        never = torch.zeros(len(starts), dtype=torch.bool, device=device)
+        for step in range(int((ends - starts).max())):
+            # Behind its end an episode's last row stands for it, and nobody takes what that is paid.
+            at, lasts = np.minimum(starts + step, ends - 1), starts + step < ends
+            paid = running.pay(transitions(data, at, gamma, device), over=never)
+            rewards[at[lasts]] = paid.cpu().numpy()[lasts]
+    return rewards
 
 
 class Packed:

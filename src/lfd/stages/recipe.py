@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lfd.agents import REWARD, Agent
+from lfd.agents.judge import RecurrentReward
 from lfd.algos import MISSING, Loss
 from lfd.envs import Spaces
 from lfd.errors import Refused, nearest
@@ -233,6 +234,11 @@ class Recipe(Stage, ABC):
     def _check_reward(self, name: str, agent: Agent) -> None:
         if REWARD in agent.nets and REWARD in self.frozen:
             raise Refused(f"{name}: a loss trains a reward and frozen.reward gives another; leave one of them out")
+        if self.algo.agent.acts and REWARD in agent.nets and isinstance(agent.nets[REWARD], RecurrentReward):
+            raise Refused(
+                f"{name}: this reward pays each step once, when it is taken, and has to be learnt before; "
+                "train it in a stage of its own (algo.agent: judge) and set frozen.reward to that"
+            )
         if REWARD not in agent.nets and REWARD not in self.frozen:
             return
         for row, source in self.read().items():
