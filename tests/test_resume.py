@@ -105,6 +105,7 @@ def test_a_longer_run_goes_on_from_a_shorter_one_to_the_same_bits(program, strai
     # With an environment from the last boundary, which falls behind a whole collection or round.
     begins = {
         "dqn": 120, "phases": 90, "members": 130, "ppo": 128, "ppo_bc": 128, "gail_dqn": 81, "gail_ppo": 132,
+        "pwil_dqn": 120, "pwil_ppo": 128,
     }  # fmt: skip
     assert steps[0] == begins.get(program, 150)
 

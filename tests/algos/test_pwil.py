@@ -10,6 +10,7 @@ from lfd.agents.judge import Inputs, JudgeSpec
 from lfd.algos.pwil import PWIL
 from lfd.errors import Refused
 from lfd.learner import Algo, Learner
+from lfd.stages.fit import Fit
 from tests.algos.cases import BOX, DICT, FRAMES, TWO, VECTOR, answer, batch, boxed, float64, spaces
 
 ATOMS, HORIZON = 8, 6
@@ -161,8 +162,8 @@ def test_members_have_atoms_of_their_own():
 def test_what_does_not_go_is_refused():
     with pytest.raises(Refused, match="atoms and horizon of 1 or more, alpha and beta above 0 are expected"):
         PWIL("demos", horizon=0)
-    with pytest.raises(Refused, match="pwil makes 8 atoms of as many rows, a batch has 6; set algo.batch=8"):
-        agent = new_agent()
-        PWIL("demos", atoms=ATOMS)(agent, STEPS)
+    with pytest.raises(Refused, match=r"losses.pwil reads 8 rows at once, algo.batch is 6; set it to 8"):
+        fit = Fit(Algo(JudgeSpec(), {"pwil": PWIL("demos", atoms=ATOMS)}, batch=6), 1)
+        fit.check_wiring("reward", spaces(VECTOR, TWO), ["demos"])
     with pytest.raises(Refused, match="between frames say little"):
         new_agent(FRAMES)

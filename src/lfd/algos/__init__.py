@@ -67,6 +67,11 @@ class Loss(ABC):
         return {}
 
     @property
+    def rows(self) -> int | None:
+        """How many rows its batches have to have; None where any number will do."""
+        return None
+
+    @property
     def one_sided(self) -> str:
         """ "never negative" or "never positive" where that is true of every reward that it brings; else empty."""
         return ""

@@ -40,9 +40,6 @@ class Coupling(RecurrentReward):
     def take(self, batch: Batch) -> None:
         """Make atoms of D transitions."""
         atoms = self.shown.features(batch)
-        if atoms.shape != self.atoms.shape:
-            wanted, rows = len(self.atoms), len(atoms)
-            raise Refused(f"pwil makes {wanted} atoms of as many rows, a batch has {rows}; set algo.batch={wanted}")
         # From the first, so that rounding makes no difference where there is none.
         std = (atoms - atoms[0]).std(0, correction=0)
         self.atoms.copy_(atoms)
@@ -95,6 +92,10 @@ class PWIL(Loss):
     @property
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         return {"": (self.reads, self.inputs.columns)}
+
+    @property
+    def rows(self) -> int:
+        return self.atoms
 
     @property
     def one_sided(self) -> str:
