@@ -50,6 +50,7 @@ IMITATION = [
     ("acrobot", "gail", -110),
     ("acrobot", "airl", -110),
     ("pendulum", "gail algo@learner=sac", -250),
+    ("pendulum", "pwil", -250),
     ("hopper", "gail", 2_137),  # 60 % of the expert's 3,562
     # Ten rounds of one episode of labels each.
     ("cartpole", "dagger", 475),
@@ -57,7 +58,7 @@ IMITATION = [
     ("lunarlander", "dagger", 220),
 ]
 # Environment, algorithm, the bar that is missed once the reward does not learn. On CartPole any positive one would do.
-UNTRAINED = [(env, algo, bar) for env, algo, bar in IMITATION if env != "cartpole" and algo != "dagger"]
+UNTRAINED = [row for row in IMITATION if row[0] != "cartpole" and row[1] not in ("dagger", "pwil")]
 # Environment, the bar that is missed where labels are guessed.
 GUESSED = [(env, bar) for env, algo, bar in IMITATION if algo == "dagger"]
 # Environment, algorithm: learnt from a teacher with noise, the mean over seeds is at least the teacher's.
@@ -110,6 +111,12 @@ def test_with_a_reward_that_does_not_learn_the_bar_is_missed(outputs, env, algo,
 @pytest.mark.parametrize(("env", "bar"), GUESSED)
 def test_from_labels_that_are_guessed_the_bar_is_missed(outputs, env, bar):
     assert max(scores(outputs, env, "dagger", "expert=script", "expert.script=tests.experts:guess")["returns"]) < bar
+
+
+@pytest.mark.slow
+def test_who_moves_as_random_actions_do_misses_the_bar(outputs):
+    """Nothing in PWIL's reward is trained that could be left untrained: its atoms are spoilt."""
+    assert max(scores(outputs, "pendulum", "pwil", "dataset=random")["returns"]) < -250
 
 
 @pytest.mark.slow

@@ -186,7 +186,9 @@ class Recipe(Stage, ABC):
             wanted = f"{loss.calls}, which a {loss.agents.__name__} has" if loss.calls else f"a {loss.agents.__name__}"
             raise Refused(f"{what} ({type(loss).__name__}) needs {wanted}, algo.agent builds a {type(agent).__name__}")
         if loss.rows not in (None, self.algo.batch):
-            raise Refused(f"{what} reads {loss.rows} rows at once, algo.batch is {self.algo.batch}; set it to {loss.rows}")
+            raise Refused(
+                f"{what} reads {loss.rows} rows at once, algo.batch is {self.algo.batch}; set it to {loss.rows}"
+            )
         for target in loss.targets:
             if target not in self.algo.targets:
                 raise Refused(f"{what} reads a slow copy of {target!r}; add targets: {{{target}: {{tau: 0.005}}}}")
