@@ -5,6 +5,8 @@ import torch
 
 from lfd.agents import Normaliser
 from lfd.agents.actor_critic import Head, Policy, PolicyValue, SoftPolicyCritic
+from lfd.agents.critic import CriticNet
+from lfd.agents.judge import JudgeSpec
 from lfd.agents.policy_critic import PolicyCritic
 from lfd.agents.q import QNet
 from lfd.batch import Batch
@@ -31,6 +33,13 @@ def test_losses_see_actions_between_minus_one_and_one_on_every_side():
     prepared = agent.prepare(batch).action
     torch.testing.assert_close(prepared, torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]))
     torch.testing.assert_close(agent.to_space(prepared), batch.action)
+
+
+@pytest.mark.parametrize("spec", [JudgeSpec(), CriticNet([8])])
+def test_who_only_judges_does_not_act(spec):
+    agent = spec.build(Spaces(VECTOR, TWO))
+    with pytest.raises(Refused, match="judges and does not act; ask a stage that trains a policy"):
+        agent.act(torch.zeros(1, 3), (), None)
 
 
 def test_an_action_space_without_bounds_is_refused():

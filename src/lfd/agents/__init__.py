@@ -96,12 +96,13 @@ class Agent(nn.Module, ABC):
             self.register_buffer("centre", torch.as_tensor((high + low) / 2, dtype=torch.float32))
             self.register_buffer("reach", torch.as_tensor((high - low) / 2, dtype=torch.float32))
 
-    @abstractmethod
     def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
         """Actions for raw observations [N, ...]: the greedy ones, or with noise those of a stochastic policy.
 
-        Returns the actions, [N, A] in units of the space or int64 [N], and the next recurrent state.
+        Returns the actions, [N, A] in units of the space or int64 [N], and the next recurrent state. Raises Refused
+        where the agent only judges what others do.
         """
+        raise Refused(f"a {type(self).__name__} judges and does not act; ask a stage that trains a policy")
 
     def initial_state(self, number: int) -> Any:
         """The recurrent state at the start of `number` episodes; empty for agents without memory."""

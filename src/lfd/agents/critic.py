@@ -1,7 +1,7 @@
 """Agents that judge and do not act."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from lfd.batch import Batch, Observation
 from lfd.envs.spaces import Spaces
 from lfd.maths import taken
 from lfd.nets import Activation, Net
-from lfd.noise import Noise
 
 POLICY = "policy"  # the role of the frozen policy that is judged
 
@@ -43,9 +42,6 @@ class Critic(Agent):
         chosen = self.prepare(Batch(action=action)).action
         # As an environment takes it: the mean of a Gaussian may lie far outside the bounds.
         return chosen.clamp(-1, 1) if self.continuous else chosen
-
-    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
-        raise NotImplementedError("a critic judges the actions of another")
 
 
 @dataclass

@@ -3,16 +3,15 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lfd.agents import Agent, AgentSpec
-from lfd.batch import Batch, Observation
+from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.nets import Activation, OneHot, encoder, features_of, mlp
-from lfd.noise import Noise
 
 
 class Inputs(Enum):
@@ -79,9 +78,6 @@ class RecurrentReward(nn.Module, ABC):
 
 class Judge(Agent):
     """Has no module but the reward that a loss brings, beside the statistics of what it sees."""
-
-    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
-        raise NotImplementedError("a judge rewards the actions of others")
 
 
 @dataclass
