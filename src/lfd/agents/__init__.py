@@ -73,6 +73,7 @@ class Agent(nn.Module, ABC):
     group of its own name; a module in `shared` is trained by the sum of the terms of the groups listed there.
 
     A module called "reward" takes a prepared batch of transitions and answers [B]; sources put that into `reward`.
+    One with memory (`RecurrentReward`) is asked about each step once, in order, and what it answered stays.
     An agent with memory overrides `initial_state` and `unroll`, so that losses need not know of it.
     """
 
