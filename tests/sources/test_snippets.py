@@ -125,6 +125,19 @@ def test_ranked_by_noise_less_is_better(stream_of, write_data):
         stream_of(noisy)
 
 
+def test_with_a_margin_only_clear_differences_are_compared(stream_of):
+    stream = stream_of(margin=2.0, validation=0.34)
+    value = {name: given[1] for name, given in EPISODES.items()}
+    for batch in (drawn(stream), stream.held_out()[0].__dict__):
+        pairs = set(map(tuple, better_first(batch)[0].tolist()))
+        assert pairs and all(value[better] - value[worse] > 2 for better, worse in pairs)
+    names, *_ = better_first(drawn(stream_of(margin=2.0)))
+    clear = {(a, b) for a in value for b in value if value[a] - value[b] > 2}
+    assert set(map(tuple, names.tolist())) == clear
+    with pytest.raises(Refused, match="ranks of its 6 episodes differ by 8 at most; a margin below that"):
+        stream_of(margin=8.0)
+
+
 def test_what_cannot_be_ranked_is_refused(stream_of, write_data, data):
     one = write_data([episode(1, 20, 1.0)], VECTOR, name="one")
     with pytest.raises(Refused, match="dataset 'demos' has 1 episode; two or more"):
@@ -139,7 +152,15 @@ def test_what_cannot_be_ranked_is_refused(stream_of, write_data, data):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"shortest": 0}, {"shortest": 9, "longest": 8}, {"stride": 0}, {"trajectories": 1.1}, {"validation": 1.0}]
+    "wrong",
+    [
+        {"margin": -1.0},
+        {"shortest": 0},
+        {"shortest": 9, "longest": 8},
+        {"stride": 0},
+        {"trajectories": 1.1},
+        {"validation": 1.0},
+    ],
 )
 def test_wrong_values_are_refused(wrong):
     with pytest.raises(Refused, match="of snippets|snippets of"):

@@ -43,6 +43,9 @@ class Snippets(Source):
 
     of: str = ""  # the stage whose dataset it is; the source's own name when empty
     rank: Rank = Rank.true_return
+    margin: float = (
+        0.0  # two episodes are compared if their ranks, returns or levels of noise, differ by more than this
+    )
     shortest: int = 20  # rows of the data that a piece spans; no more than the shorter episode has
     longest: int = 60
     stride: int = 2  # every second of them is shown
@@ -56,6 +59,8 @@ class Snippets(Source):
                 f"snippets of {self.shortest} to {self.longest} rows by a stride of {self.stride}: "
                 "1 <= shortest <= longest and a stride of 1 or more are expected"
             )
+        if self.margin < 0:
+            raise Refused(f"margin of snippets is {self.margin:g}; 0 or more is expected")
         if not 0 <= self.trajectories <= 1 or not 0 <= self.validation < 1:
             raise Refused("of snippets, trajectories is a share in [0, 1] and validation one in [0, 1)")
 
@@ -87,12 +92,12 @@ class SnippetStream(Stream):
         if world.sequence > 1:
             raise Refused(f"snippets of {name!r} are no sequences for an agent with memory; use one without")
         data = world.datasets[name]
-        ranks = ranked(data, source.rank, name)
+        ranks = ranked(data, source.rank, name, source.margin)
         held = held_episodes(ranks, source.validation)
         self._starts = torch.from_numpy(data.starts).to(world.device)
         self._lengths = torch.from_numpy(data.ends - data.starts).to(world.device)
         self._width = self._longest_piece()
-        self._pairs = Pairs(ranks, np.setdiff1d(np.arange(len(ranks)), held), world.device)
+        self._pairs = Pairs(ranks, np.setdiff1d(np.arange(len(ranks)), held), source.margin, world.device)
         self._table = Table(data, 1, world)
         self._table.reside()
         self._held = self._validation(ranks, held)
@@ -114,7 +119,7 @@ class SnippetStream(Stream):
         generator = torch.Generator(device=self.world.device).manual_seed(derive(self.world.seed, "validation"))
         one, other = (torch.rand(8 * HELD, generator=generator, device=self.world.device).cpu().numpy() for _ in "ab")
         pair = np.stack([held[(one * len(held)).astype(int)], (other * len(ranks)).astype(int)], 1)
-        pair = pair[ranks[pair[:, 0]] != ranks[pair[:, 1]]][:HELD]
+        pair = pair[np.abs(np.diff(ranks[pair])[:, 0]) > self.source.margin][:HELD]
         if not len(pair):
             return None
         by_rank = np.take_along_axis(pair, np.argsort(ranks[pair], 1), 1)
@@ -182,11 +187,11 @@ class SnippetStream(Stream):
 
 
 class Pairs:
-    """All pairs of some of the episodes that differ in rank, without a list of them: there may be very many."""
+    """All pairs of some of the episodes whose ranks differ by more than a margin; there may be too many for a list."""
 
-    def __init__(self, ranks: NDArray[np.float64], among: Rows, device: torch.device) -> None:
+    def __init__(self, ranks: NDArray[np.float64], among: Rows, margin: float, device: torch.device) -> None:
         order = among[np.argsort(ranks[among], kind="stable")]
-        worse = np.searchsorted(ranks[order], ranks[order])  # so many come before the first of equal rank
+        worse = np.searchsorted(ranks[order], ranks[order] - margin)  # so many are worse by more than that
         self._order = torch.from_numpy(order).to(device)
         self._worse = torch.from_numpy(worse).to(device)
         self._ends = self._worse.cumsum(0)
@@ -200,8 +205,8 @@ class Pairs:
         return self._order[torch.stack([worse, better], -1)]
 
 
-def ranked(data: Dataset, rank: Rank, name: str) -> NDArray[np.float64]:
-    """[E] the rank of each episode, more is better. Raises Refused where there is nothing to rank."""
+def ranked(data: Dataset, rank: Rank, name: str, margin: float) -> NDArray[np.float64]:
+    """[E] the rank of each episode, more is better. Raises Refused where no two differ by more than the margin."""
     if rank is Rank.noise and NOISE not in data.columns:
         raise Refused(f"dataset {name!r} does not tell its noise; collect it with epsilons, or rank by true_return")
     by_noise = rank is Rank.noise
@@ -213,6 +218,11 @@ def ranked(data: Dataset, rank: Rank, name: str) -> NDArray[np.float64]:
         raise Refused(
             f"dataset {name!r}: all {len(ranks)} episodes have {what}; two or more of different rank are expected, as "
             "dataset=ranked collects them"
+        )
+    if np.ptp(ranks) <= margin:
+        raise Refused(
+            f"dataset {name!r}: ranks of its {len(ranks)} episodes differ by {np.ptp(ranks):g} at most; a margin below "
+            f"that is expected, not {margin:g}"
         )
     return ranks
 
