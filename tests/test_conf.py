@@ -214,5 +214,8 @@ def test_a_reward_from_noise_ranks_what_a_clone_does(folder):
     experiment, _ = composed(["algo=drex", "env=pendulum"])
     pipeline = wired(experiment, folder)
     assert [pipeline.reads(name) for name in ("clone", "noisy", "reward")] == [["demos"], ["clone"], ["noisy"]]
-    assert experiment.stages["noisy"].epsilons == [0.0, 0.25, 0.5, 0.75, 1.0]
+    noisy, demos = experiment.stages["noisy"], experiment.stages["demos"]
+    assert noisy.epsilons == pytest.approx([k / 20 for k in range(21)]) and noisy.episodes == 210
     assert experiment.stages["clone"].algo.losses.keys() == {"bc"}
+    assert (demos.policy, demos.episodes, demos.max_return) == ("expert", 10, -350)
+    assert composed(["algo=drex", "env=acrobot"])[0].stages["demos"].policy == "expert@1"

@@ -80,11 +80,12 @@ def test_interactive_cloning_reaches_its_bar_from_an_expert_and_misses_it_from_a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("spoilt", ["untrained", "shuffled"])
+@pytest.mark.parametrize("algo", ["trex", "drex"])
 def test_a_reward_that_has_learnt_nothing_misses_the_bar_of_ranked_demonstrations(
-    spoilt, monkeypatch, tmp_path, capsys
+    algo, spoilt, monkeypatch, tmp_path, capsys
 ):
     """The bar is in test_scores.py. Shuffled are the labels of pairs: any order of ten ranks tells something."""
-    line = ["run.py", "algo=trex", "env=pendulum", "seed=0", "score.episodes=100", f"outputs={tmp_path}"]
+    line = ["run.py", f"algo={algo}", "env=pendulum", "seed=0", "score.episodes=100", f"outputs={tmp_path}"]
     shown, generator = snippets.SnippetStream._shown, torch.Generator().manual_seed(0)
 
     def shuffled(self, pieces):
