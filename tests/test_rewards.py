@@ -193,6 +193,11 @@ def test_what_does_not_go_with_a_learnt_reward_is_refused(counting, run_stages):
         run_stages(
             {"demos": demos, "other": Fit(judge, 5), "learn": Fit(constant, 5, frozen={"reward": "other"})}, counting
         )
+    with pytest.raises(Refused, match="demos takes a learnt reward, which is not scaled; set its return_range to null"):
+        scaled = replace(dqn, sources={"demos": Demonstrations(return_range=1.0)})
+        run_stages(
+            {"demos": demos, "other": Fit(judge, 5), "learn": Fit(scaled, 5, frozen={"reward": "other"})}, counting
+        )
     with pytest.raises(Refused, match="learn: frozen.reward=reward has 2 members; a single agent is expected"):
         two = Fit(judge, 5, members=2)
         run_stages({"demos": demos, "reward": two, "learn": Fit(dqn, 5, frozen={"reward": "reward"})}, counting)

@@ -155,3 +155,27 @@ def test_a_constant_reward_takes_the_place_of_the_datas(stream_of):
     assert batch.reward.tolist() == pytest.approx([3 + 0.9 * 3] * 4 + [3])
     assert batch.true_reward.tolist() == [1, 2, 3, 4, 5]
     assert batch.return_to_go[-2:].tolist() == pytest.approx([3 + 0.9 * 3, 3])
+
+
+def test_rewards_are_scaled_until_the_returns_of_whole_episodes_lie_so_far_apart(stream_of):
+    """Those return 15, 1 and 10; the one that was cut, 6, is scaled with them."""
+    batch = table(stream_of(Demonstrations(return_range=28.0)), np.arange(13))
+    assert batch.reward.tolist() == pytest.approx([2.0 * reward for reward in (1, 2, 3, 4, 5, 1, 1, 2, 3, 4, 1, 2, 3)])
+    assert batch.true_reward[:5].tolist() == [1, 2, 3, 4, 5]
+    assert batch.return_to_go[4].item() == pytest.approx(10.0)
+
+
+def test_an_episode_that_was_cut_does_not_say_how_far_returns_lie_apart(write_data, stream_of):
+    data = write_data([*EPISODES, episode(5, 9, "cut")], VECTOR, name="cut")
+    batch = table(stream_of(Demonstrations(return_range=28.0), datasets={"demos": data}), np.arange(5))
+    assert batch.reward.tolist() == pytest.approx([2, 4, 6, 8, 10])
+
+
+def test_a_range_of_returns_that_cannot_be_is_refused(write_data, stream_of):
+    with pytest.raises(Refused, match="return_range is 0; a number above 0 is expected"):
+        Demonstrations(return_range=0.0)
+    with pytest.raises(Refused, match="and no constant reward beside it"):
+        Demonstrations(return_range=1.0, reward=1.0)
+    data = write_data([EPISODES[1], EPISODES[1]], VECTOR, name="same")
+    with pytest.raises(Refused, match="all episodes of the data return the same; leave it out"):
+        stream_of(Demonstrations(return_range=1.0), datasets={"demos": data})

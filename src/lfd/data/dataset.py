@@ -124,6 +124,12 @@ class Dataset:
         """[E] undiscounted return of each episode as it was collected."""
         return self._returns
 
+    def whole(self) -> npt.NDArray[np.bool_]:
+        """[E] which episodes went on to their end; all of them, if each was cut."""
+        last = self.ends - 1
+        ended: npt.NDArray[np.bool_] = self.columns["terminals"][last] | self.columns["timeouts"][last]
+        return ended if ended.any() else np.ones_like(ended)
+
     def select(
         self, transitions: int | None = None, episodes: int | None = None, min_return: float | None = None
     ) -> Rows:

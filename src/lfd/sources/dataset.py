@@ -21,10 +21,16 @@ class Demonstrations(Source):
     n_step: int = 1
     validation: float = 0.0  # share of the episodes held out
     reward: float | None = None  # a constant in place of the environment's
+    # Rewards are scaled until the returns of the best and the worst episode lie this far apart; 1,000 in IQL's MuJoCo.
+    return_range: float | None = None
 
     def __post_init__(self) -> None:
         if self.n_step < 1 or not 0 <= self.validation < 1:
             raise Refused("of a dataset source, n_step is 1 or more and validation a share in [0, 1)")
+        if self.return_range is not None and (self.return_range <= 0 or self.reward is not None):
+            raise Refused(
+                f"return_range is {self.return_range:g}; a number above 0 is expected, and no constant reward beside it"
+            )
 
     def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
         return TRANSITION | {"next_action", "return_to_go"}
@@ -46,7 +52,7 @@ class DemonstrationStream(Stream):
     def __init__(self, source: Demonstrations, world: World) -> None:
         self.world = world
         name = source.of or world.name
-        table = Table(world.datasets[name], source.n_step, world, source.reward)
+        table = Table(world.datasets[name], source.n_step, world, source.reward, source.return_range)
         learn, held = split(world.datasets[name], source.validation)
         if len(learn) < world.sequence:
             raise Refused(

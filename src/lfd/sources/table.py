@@ -12,6 +12,7 @@ from torch.utils import _pytree
 from lfd.agents import Agent
 from lfd.batch import Batch, tensors
 from lfd.data import Dataset
+from lfd.errors import Refused
 from lfd.maths import n_step
 from lfd.noise import derive
 from lfd.sources import JUDGED, TRANSITION, World, learnt_rewards
@@ -27,7 +28,14 @@ Rows = NDArray[np.int64]
 class Table:
     """The columns that somebody reads, by row; whole on the device once `reside` found that they fit."""
 
-    def __init__(self, dataset: Dataset, steps: int, world: World, constant: float | None = None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        steps: int,
+        world: World,
+        constant: float | None = None,
+        return_range: float | None = None,
+    ) -> None:
         self._data, self._steps, self._world, self._constant = dataset, steps, world, constant
         self._columns = world.columns & (TRANSITION | {"next_action", "return_to_go"})
         self._sign = world.env is not None and world.env.sign_reward
@@ -39,6 +47,7 @@ class Table:
         self._starts = torch.zeros(len(dataset), dtype=torch.bool)
         self._starts[dataset.starts] = True
         self._resident: Packed | None = None
+        self._scale = 1.0 if return_range is None else return_range / self._spread()
         self._togo = self._returns_to_go() if "return_to_go" in self._columns else None
 
     @property
@@ -114,13 +123,25 @@ class Table:
         return learnt_rewards(agents, transitions(self._data, at, self._world.gamma, self._world.device)).cpu()
 
     def _given(self, at: Rows | slice) -> NDArray[np.float32]:
-        """What the data gives to learn from: a constant, the rewards of a relabelled one, or the true ones."""
+        """What the data gives to learn from, to scale."""
+        return self._scale * self._unscaled(at)
+
+    def _unscaled(self, at: Rows | slice) -> NDArray[np.float32]:
+        """A constant, the rewards of a relabelled one, or the true ones."""
         rewards = np.asarray(self._data.columns["rewards"][at], np.float32)
         if self._constant is not None:
             return np.full_like(rewards, self._constant)
         if LEARNT in self._data.columns:
             return np.asarray(self._data.columns[LEARNT][at], np.float32)
         return np.sign(rewards) if self._sign else rewards
+
+    def _spread(self) -> float:
+        """How far the returns of its whole episodes lie apart."""
+        returns = np.add.reduceat(self._unscaled(slice(None)), self._data.starts, dtype=np.float64)
+        found = float(np.ptp(returns[self._data.whole()]))
+        if not found:
+            raise Refused("return_range: all episodes of the data return the same; leave it out")
+        return found
 
     def _returns_to_go(self) -> NDArray[np.float32]:
         togo = self._given(slice(None)).astype(np.float64)

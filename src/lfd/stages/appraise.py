@@ -18,7 +18,7 @@ from lfd.errors import Refused
 from lfd.files import load_json, save_json
 from lfd.stages import Lab, Product, Summary
 from lfd.stages.collect import split_name
-from lfd.stages.evaluate import of_data, whole
+from lfd.stages.evaluate import of_data
 from lfd.stages.recipe import Recipe
 from lfd.stages.training import Training
 
@@ -96,4 +96,4 @@ def discounted(data: Dataset, gamma: float, sign: bool) -> dict[str, float]:
     rewards = np.sign(rewards) if sign else rewards
     since = np.arange(len(data)) - data.starts[data.episode_of(np.arange(len(data)))]
     returns = np.add.reduceat(rewards * gamma**since, data.starts)
-    return {"discounted_mean": float(returns[whole(data)].mean()), "gamma": gamma}
+    return {"discounted_mean": float(returns[data.whole()].mean()), "gamma": gamma}

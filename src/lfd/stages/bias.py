@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from lfd.data import Dataset
-from lfd.stages.evaluate import whole
 from lfd.stages.recipe import Recipe
 
 
@@ -27,7 +26,7 @@ def survival_bias(fit: Recipe, name: str, products: Mapping[str, Any]) -> list[s
 
 def _varying(name: str, data: Dataset) -> str:
     """How its episodes end, if not all of them at one time limit."""
-    kept = whole(data)
+    kept = data.whole()
     lengths, ended = (data.ends - data.starts)[kept], data.columns["terminals"][data.ends - 1][kept]
     if lengths.min() == lengths.max() and not ended.any():
         return ""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lfd.data import Dataset
 from lfd.episodes import Played, Policy, greedy, play
@@ -110,18 +109,11 @@ def summarise(returns: list[list[float]], played: list[Played]) -> dict[str, Any
 
 def of_data(data: Dataset) -> dict[str, Any]:
     """How well whoever made the data did, over its whole episodes (over all, if each was cut)."""
-    returns = data.returns()[whole(data)]
+    returns = data.returns()[data.whole()]
     return {
         "return_mean": float(returns.mean()), "return_std": float(returns.std()), "return_min": float(returns.min()),
         "return_max": float(returns.max()), "episodes": len(returns), "success_rate": None,
     }  # fmt: skip
-
-
-def whole(data: Dataset) -> NDArray[np.bool_]:
-    """[E] which episodes went on to their end; all of them, if each was cut."""
-    last = data.ends - 1
-    ended: NDArray[np.bool_] = data.columns["terminals"][last] | data.columns["timeouts"][last]
-    return ended if ended.any() else np.ones_like(ended)
 
 
 def normalise(scores: dict[str, dict[str, Any]]) -> None:

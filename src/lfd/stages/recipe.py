@@ -248,6 +248,8 @@ class Recipe(Stage, ABC):
         for row, source in self.read().items():
             if isinstance(source, Demonstrations | Replay) and source.reward is not None:
                 raise Refused(f"{name}: {row} takes a learnt reward and has a constant one; set its reward to null")
+            if isinstance(source, Demonstrations) and source.return_range is not None:
+                raise Refused(f"{name}: {row} takes a learnt reward, which is not scaled; set its return_range to null")
         for row, loss in self.algo.losses.items():
             for source_name, columns in loss.slots.values():
                 if REWARD in loss.trains and "next_obs" in columns:
