@@ -43,9 +43,7 @@ class Snippets(Source):
 
     of: str = ""  # the stage whose dataset it is; the source's own name when empty
     rank: Rank = Rank.true_return
-    margin: float = (
-        0.0  # two episodes are compared if their ranks, returns or levels of noise, differ by more than this
-    )
+    margin: float = 0.0  # only episodes whose ranks (returns, or levels of noise) differ by more are compared
     shortest: int = 20  # rows of the data that a piece spans; no more than the shorter episode has
     longest: int = 60
     stride: int = 2  # every second of them is shown
