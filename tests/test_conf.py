@@ -210,6 +210,15 @@ def test_a_reward_from_bad_demonstrations_takes_one_line(env, learner, most, fol
     assert type(experiment.stages["learn"].algo.agent).__name__ == learner
 
 
+def test_a_reward_with_memory_has_a_learner_of_its_own(folder):
+    """Whose values are not those of who learns from ranks; a batch is as large as the atoms, however many."""
+    pwil, trex = (composed([f"algo={algo}", "env=pendulum"])[0].stages["learn"].algo for algo in ("pwil", "trex"))
+    assert pwil.sources["replay"].n_step == 5 and trex.sources["replay"].n_step == 1
+    experiment, _ = composed(["algo=pwil", "env=pendulum", "algo.losses.pwil.atoms=70"])
+    assert experiment.stages["reward"].algo.batch == 70
+    assert wired(experiment, folder).reads("learn") == ["reward"]
+
+
 def test_a_reward_from_noise_ranks_what_a_clone_does(folder):
     experiment, _ = composed(["algo=drex", "env=pendulum"])
     pipeline = wired(experiment, folder)

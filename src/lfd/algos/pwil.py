@@ -66,7 +66,7 @@ class Coupling(RecurrentReward):
 
 @dataclass
 class PWIL(Loss):
-    """Has no gradient: its only step makes atoms of a batch of as many rows, drawn from the demonstrations.
+    """Has no gradient: its only step makes atoms of a batch of as many rows, drawn with replacement.
 
     Alpha and beta are the paper's. Where only observations are looked at, F is their size alone.
     """

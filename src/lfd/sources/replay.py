@@ -69,8 +69,8 @@ class ReplayStream(Stream):
         spaces, stack = world.agent.spaces, world.env.stack
         self._paid = RunningReward.of(world.agent, source.num_envs)
         self._judged = self._paid is None and world.agent.judge() is not None
-        keeps = self._paid is not None
-        self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack, keeps)
+        paid = self._paid is not None
+        self._ring = Ring(world.folder / "ring", spaces, source.num_envs, source.capacity, slack, stack, paid)
         self._priorities = Priorities(source, self._ring) if source.priority else None
         self._in_rounds = False
         self._fresh = False

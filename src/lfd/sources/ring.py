@@ -37,7 +37,8 @@ class Ring:
         folder.mkdir(parents=True, exist_ok=True)
         self._columns: dict[str, Any] = {}
         self._dict = isinstance(spaces.observation, gym.spaces.Dict)
-        for name, (shape, dtype) in (self._layout(spaces) | ({"paid": ((), np.float32)} if paid else {})).items():
+        layout = self._layout(spaces) | ({"paid": ((), np.float32)} if paid else {})
+        for name, (shape, dtype) in layout.items():
             self._columns[name] = _mapped(folder / f"{name}.npy", (lanes, self.length, *shape), dtype)
 
     def _layout(self, spaces: Spaces) -> dict[str, tuple[tuple[int, ...], Any]]:
