@@ -145,6 +145,13 @@ def test_what_learns_from_ranks_exceeds_the_best_demonstration(outputs, env, alg
     assert np.median(returns) >= bar and min(returns) > demos["return_max"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("algo", "bar"), [(algo, bar) for env, algo, _, bar in EXCEEDED if env == "pendulum"])
+def test_with_a_random_reward_the_bar_of_ranks_is_missed(outputs, algo, bar):
+    """By the median: of random rewards of a pendulum's state about one in four is highest upright."""
+    assert np.median(scores(outputs, "pendulum", algo, "algo.lr=0")["returns"]) < bar
+
+
 def from_noise(env):
     return ["dataset=noisy_expert", *(f"dataset.{name}={value}" for name, value in NOISE[env].items())]
 
