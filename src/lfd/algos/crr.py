@@ -17,7 +17,7 @@ from lfd.maths import clipped_exp, taken, td_target
 class Filter(Enum):
     """How much an action of advantage A is cloned."""
 
-    binary = "binary"  # 1 where A > 0, else 0
+    binary = "binary"  # 1 where A > 0, else 0; without the gap of CQL beside it values of few data run away
     exp = "exp"  # min(exp(A / beta), max_weight)
     all = "all"  # 1: behaviour cloning beside a critic
 
