@@ -1,5 +1,6 @@
 """EDAC's diversity against finite differences in numpy."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -36,6 +37,19 @@ def test_diversity():
     pairs = [(unit[i] * unit[j]).sum(-1) for i in range(CRITICS) for j in range(CRITICS) if i != j]
     expected = sum(pairs).mean() / (CRITICS - 1)
     assert answer(Diversity("data"), agent, ROWS).terms["critic"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_of_actions_of_one_dimension_it_teaches_nothing():
+    """Directions on a line are 1 or -1, and do not turn with the critics."""
+
+    def length(size):
+        box = gym.spaces.Box(-2.0, 2.0, (size,), np.float32)
+        agent = SoftPolicyCritic([8, 8], critics=CRITICS).build(spaces(VECTOR, box))
+        term = answer(Diversity("data"), agent, ROWS.having(action=ROWS.action[:, :size])).terms["critic"]
+        gradients = torch.autograd.grad(term, list(agent.nets["critic"].parameters()), allow_unused=True)
+        return sum(gradient.square().sum().item() for gradient in gradients if gradient is not None) ** 0.5
+
+    assert length(1) < 1e-4 < 0.1 < length(2)
 
 
 def test_critics_that_are_equal_agree_wholly():
