@@ -108,8 +108,11 @@ def rows() -> list[list[str]]:
         dealt[index] = (ALGOS.index(pair[0]) + kinds().index(pair[1])) % len(DATASETS)
     found = [[f"algo={a}", f"env={e}", f"dataset={DATASETS[d]}"] for (a, e), d in zip(pairs, dealt, strict=True)]
     found.append(["algo=bc", "env=none", "dataset=file"])  # the only data that it takes
-    ranked = [path.stem.removeprefix("ranked_") for path in (CONF / "tuned" / "dataset").glob("ranked_*.yaml")]
-    found += [["algo=trex", f"env={env}", "dataset=ranked"] for env in ranked]
+    tuned_data = [path.stem.split("_", 1) for path in (CONF / "tuned" / "dataset").iterdir()]
+    found += [["algo=trex", f"env={env}", f"dataset={data}"] for data, env in tuned_data]
+    dealt_data = {(row[0], row[2]) for row in found}  # there are more datasets than kinds of environments
+    missing = [(f"algo={a}", f"dataset={d}") for a in ALGOS for d in DATASETS]
+    found += [[algo, "env=cartpole", data] for algo, data in missing if (algo, data) not in dealt_data]
     learners = [path.stem.split("_") for path in (CONF / "tuned" / "learner").glob("*_*_*.yaml")]
     found += [[f"algo={algo}", f"algo@learner={learner}", f"env={env}"] for algo, learner, env in learners]
     others = [[f"{group}={name}"] for group in GROUPS for name in options(CONF, group) if group not in DEALT]
