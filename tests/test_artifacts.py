@@ -78,6 +78,7 @@ def test_an_artifact_is_found_with_all_that_it_was_made_of(tmp_path: Path) -> No
         assert isinstance(place, Building) and place.fresh
         work(place)
         (place.folder / "weights.77.tmp").touch()
+        (place.folder / "latest.77.tmp").symlink_to("weights")
         folder = publish(place, expert="fit-0")
     assert folder == store.find(KEY) == tmp_path / KEY
     assert_whole(folder)

@@ -175,6 +175,13 @@ def test_a_learner_that_an_algorithm_does_not_have_is_refused(folder):
         composed(["algo=gail", "algo@learner=cql"])
 
 
+def test_values_of_an_algorithm_that_no_stage_learns_by_are_refused(folder):
+    for line in (["algo=gail", "learner.lr=1e-4"], ["algo=bc", "learner.steps=5"]):
+        with pytest.raises(Refused, match=f"{line[1]}: no stage learns by learner; set what is below algo"):
+            composed(line)
+    composed(["algo=trex", "learner.lr=1e-4", "expert_algo.lr=1e-3", "fqe_algo.steps=5"])
+
+
 @pytest.mark.parametrize("line", [*EXAMPLES, *KEYS])
 def test_what_the_help_shows_works(line, folder):
     words = [word.partition(",")[0] if line.startswith("-m") else word for word in line.split() if word != "-m"]

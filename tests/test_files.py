@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from lfd.errors import Refused
-from lfd.files import Checkpoints, file_sha256, load_json, load_object, load_tensors, reserve, save_json, save_tensors
+from lfd.files import (
+    Checkpoints,
+    file_sha256,
+    load_json,
+    load_object,
+    load_tensors,
+    point,
+    reserve,
+    save_json,
+    save_tensors,
+)
 
 CHANGES = ("fsync", "replace", "rename")
 
@@ -216,3 +226,12 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path: Path, monkeypatch: 
             saved(tmp_path, 3)
     assert step(checkpoints) == 2
     assert step(saved(tmp_path, 3)) == 3
+
+
+def test_a_link_points_elsewhere_at_once_whatever_a_kill_left(tmp_path):
+    (tmp_path / f"latest.{os.getpid()}.tmp").symlink_to("nowhere")
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        point(tmp_path / "latest", name)
+        assert os.readlink(tmp_path / "latest") == name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]

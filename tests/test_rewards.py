@@ -3,18 +3,23 @@
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import gymnasium as gym
 import pytest
 import torch
 from torch import nn
 
 from lfd.agents import REWARD, Agent, AgentSpec
-from lfd.agents.actor_critic import PolicyValue
+from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
 from lfd.agents.q import QNet
 from lfd.algos import Loss, Out
 from lfd.algos.airl import AIRL
+from lfd.algos.bc import Cloning
+from lfd.algos.cql import ConservativeContinuous
 from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
+from lfd.algos.sac import SAC
 from lfd.batch import Batch
+from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.learner import Algo, Learner, Phase, Target
 from lfd.optim import Optim
@@ -29,6 +34,7 @@ from lfd.stages.fit import Fit
 from lfd.stages.recipe import Checks, Stop
 
 SIZES = [8]
+BOX = Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,)))
 COLUMNS = frozenset({"obs", "action", "reward", "true_reward", "next_obs", "discount", "terminated", "truncated"})
 
 
@@ -198,6 +204,13 @@ def test_what_does_not_go_with_a_learnt_reward_is_refused(counting, run_stages):
         run_stages(
             {"demos": demos, "other": Fit(judge, 5), "learn": Fit(scaled, 5, frozen={"reward": "other"})}, counting
         )
+    with pytest.raises(Refused, match="frozen.reward=other and no loss of the algorithm reads a reward; choose one"):
+        clone = Fit(Algo(Policy(SIZES), {"bc": Cloning("demos")}, batch=16), 5, frozen={"reward": "other"})
+        run_stages({"demos": demos, "other": Fit(judge, 5), "learn": clone}, counting)
+    with pytest.raises(Refused, match="return_to_go is of the data's own rewards and another reward takes their place"):
+        gap = ConservativeContinuous("demos", calibrated=True)
+        both = Algo(SoftPolicyCritic(SIZES), {"sac": SAC("demos"), "gap": gap}, targets={"critic": Target()}, batch=16)
+        Fit(both, 5, frozen={"reward": "other"}).check_wiring("learn", BOX, ["demos"])
     with pytest.raises(Refused, match="learn: frozen.reward=reward has 2 members; a single agent is expected"):
         two = Fit(judge, 5, members=2)
         run_stages({"demos": demos, "reward": two, "learn": Fit(dqn, 5, frozen={"reward": "reward"})}, counting)

@@ -248,7 +248,7 @@ class Store:
         folder = self._at(".building", key)
         sizes = {}
         for path in sorted(folder.rglob("*")):
-            if path.name.endswith(".tmp") and path.is_file():
+            if path.name.endswith(".tmp") and (path.is_symlink() or path.is_file()):
                 path.unlink()
                 continue
             sync(path)

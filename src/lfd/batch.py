@@ -29,6 +29,7 @@ class Batch:
     truncated: Tensor  # [B] bool
     next_action: Tensor  # [B, A] the action that the data took at next_obs
     return_to_go: Tensor  # [B] discounted sum of rewards to the end of the episode
+    length: Tensor  # [B] int64: steps of the episode that the row is of
     weight: Tensor  # [B] importance weight of a prioritised draw
     log_prob: Tensor  # [B] of the action when it was taken
     value: Tensor  # [B] estimate when it was taken

@@ -19,7 +19,7 @@ from lfd.hardware import Hardware
 from lfd.learner import Algo, Phase, Target
 from lfd.log import Logger, NoLogger, Tensorboard, Wandb
 from lfd.optim import Optim
-from lfd.refusals import follow, parsed, placed, sentence
+from lfd.refusals import alias_of, follow, parsed, placed, sentence
 from lfd.registry import AGENTS, ENVS, LOSSES, SOURCES, with_plugins
 from lfd.stages import Stage
 from lfd.stages.appraise import Appraise
@@ -105,6 +105,7 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
         if is_key and not override.is_delete():
             follow(cfg, override.key_or_group)
     _check_learner(cfg, choices)
+    _check_read(cfg, overrides)
     content = _objects(cfg)
     names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
     env = content["env"]
@@ -170,11 +171,24 @@ def refuse_strays(value: Any, here: str = "") -> None:
 def _check_learner(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
     """An algorithm that says nothing of an agent has one for each learner that it knows."""
     algo, learner = choices.get("algo"), choices.get("algo@learner")
-    if OmegaConf.is_missing(cfg.algo, "agent") and not OmegaConf.is_missing(cfg.learner, "agent"):
+    if OmegaConf.is_missing(cfg.learner, "agent"):
+        raise Refused(f"algo@learner={learner} has no agent of its own; choose one that has, as in algo@learner=ppo")
+    if OmegaConf.is_missing(cfg.algo, "agent"):
         raise Refused(
             f"algo@learner={learner}: algo={algo} has no impl/learner/{algo}_{learner}.yaml; choose a learner that it "
             "has, as in algo@learner=ppo"
         )
+
+
+def _check_read(cfg: DictConfig, overrides: list[str]) -> None:
+    """Refuse values of an algorithm at the root that no stage of this pipeline learns by."""
+    names = [str(name) for name in cfg]
+    nodes = {name: cfg[name] for name in names if not OmegaConf.is_missing(cfg, name)}
+    used = {alias_of(cfg, f"{name}.algo") for name, node in nodes.items() if OmegaConf.is_dict(node) and "algo" in node}
+    for override in parsed(overrides, sweep=False):
+        root = override.key_or_group.partition(".")[0]
+        if "." in override.key_or_group and ROOT.get(root) is Algo and root not in {"algo", *used}:
+            raise Refused(f"{override.input_line}: no stage learns by {root}; set what is below algo, or leave it out")
 
 
 def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any]) -> None:

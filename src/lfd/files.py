@@ -82,6 +82,7 @@ def write(path: Path, content: bytes) -> None:
 def point(path: Path, name: str) -> None:
     """`path` becomes a link to what is called so beside it, at once and whatever it was before."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)
     os.symlink(name, beside)
     os.replace(beside, path)
 

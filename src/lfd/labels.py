@@ -82,13 +82,14 @@ def label(folder: Path) -> int:
     Backspace goes back to the state before. Raises Refused for a folder that asks for nothing, Interrupted when the
     person stops; every answer is kept at once.
     """
+    folder = folder.resolve()  # `latest` may be another round tomorrow
     if not (folder / REQUEST).exists():
         raise Refused(f"{folder} has no {REQUEST}: the folder that a run has named is expected, …/demos/round-000")
     asked, labels = load_object(folder / REQUEST, "round", "request", "states", "names"), read_labels(folder)
     visited = Dataset.open(folder / VISITED)
     head = {"round": asked["round"], "request": asked["request"]}
-    given, number, states = 0, 0, asked["states"]
-    while number < states or (given and not agreed(f"all {states} states have a label")):
+    number, states, before = 0, asked["states"], len(labels)
+    while number < states or not agreed(f"all {states} states have a label"):
         if number in labels:
             number += 1
             continue
@@ -102,10 +103,9 @@ def label(folder: Path) -> int:
             labels.pop(number, None)
         else:
             labels[number] = action
-            given += 1
         content = {str(index): np.asarray(labels[index]).tolist() for index in sorted(labels)}
         save_json(folder / LABELS, {**head, "labels": content})
-    return given
+    return len(labels) - before
 
 
 def _state(folder: Path, visited: Dataset, number: int) -> tuple[Any, NDArray[np.uint8] | None]:

@@ -66,12 +66,12 @@ def follow(cfg: DictConfig, key: str, new: bool = False) -> None:
         raw = node._get_node(part)
         assert raw is not None and not isinstance(raw, list)
         alias, rest = ".".join(parts[: depth + 1]), ".".join(parts[depth + 1 :])
-        if rest and (target := _target(cfg, alias)):
+        if rest and (target := alias_of(cfg, alias)):
             raise Refused(f"{key}: {alias} is another name of {target}; set {target}.{rest}")
         node = raw
 
 
-def _target(cfg: DictConfig, key: str) -> str:
+def alias_of(cfg: DictConfig, key: str) -> str:
     """The key that an interpolated one stands for; empty if it is none."""
     parent, _, name = key.rpartition(".")
     owner = OmegaConf.select(cfg, parent) if parent else cfg
@@ -203,7 +203,7 @@ class Tree:
     def _check_alias(self, cfg: DictConfig, override: Override) -> None:
         """Refuse a value for what is another name of a part that a group chooses, as `learn.algo` is of `algo`."""
         key, value = override.key_or_group, override.value()
-        target = _target(cfg, key)
+        target = alias_of(cfg, key)
         for choice in cfg.hydra.runtime.choices:
             group, _, package = choice.partition("@")
             if target == (package or group):

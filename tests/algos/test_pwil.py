@@ -160,8 +160,8 @@ def test_members_have_atoms_of_their_own():
 
 
 def test_what_does_not_go_is_refused():
-    with pytest.raises(Refused, match="atoms and horizon of 1 or more, alpha and beta above 0 are expected"):
-        PWIL("demos", horizon=0)
+    with pytest.raises(Refused, match="1 or more atoms, a horizon of 0 or more, alpha and beta above 0 are"):
+        PWIL("demos", horizon=-1)
     with pytest.raises(Refused, match=r"losses.pwil reads 8 rows at once, algo.batch is 6; set it to 8"):
         fit = Fit(Algo(JudgeSpec(), {"pwil": PWIL("demos", atoms=ATOMS)}, batch=6), 1)
         fit.check_wiring("reward", spaces(VECTOR, TWO), ["demos"])

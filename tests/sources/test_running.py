@@ -150,6 +150,18 @@ def stages():
     return {"demos": Collect("random", transitions=100), "reward": reward}
 
 
+def test_atoms_are_different_rows_and_the_horizon_is_the_longest_episode(run_stages, counting):
+    algo = Algo(JudgeSpec(), {"pwil": PWIL("demos", atoms=100)}, batch=100)
+    given = {"demos": Collect("random", transitions=100), "reward": Fit(algo, 1, check=Checks(0))}
+    pipeline = run_stages(given, counting)
+    data, net = pipeline.product("demos"), pipeline.product("reward").agents()[0].nets[REWARD]
+    shown = np.sort(net.atoms[:, : data.columns["observations"].shape[1]].numpy(), axis=0)
+    np.testing.assert_array_equal(shown, np.sort(data.columns["observations"], axis=0))
+    assert net.horizon == (data.ends - data.starts).max()
+    with pytest.raises(Refused, match="demos has 99 rows, 100 different ones are to be drawn"):
+        run_stages(given | {"demos": Collect("random", transitions=99)}, counting)
+
+
 def test_data_is_relabelled_and_looked_at_in_the_order_of_its_episodes(run_stages, counting):
     more = {"relabelled": Relabel("demos", "reward"), "inspect": Inspect(["reward"], ["demos", "relabelled"])}
     pipeline = run_stages(stages() | more, counting)

@@ -155,6 +155,7 @@ def test_what_cannot_be_ranked_is_refused(stream_of, write_data, data):
     "wrong",
     [
         {"margin": -1.0},
+        {"margin": 1.0, "rank": Rank.noise},
         {"shortest": 0},
         {"shortest": 9, "longest": 8},
         {"stride": 0},

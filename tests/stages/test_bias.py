@@ -68,6 +68,6 @@ def test_what_pays_for_short_episodes_is_always_one(counting, write_data):
 
 
 def test_a_fit_tells_of_it_once_when_it_begins(counting, run_stages, capsys):
-    run_stages({"demos": Collect("random", transitions=50), "reward": fit(PWIL("demos", atoms=64))}, counting)
+    run_stages({"demos": Collect("random", transitions=100), "reward": fit(PWIL("demos", atoms=64))}, counting)
     told = capsys.readouterr().err
     assert told.count("reward: rewards of losses.row are never negative") == 1

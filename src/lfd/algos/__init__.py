@@ -68,7 +68,7 @@ class Loss(ABC):
 
     @property
     def rows(self) -> int | None:
-        """How many rows its batches have to have; None where any number will do."""
+        """How many rows its batches have to have, no one twice; None where any number will do."""
         return None
 
     @property

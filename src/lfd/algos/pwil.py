@@ -14,6 +14,8 @@ from lfd.batch import Batch
 from lfd.errors import Refused
 from lfd.nets import has_frames
 
+SHOWN = 256  # rows that a record of the fit is about
+
 
 class Coupling(RecurrentReward):
     """alpha * exp(-beta * T / sqrt(F) * c) of a step that costs c to move to the nearest atoms that are left.
@@ -28,22 +30,26 @@ class Coupling(RecurrentReward):
 
     atoms: Tensor  # [D, F]
     std: Tensor  # [F]
+    horizon: Tensor  # [] int64, T
 
     def __init__(self, agent: Agent, loss: "PWIL") -> None:
         super().__init__()
         self.shown = Features(agent.spaces, loss.inputs)
-        self.horizon, self.alpha, self.beta = loss.horizon, loss.alpha, loss.beta / math.sqrt(self.shown.size)
+        self.alpha, self.beta = loss.alpha, loss.beta / math.sqrt(self.shown.size)
         self.register_buffer("atoms", torch.zeros(loss.atoms, self.shown.size))
         self.register_buffer("std", torch.ones(self.shown.size))
+        self.register_buffer("horizon", torch.tensor(loss.horizon))
 
     @torch.no_grad()
     def take(self, batch: Batch) -> None:
-        """Make atoms of D transitions."""
+        """Make atoms of D transitions, and T of their episodes' lengths where those are given."""
         atoms = self.shown.features(batch)
         # From the first, so that rounding makes no difference where there is none.
         std = (atoms - atoms[0]).std(0, correction=0)
         self.atoms.copy_(atoms)
         self.std.copy_(torch.where(std > 0, std, 1.0))
+        if "length" in batch.__dict__:
+            self.horizon.copy_(batch.length.max())
 
     def distance(self, batch: Batch) -> Tensor:
         """[B, D] of transitions from the atoms."""
@@ -53,7 +59,7 @@ class Coupling(RecurrentReward):
 
     def initial_state(self, number: int) -> Tensor:
         """int64 [number, D] units that each atom has left."""
-        return torch.full((number, len(self.atoms)), self.horizon, device=self.atoms.device)
+        return self.horizon.repeat(number, len(self.atoms))
 
     def forward(self, batch: Batch, state: Tensor) -> tuple[Tensor, Tensor]:
         distance, order = self.distance(batch).sort(-1)
@@ -66,14 +72,14 @@ class Coupling(RecurrentReward):
 
 @dataclass
 class PWIL(Loss):
-    """Has no gradient: its only step makes atoms of a batch of as many rows, drawn with replacement.
+    """Has no gradient: its only step makes atoms of a batch of as many different rows of the demonstrations.
 
     Alpha and beta are the paper's. Where only observations are looked at, F is their size alone.
     """
 
     inputs: Inputs = Inputs.obs_action  # what is compared
     atoms: int = 500  # D
-    horizon: int = 1_000  # T: steps of an episode that runs to its end
+    horizon: int = 0  # T: steps of an episode that runs to its end; 0 = as many as the longest demonstration
     alpha: float = 5.0  # the reward of a step that costs nothing
     beta: float = 5.0
 
@@ -83,15 +89,16 @@ class PWIL(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.atoms, self.horizon) < 1 or min(self.alpha, self.beta) <= 0:
+        scales = (self.alpha, self.beta)
+        if self.atoms < 1 or self.horizon < 0 or not 0 < min(scales) <= max(scales) < math.inf:
             raise Refused(
-                f"atoms {self.atoms}, horizon {self.horizon}, alpha {self.alpha}, beta {self.beta}: atoms and horizon "
-                "of 1 or more, alpha and beta above 0 are expected"
+                f"atoms {self.atoms}, horizon {self.horizon}, alpha {self.alpha}, beta {self.beta}: 1 or more atoms, a "
+                "horizon of 0 or more, alpha and beta above 0 are expected"
             )
 
     @property
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
-        return {"": (self.reads, self.inputs.columns)}
+        return {"": (self.reads, (*self.inputs.columns, *([] if self.horizon else ["length"])))}
 
     @property
     def rows(self) -> int:
@@ -111,5 +118,5 @@ class PWIL(Loss):
         assert isinstance(net, Coupling)
         if torch.is_grad_enabled():  # a validation leaves the atoms alone
             net.take(batch)
-        # How far rows are from their nearest atom: 0 for the atoms themselves.
-        return Out({}, {"loss": net.distance(batch).min(-1).values.mean()})
+        # How far rows are from their nearest atom: 0 for the atoms themselves. Of some: it takes rows * atoms numbers.
+        return Out({}, {"loss": net.distance(batch.at(slice(SHOWN))).min(-1).values.mean()})

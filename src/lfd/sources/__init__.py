@@ -35,6 +35,7 @@ class World:
     boundary: int  # gradient steps from one boundary to the next, or a few more
     device: torch.device
     sequence: int = 1  # rows in a row
+    distinct: bool = False  # is no row to stand twice in a batch?
     stopping: Callable[[], bool] = lambda: False  # has somebody asked the run to stop?
 
     @property

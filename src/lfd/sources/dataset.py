@@ -1,5 +1,6 @@
 """Offline: batches drawn from a dataset, on the device when it fits there."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,13 +28,13 @@ class Demonstrations(Source):
     def __post_init__(self) -> None:
         if self.n_step < 1 or not 0 <= self.validation < 1:
             raise Refused("of a dataset source, n_step is 1 or more and validation a share in [0, 1)")
-        if self.return_range is not None and (self.return_range <= 0 or self.reward is not None):
+        if self.return_range is not None and (not 0 < self.return_range < math.inf or self.reward is not None):
             raise Refused(
                 f"return_range is {self.return_range:g}; a number above 0 is expected, and no constant reward beside it"
             )
 
     def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
-        return TRANSITION | {"next_action", "return_to_go"}
+        return TRANSITION | {"next_action", "return_to_go", "length"}
 
     def products(self, name: str) -> tuple[str, ...]:
         return (self.of or name,)

@@ -1,5 +1,6 @@
 """Pairs of pieces of ranked episodes, of which one is better."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -57,8 +58,9 @@ class Snippets(Source):
                 f"snippets of {self.shortest} to {self.longest} rows by a stride of {self.stride}: "
                 "1 <= shortest <= longest and a stride of 1 or more are expected"
             )
-        if self.margin < 0:
-            raise Refused(f"margin of snippets is {self.margin:g}; 0 or more is expected")
+        if not 0 <= self.margin < (1 if self.rank is Rank.noise else math.inf):
+            most = ", and below 1 between levels of noise," if self.rank is Rank.noise else ""
+            raise Refused(f"margin of snippets is {self.margin:g}; 0 or more{most} is expected")
         if not 0 <= self.trajectories <= 1 or not 0 <= self.validation < 1:
             raise Refused("of snippets, trajectories is a share in [0, 1] and validation one in [0, 1)")
 

@@ -37,7 +37,7 @@ class Table:
         return_range: float | None = None,
     ) -> None:
         self._data, self._steps, self._world, self._constant = dataset, steps, world, constant
-        self._columns = world.columns & (TRANSITION | {"next_action", "return_to_go"})
+        self._columns = world.columns & (TRANSITION | {"next_action", "return_to_go", "length"})
         self._sign = world.env is not None and world.env.sign_reward
         self._judged = world.agent.judge() is not None and "reward" in world.columns
         self._learns = self._judged and world.agent.judge() is world.agent
@@ -85,6 +85,8 @@ class Table:
             found["action"] = np.asarray(self._data.columns["actions"][at])
         if self._togo is not None:
             found["return_to_go"] = self._togo[at]
+        if "length" in self._columns:
+            found["length"] = (self._data.ends - self._data.starts)[self._data.episode_of(at)]
         if self._columns & (TRANSITION - {"obs", "action"} | {"next_action"}):
             found |= self._outcome(at)
         return Batch(**{name: tensors(column, self._world.device) for name, column in found.items()})
@@ -192,7 +194,7 @@ class Tables:
 
 @final
 class Draws:
-    """Numbers of rows, drawn with replacement, or of the rows of sequences that begin anywhere."""
+    """Numbers of rows, drawn with replacement unless `distinct`, or of the rows of sequences that begin anywhere."""
 
     def __init__(self, world: World) -> None:
         self._world, self._places = world, 0
@@ -203,12 +205,15 @@ class Draws:
 
     def over(self, rows: int) -> None:
         """Draw from so many rows from now on. Sequences run on from one episode into the next."""
-        self._places = rows - self._world.sequence + 1
+        world = self._world
+        if world.distinct and rows < world.batch:
+            raise Refused(f"{world.name} has {rows} rows, {world.batch} different ones are to be drawn; ask for fewer")
+        self._places = rows - world.sequence + 1
         self._ahead, self._used, self._before = None, 0, self._generator.get_state()
 
     def next(self) -> Tensor:
         """[B] rows or [B, L]; before that [members] with members."""
-        if self._ahead is None or self._used == AHEAD:
+        if self._ahead is None or self._used == len(self._ahead):
             self._before = self._generator.get_state()
             self._ahead, self._used = self._draw(), 0
         self._used += 1
@@ -217,6 +222,9 @@ class Draws:
     def _draw(self) -> Tensor:
         world = self._world
         members, length = (world.members,) if world.members > 1 else (), world.sequence
+        if world.distinct:
+            shuffled = torch.rand((1, *members, self._places), generator=self._generator, device=world.device).argsort()
+            return shuffled[..., : world.batch]
         shape = (AHEAD, *members, world.batch // length)
         index = torch.randint(self._places, shape, generator=self._generator, device=world.device)
         return index if length == 1 else index.unsqueeze(-1) + torch.arange(length, device=world.device)

@@ -77,7 +77,7 @@ class Recipe(Stage, ABC):
         if self.checkpoints < 0:
             raise Refused(f"checkpoints is {self.checkpoints}; 0 or more are expected")
         if self.reads_checks and not self.check.every:
-            raise Refused("stop rules on scores and checkpoints need check.every above 0")
+            raise Refused("rules of stop on scores, and checkpoints, need check.every above 0")
 
     @property
     def reads_checks(self) -> bool:
@@ -245,15 +245,32 @@ class Recipe(Stage, ABC):
             )
         if REWARD not in agent.nets and REWARD not in self.frozen:
             return
+        self._check_rewarded(name)
+        for row, loss in self.algo.losses.items():
+            for source_name, columns in loss.slots.values():
+                if REWARD in loss.trains and "next_obs" in columns:
+                    self._check_single_steps(f"{name}: losses.{row}", source_name)
+
+    def _check_rewarded(self, name: str) -> None:
+        """What reads rewards, where a learnt one takes their place."""
+        read = {
+            column for loss in self.algo.losses.values() for _, columns in loss.slots.values() for column in columns
+        }
+        if REWARD in self.frozen and not read & {"reward", "advantage", "value_target"}:
+            raise Refused(
+                f"{name}: frozen.reward={self.frozen[REWARD]} and no loss of the algorithm reads a reward; choose one "
+                "that does, as in algo@learner=ppo"
+            )
+        if "return_to_go" in read:
+            raise Refused(
+                f"{name}: return_to_go is of the data's own rewards and another reward takes their place; relabel the "
+                "data with that first, or leave out what reads it (calibrated of CQL)"
+            )
         for row, source in self.read().items():
             if isinstance(source, Demonstrations | Replay) and source.reward is not None:
                 raise Refused(f"{name}: {row} takes a learnt reward and has a constant one; set its reward to null")
             if isinstance(source, Demonstrations) and source.return_range is not None:
                 raise Refused(f"{name}: {row} takes a learnt reward, which is not scaled; set its return_range to null")
-        for row, loss in self.algo.losses.items():
-            for source_name, columns in loss.slots.values():
-                if REWARD in loss.trains and "next_obs" in columns:
-                    self._check_single_steps(f"{name}: losses.{row}", source_name)
 
     def _check_single_steps(self, what: str, name: str) -> None:
         table = self.sources()

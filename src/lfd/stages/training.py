@@ -65,9 +65,11 @@ class Training:
     def _open_streams(self) -> dict[str, Stream]:
         algo, sources = self.fit.algo, self.fit.sources()
         needs: dict[str, set[str]] = {}
+        distinct: set[str] = set()
         for loss in algo.losses.values():
             for name, columns in loss.slots.values():
                 needs.setdefault(name, set()).update(columns)
+                distinct |= {name} if loss.rows else set()
         # A checkpoint falls between two rounds.
         boundary = self.fit.boundary + sum(phase.steps for phase in algo.phases.values())
         streams = {}
@@ -79,7 +81,7 @@ class Training:
                 experts=self.lab.products, kept=self.lab.folder / name, sources=sources, columns=frozenset(wanted),
                 batch=algo.batch, gamma=algo.gamma, seed=seed,
                 folder=self.lab.folder / "sources" / name, boundary=boundary, device=self.device,
-                sequence=algo.sequence, stopping=self.lab.stopping,
+                sequence=algo.sequence, distinct=name in distinct, stopping=self.lab.stopping,
             )  # fmt: skip
             streams[name] = opened(sources[name], world)
         return streams
