@@ -104,6 +104,11 @@ def counting_next_step() -> NextStep:
     return NextStep(COUNTING)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: begun last, it would run on when all others are done."""
+    items.sort(key=lambda item: "every_option" not in item.name)
+
+
 @pytest.fixture
 def open_source(tmp_path: Path) -> Callable[..., Stream]:
     """A source's stream, with its first boundary crossed."""

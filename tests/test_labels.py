@@ -128,6 +128,8 @@ def test_a_labelling_session_and_the_run_that_waits_for_it(asked):
     assert again.returncode == 3 and "round 1 waits for 6 of 6 labels" in again.stderr
     assert Dataset.open(folder / "data.hdf5").columns["actions"].tolist() == [1, 0, 0, 1, 1, 0]
     assert (folder.parent / "latest").resolve() == waiting(outputs).resolve()
+    late = subprocess.run([sys.executable, LABEL, folder], capture_output=True, text=True)
+    assert late.returncode == 2 and "the run has taken these labels" in late.stderr
     # Whoever has no terminal may send the keys down a pipe.
     piped = subprocess.run([sys.executable, LABEL, waiting(outputs)], input="101010", text=True, capture_output=True)
     assert piped.returncode == 0
@@ -136,7 +138,7 @@ def test_a_labelling_session_and_the_run_that_waits_for_it(asked):
 
 
 def test_the_names_of_actions_stand_beside_their_keys(monkeypatch, capsys):
-    monkeypatch.setattr("lfd.terminal._key", lambda: "2")
+    monkeypatch.setattr("lfd.terminal._read", lambda: "2")
     assert ask(gym.spaces.Discrete(3), ["left", "right", "forward"]) == 2
     assert "action, 0 left, 1 right, 2 forward (Ctrl-C stops): 2" in capsys.readouterr().err
 

@@ -18,6 +18,7 @@ from lfd.files import load_object, save_json
 from lfd.terminal import agreed, ask, bounds, show, wanted
 
 VISITED, PICTURES, REQUEST, LABELS = "visited/data.hdf5", "pictures", "request.json", "labels.json"
+DATA = "data.hdf5"  # the round, once its labels were taken
 
 
 def save_request(folder: Path, number: int, names: list[str]) -> None:
@@ -85,6 +86,8 @@ def label(folder: Path) -> int:
     folder = folder.resolve()  # `latest` may be another round tomorrow
     if not (folder / REQUEST).exists():
         raise Refused(f"{folder} has no {REQUEST}: the folder that a run has named is expected, …/demos/round-000")
+    if (folder / DATA).exists():
+        raise Refused(f"{folder}: the run has taken these labels; the round that waits now is the one to label")
     asked, labels = load_object(folder / REQUEST, "round", "request", "states", "names"), read_labels(folder)
     visited = Dataset.open(folder / VISITED)
     head = {"round": asked["round"], "request": asked["request"]}

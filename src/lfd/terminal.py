@@ -42,10 +42,9 @@ def ask(space: gym.Space[Any], names: Sequence[str], told: str = "") -> Any:
     if len(keys) < space.n:
         raise Refused(f"a person has keys for {len(KEYS)} actions, {space} has {space.n}; use a script for it")
     legend = ", ".join(f"{key} {name}" for key, name in zip(keys, names, strict=True)) if names else ""
-    _say(f"{told}action, {legend or f'{keys[0]}-{keys[-1]}'} (Ctrl-C stops): ")
-    while (key := _key()) not in keys:
-        if key in BACK:
-            return None
+    key = _pressed(f"{told}action, {legend or f'{keys[0]}-{keys[-1]}'} (Ctrl-C stops): ", keys + BACK)
+    if key in BACK:
+        return None
     _say(f"{key}\n")
     return keys.index(key)
 
@@ -54,12 +53,9 @@ def agreed(told: str) -> bool:
     """Enter, or Backspace? Where nobody is at a terminal, what was piped in stands."""
     if not sys.stdin.isatty():
         return True
-    _say(f"{told}; Enter ends, Backspace goes back: ")
-    while (key := _key()) not in BACK:
-        if key in "\r\n":
-            _say("\n")
-            return True
-    return False
+    is_end = _pressed(f"{told}; Enter ends, Backspace goes back: ", "\r\n" + BACK) not in BACK
+    _say("\n" * is_end)
+    return is_end
 
 
 def bounds(space: gym.Space[Any]) -> tuple[Any, Any]:
@@ -94,9 +90,13 @@ def _say(text: str) -> None:
     print(text, end="", file=sys.stderr, flush=True)
 
 
-def _key() -> str:
+def _pressed(told: str, wanted: str) -> str:
+    """One of the wanted keys. Asked for when keys come one by one: a line of text would swallow a Backspace."""
     with _listening(), _single_keys():
-        return _read()
+        _say(told)
+        while (key := _read()) not in wanted:
+            pass
+        return key
 
 
 def _line() -> str:

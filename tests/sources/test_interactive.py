@@ -15,9 +15,9 @@ from lfd.data import Dataset
 from lfd.envs.sync import Sync
 from lfd.errors import Interrupted, LabelsNeeded, Refused
 from lfd.experts import Expert, Queue, Scripted
-from lfd.labels import all_labels
+from lfd.labels import DATA, all_labels
 from lfd.learner import Algo, Phase, Target
-from lfd.sources.interactive import DATA, Interactive
+from lfd.sources.interactive import Interactive
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.experts import Later, Script

@@ -18,14 +18,14 @@ from lfd.episodes import Lane, Played, Policy, greedy, inside
 from lfd.errors import Interrupted, Refused
 from lfd.experts import Expert, Queue, before, picture
 from lfd.files import point, save_tensors
-from lfd.labels import REQUEST, VISITED, all_labels, save_picture, save_request
+from lfd.labels import DATA, REQUEST, VISITED, all_labels, save_picture, save_request
 from lfd.noise import Generated, derive
 from lfd.schedule import schedule
 from lfd.sources import Source, Stream, World
 from lfd.sources.dataset import statistics
 from lfd.sources.table import Draws, Tables
 
-DATA, POLICY, LATEST = "data.hdf5", "policy.safetensors", "latest"
+POLICY, LATEST = "policy.safetensors", "latest"
 
 
 @dataclass
