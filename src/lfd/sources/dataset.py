@@ -13,7 +13,8 @@ from lfd.batch import Batch
 from lfd.data import Dataset
 from lfd.errors import Refused
 from lfd.sources import TRANSITION, Source, Stream, World
-from lfd.sources.table import Draws, Rows, Table
+from lfd.sources.draws import Draws
+from lfd.sources.table import Rows, Table
 
 
 @dataclass

@@ -23,7 +23,8 @@ from lfd.noise import Generated, derive
 from lfd.schedule import schedule
 from lfd.sources import Source, Stream, World
 from lfd.sources.dataset import statistics
-from lfd.sources.table import Draws, Tables
+from lfd.sources.draws import Draws
+from lfd.sources.table import Tables
 
 POLICY, LATEST = "policy.safetensors", "latest"
 

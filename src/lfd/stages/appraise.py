@@ -21,6 +21,7 @@ from lfd.stages.collect import split_name
 from lfd.stages.evaluate import of_data
 from lfd.stages.recipe import Recipe
 from lfd.stages.training import Training
+from lfd.stages.wiring import Wiring
 
 ROWS = 1_000  # start states at once
 
@@ -40,7 +41,7 @@ class Appraise(Recipe):
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
         if POLICY not in self.frozen:
             raise Refused(f"{name}: whom to score is missing; add +{name}.frozen.{POLICY}=learn")
-        super().check_wiring(name, spaces, datasets)
+        Wiring(self).check(name, spaces, datasets)
 
     def offers(self, product: Product) -> bool:
         return product is Product.scores
