@@ -1,12 +1,16 @@
 """The dry run: what it says, and that it leaves nothing behind."""
 
+import itertools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lfd import cli
+from lfd.capture import RECORDS
+from lfd.trials import timed
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -104,3 +108,9 @@ def test_a_learnt_reward_and_what_is_made_of_it_are_estimated(call: Call) -> Non
     table = rows(output)
     assert code == 0 and table["reward"][1:3] == ["fit", "demos"] and table["total"][1] != "–"
     assert size(table["relabelled"][-1]) == size(table["demos"][-1]) > 0
+
+
+def test_what_records_a_step_before_it_repeats_it_does_not_count(monkeypatch):
+    monkeypatch.setattr("lfd.trials.SECONDS", 0.01)
+    calls = itertools.count()
+    assert timed(lambda: time.sleep(0.1 if next(calls) < RECORDS else 0.0)) < 0.05

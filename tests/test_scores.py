@@ -26,7 +26,9 @@ BARS = [
     ("cartpole", "bc", 475),
     ("cartpole", "cql", 475),
     ("cartpole", "crr", 475),
+    ("cartpole", "crr algo.losses.crr.filter=all", 475),
     ("cartpole", "crr_cql", 475),
+    ("cartpole", "crr_cql algo.losses.crr.filter=binary", 475),
     ("cartpole", "iql", 475),
     ("cartpole", "qrdqn", 475),
     ("cartpole", "bcq", 475),
@@ -71,17 +73,20 @@ NOISY = [
     ("cartpole", "cql"),
     ("cartpole", "cql_qrdqn"),
     ("cartpole", "crr"),
+    ("cartpole", "crr algo.losses.crr.filter=all"),
     ("cartpole", "crr_cql"),
+    ("cartpole", "crr_cql algo.losses.crr.filter=binary"),
     ("cartpole", "iql"),
     ("pendulum", "awac"),
     ("pendulum", "bc"),
     ("pendulum", "bcq"),
+    ("pendulum", "cql"),
     ("pendulum", "iql"),
     ("pendulum", "rebrac"),
     ("pendulum", "td3_bc"),
 ]
-# Environment, algorithm, the least mean return of each seed; from an expert half of whose actions are random.
-WIDE = [("pendulum", "sac_n", -233)]
+# Environment, algorithm, the least mean return of each seed; from an expert 0.3 of whose actions are random.
+WIDE = [("pendulum", "sac_n", -233), ("reacher", "sac_n", -6), ("reacher", "edac", -6)]
 # Environment, algorithm, the most that a demonstration returns, the least median of the seeds. All from ten episodes.
 EXCEEDED = [("pendulum", "trex", -500, -300), ("cartpole", "trex", 250, 450), ("pendulum", "drex", -350, -250)]
 
@@ -132,7 +137,7 @@ def test_what_is_learnt_from_a_noisy_teacher_is_no_worse_than_it(outputs, env, a
 @pytest.mark.slow
 @pytest.mark.parametrize(("env", "algo", "bar"), WIDE)
 def test_what_only_its_critics_hold_back_learns_where_the_data_has_many_actions_a_state(outputs, env, algo, bar):
-    assert min(scores(outputs, env, algo, "dataset=noisy_expert", "dataset.epsilon=0.5")["returns"]) >= bar
+    assert min(scores(outputs, env, algo, "dataset=noisy_expert")["returns"]) >= bar
 
 
 @pytest.mark.slow

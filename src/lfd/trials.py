@@ -11,6 +11,7 @@ import torch
 
 from lfd.agents import Agent
 from lfd.batch import Batch, tensors
+from lfd.capture import RECORDS
 from lfd.envs import Spaces
 from lfd.episodes import greedy
 from lfd.learner import Learner
@@ -61,7 +62,7 @@ class Trials:
             # Reading a number waits for the device.
             next(iter(metrics.values())).sum().item()
 
-        return _timed(step)
+        return timed(step)
 
     def pace(self, policy: str) -> float:
         """Seconds a transition where several environments are stepped side by side, acting included."""
@@ -75,7 +76,7 @@ class Trials:
         env, act = self._env.make(LANES, training=True), random_policy(self._spaces, LANES, Generated(0))
         try:
             env.reset(range(LANES))
-            return _timed(lambda: env.step(act(None))) / LANES
+            return timed(lambda: env.step(act(None))) / LANES
         finally:
             env.close()
 
@@ -85,7 +86,7 @@ class Trials:
             return 0.0
         act = greedy(self.learner(policy, stage).agent, LANES, self._device)
         obs = _sampled(self._spaces.observation, (LANES,), np.random.default_rng(0))
-        return _timed(lambda: act(obs)) / LANES
+        return timed(lambda: act(obs)) / LANES
 
     def _agent(self, fit: Recipe) -> Agent:
         agent = blank(fit, self._spaces)
@@ -97,9 +98,10 @@ class Trials:
         return agent.to(self._device)
 
 
-def _timed(work: Callable[[], Any]) -> float:
-    """Seconds that it takes, after a first time that may have to set things up."""
-    work()
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that it takes, after the first times, which may have to set things up or record what they do."""
+    for _ in range(RECORDS):
+        work()
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < SECONDS:
         work()

@@ -35,7 +35,7 @@ def test_all_promised_presets_are_there() -> None:
     promised = (
         "cartpole acrobot pendulum mountaincar lunarlander lunarlander_continuous hopper walker2d halfcheetah ant"
     )
-    promised += " pong breakout minigrid_empty minigrid_doorkey babyai_gotolocal gym atari minigrid"
+    promised += " reacher pong breakout minigrid_empty minigrid_doorkey babyai_gotolocal gym atari minigrid"
     assert set(promised.split()) <= set(NAMES)
 
 
