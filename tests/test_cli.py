@@ -123,7 +123,7 @@ REFUSED = {
     "algo=dqn env=pendulum": "learn: QNet acts in discrete action spaces, the environment's is continuous",
     "algo=ppo algo.losses.ppo.reads=demos": "needs the columns advantage, log_prob, value_target, which 'demos'",
     "algo.losses.gap.reads=demo": "no stage is called 'demo'; did you mean 'demos'?",
-    "algo.agent.hidden=[0]": "layers of [4, 0, 2] units; 1 or more in each are expected: set algo.agent.hidden",
+    "algo.agent.hidden=[0]": "layers of [4, 0, 2] units; 1 or more in each are expected, as in hidden=[64,64]",
     "+algo.optim.qq.lr=1e-3": "algo.optim has no 'qq' yet; add it with +optim@algo.optim.qq=row",
     "algo=dqn algo.sources.replay.priority=2": "priority of a replay is 2.0; a number in [0, 1] is expected",
     "algo=ppo algo.batch=5000": "algo.batch=5000 is more than",

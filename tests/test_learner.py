@@ -149,7 +149,7 @@ def test_a_step_in_which_no_loss_is_due_changes_nothing(counting, members):
 def test_slow_copies_follow_by_share_or_by_period(counting):
     for target, expected in (
         (Target(tau=0.25), [0.25, 0.25, 0.25, 0.25]),
-        (Target(tau=0.25, every=2), [0.0, 0.25, 0.0, 0.25]),
+        (Target(tau=0.25, every=2), [0.25, 0.0, 0.25, 0.0]),
         (Target(period=2), [0.0, 1.0, 0.0, 1.0]),
     ):
         learner = q_learner(counting, targets={"q": target})

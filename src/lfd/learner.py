@@ -26,7 +26,7 @@ class Target:
 
     tau: float = 0.005
     period: int = 0  # gradient steps between whole copies; 0 = follow by tau
-    every: int = 1  # gradient steps between updates by tau
+    every: int = 1  # gradient steps between updates by tau; as of a loss, the first step is one of them
 
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1 or self.period < 0 or self.every < 1:
@@ -34,7 +34,7 @@ class Target:
 
     def is_due(self, step: int) -> bool:
         """Does it follow after so many gradient steps?"""
-        return step % (self.period or self.every) == 0
+        return step % self.period == 0 if self.period else (step - 1) % self.every == 0
 
 
 @dataclass

@@ -82,8 +82,11 @@ def alias_of(cfg: DictConfig, key: str) -> str:
     return str(raw._value()).removeprefix("${").removesuffix("}") if raw._is_interpolation() else ""
 
 
-# Tables whose rows come from a group of one option.
-_ROWS = {"optim": "optim", "targets": "target", "phases": "phase"}
+# Tables by name: the group that a new row comes from, and its option there.
+_ROWS = {
+    "optim": ("optim", "row"), "targets": ("target", "row"), "phases": ("phase", "row"),
+    "losses": ("loss", "<which>"), "sources": ("source", "<which>"),
+}  # fmt: skip
 
 
 def _unknown(node: DictConfig, here: str, part: str, key: str) -> str:
@@ -91,8 +94,8 @@ def _unknown(node: DictConfig, here: str, part: str, key: str) -> str:
     owner = f"{here} has" if here else "there is"
     hint = nearest(part, known)
     if here and OmegaConf.get_type(node) is dict and not hint.startswith("did you mean"):
-        row = _ROWS.get(here.rpartition(".")[2])
-        added = f"add it with +{row}@{here}.{part}=row" if row else f"new ones take a plus: +{key}=..."
+        group, option = _ROWS.get(here.rpartition(".")[2], ("", ""))
+        added = f"add it with +{group}@{here}.{part}={option}" if group else f"new ones take a plus: +{key}=..."
         return f"{owner} no {part!r} yet; {added}"
     return f"{owner} no {part!r}; {hint}"
 

@@ -14,6 +14,7 @@ from lfd.agents.distributions import Categorical, Distribution
 from lfd.agents.q import DiscreteValues
 from lfd.batch import Observation
 from lfd.envs.spaces import Spaces
+from lfd.errors import Refused
 from lfd.maths import taken
 from lfd.nets import Activation, Net, features_of, has_frames
 
@@ -67,6 +68,10 @@ class PolicyCritic(AgentSpec):
     )  # units of each hidden layer; none behind the Nature CNN
     activation: Activation = Activation.relu
     critics: int = 2
+
+    def __post_init__(self) -> None:
+        if self.critics < 1:
+            raise Refused(f"critics is {self.critics}; 1 or more are expected")
 
     def build(self, spaces: Spaces) -> PolicyCriticAgent:
         return PolicyCriticAgent(spaces, self)

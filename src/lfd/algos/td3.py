@@ -46,6 +46,7 @@ class DeterministicGradient(Loss):
     needs: ClassVar = ("obs",)
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("policy",)
+    revision: ClassVar = 2  # delayed slow copies follow in the steps of the policy
 
     def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> Out:
         loss = -agent.first_q(batch.obs, agent.action(batch.obs)).mean()

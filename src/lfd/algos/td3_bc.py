@@ -21,6 +21,7 @@ class TD3BC(Loss):
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("policy",)
+    revision: ClassVar = 2  # delayed slow copies follow in the steps of the policy
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -90,6 +90,19 @@ def conform(episode: Episode, spaces: Spaces, stack: int = 1) -> Episode:
     return result
 
 
+def check_finite(episode: Episode, where: str) -> None:
+    """Raise Refused at the first observation, action or reward that is NaN or infinite."""
+    columns = flatten(episode.observations) | {"actions": episode.actions, "rewards": episode.rewards}
+    for name, column in columns.items():
+        if column.dtype.kind != "f":
+            continue
+        rows = np.isfinite(column).reshape(len(column), -1).all(1)
+        if not rows.all():
+            raise Refused(
+                f"{where}: {name} of step {int(rows.argmin())} are not finite numbers; leave that episode out"
+            )
+
+
 def _check_lengths(episode: Episode) -> None:
     steps = len(episode)
     lengths = {name: len(column) for name, column in flatten(episode.observations).items()}

@@ -24,7 +24,7 @@ _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {Activation.relu: nn.R
 def mlp(sizes: Sequence[int], activation: Activation, layer_norm: bool = False) -> nn.Sequential:
     """Linear layers of these sizes with the activation, and if told so a LayerNorm behind it, between them."""
     if min(sizes) < 1:
-        raise Refused(f"layers of {list(sizes)} units; 1 or more in each are expected: set algo.agent.hidden")
+        raise Refused(f"layers of {list(sizes)} units; 1 or more in each are expected, as in hidden=[64,64]")
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         layers += [nn.Linear(inputs, outputs)]

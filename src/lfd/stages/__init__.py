@@ -92,7 +92,7 @@ class Stage(ABC):
     def check_offline(self, name: str) -> None:
         """Raise Refused if it cannot work without an environment."""
         if self.interacts():
-            raise Refused(f"{name}: steps an environment and there is none; choose an env")
+            raise Refused(f"{name}: steps an environment and there is none; choose an env, or targets=[fqe]")
 
     def spaces(self) -> Spaces | None:
         """The spaces of what it brings in from outside; None if it brings nothing in. Raises Refused."""
@@ -118,6 +118,9 @@ class Stage(ABC):
 
     def check_inputs(self, name: str, stages: Mapping[str, "Stage"]) -> None:  # noqa: B027 - most take any product
         """Raise Refused if it cannot use what one of these stages gives."""
+
+    def check_snapshot(self, what: str, index: int | None) -> None:  # noqa: B027 - most keep none, and are not asked
+        """Raise Refused if it will not keep the earlier state that `what` asks for; None is the last one."""
 
     @abstractmethod
     def run(self, lab: Lab) -> Summary:

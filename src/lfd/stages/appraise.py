@@ -41,7 +41,12 @@ class Appraise(Recipe):
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
         if POLICY not in self.frozen:
             raise Refused(f"{name}: whom to score is missing; add +{name}.frozen.{POLICY}=learn")
-        Wiring(self).check(name, spaces, datasets)
+        wiring = Wiring(self)
+        wiring.check(name, spaces, datasets)
+        # The rewards of further steps would be those of the behaviour.
+        for row, loss in self.algo.losses.items():
+            for source, _ in loss.slots.values():
+                wiring.check_single_steps(f"{name}: losses.{row}", source)
 
     def offers(self, product: Product) -> bool:
         return product is Product.scores

@@ -1,6 +1,7 @@
 """collect: play policies and keep what they did as a dataset."""
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -63,6 +64,9 @@ class Collect(Stage):
         names = [split_name(name)[0] for name in self.shares]
         return dict.fromkeys((name for name in names if name != "random"), Product.actor)
 
+    def check_inputs(self, name: str, stages: Mapping[str, Stage]) -> None:
+        check_snapshots(name, self.shares, stages)
+
     def interacts(self) -> bool:
         return True
 
@@ -92,6 +96,14 @@ def split_name(name: str) -> tuple[str, int | None]:
     if at and not index.isdigit():
         raise Refused(f"policy {name!r}: a number is expected behind @, as in {base}@0")
     return base, int(index) if at else None
+
+
+def check_snapshots(name: str, policies: Iterable[str], stages: Mapping[str, Stage]) -> None:
+    """Raise Refused where one of `policies` is a state that will not be kept."""
+    for policy in policies:
+        base, snapshot = split_name(policy)
+        if base in stages:
+            stages[base].check_snapshot(f"{name}: {policy}", snapshot)
 
 
 class _Collection:

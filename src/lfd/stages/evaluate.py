@@ -1,7 +1,7 @@
 """evaluate: score policies on common episodes."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from lfd.files import load_object, save_json
 from lfd.nets import has_frames
 from lfd.noise import Generated, derive
 from lfd.stages import Lab, Product, Stage, Summary, positive
-from lfd.stages.collect import random_policy, split_name
+from lfd.stages.collect import check_snapshots, random_policy, split_name
 from lfd.stages.trained import Trained
 
 
@@ -38,6 +38,9 @@ class Evaluate(Stage):
 
     def inputs(self) -> dict[str, Product]:
         return {split_name(name)[0]: Product.actor for name in self.policies if name != "random"}
+
+    def check_inputs(self, name: str, stages: Mapping[str, Stage]) -> None:
+        check_snapshots(name, self.policies, stages)
 
     def beside(self) -> tuple[str, ...]:
         return tuple(self.also)

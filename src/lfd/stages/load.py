@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from lfd.algos import MISSING
 from lfd.data import Dataset, Writer
-from lfd.data.episode import cut
+from lfd.data.episode import check_finite, cut
 from lfd.data.readers import read
 from lfd.data.readers.described import Described, described
 from lfd.envs import Env, Spaces
@@ -90,12 +90,17 @@ class Load(Stage):
         if writer.cursor:
             return
         transitions, episodes = self.transitions or math.inf, self.episodes or math.inf
-        for episode in read(self.file, lab.spaces, self.max_episode_steps or _time_limit(lab.env)):
+        for index, episode in enumerate(read(self.file, lab.spaces, self.max_episode_steps or _time_limit(lab.env))):
+            check_finite(episode, f"data: {self.file}, episode {index}")
             if writer.transitions >= transitions or writer.episodes >= episodes:
                 break
             if self.min_return is None or float(episode.rewards.sum()) >= self.min_return:
                 writer.add(cut(episode, int(min(transitions - writer.transitions, len(episode)))))
                 lab.progress.update(writer.transitions)
+        if self.min_return is not None and not writer.transitions:
+            raise Refused(
+                f"dataset.min_return={self.min_return:g}: no episode of {self.file} returns so much; ask for less"
+            )
         for asked, has, unit in (
             (self.transitions, writer.transitions, "transitions"), (self.episodes, writer.episodes, "episodes")
         ):  # fmt: skip

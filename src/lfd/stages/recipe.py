@@ -12,6 +12,7 @@ from lfd.errors import Refused
 from lfd.learner import Algo
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
+from lfd.sources.interactive import Interactive
 from lfd.stages import Product, Stage, positive
 from lfd.stages.collect import split_name
 
@@ -132,8 +133,18 @@ class Recipe(Stage, ABC):
 
     def check_inputs(self, name: str, stages: Mapping[str, Stage]) -> None:
         for role, product in self.frozen.items():
-            other = stages[split_name(product)[0]]
+            base, snapshot = split_name(product)
+            other = stages[base]
+            other.check_snapshot(f"{name}: frozen.{role}={product}", snapshot)
             if isinstance(other, Recipe) and other.members > 1:
                 raise Refused(
                     f"{name}: frozen.{role}={product} has {other.members} members; a single agent is expected"
                 )
+
+    def check_snapshot(self, what: str, index: int | None) -> None:
+        in_rounds = any(isinstance(source, Interactive) for source in self.read().values())
+        if index is not None and index >= self.checkpoints and not in_rounds:
+            raise Refused(
+                f"{what}: checkpoints={self.checkpoints} keeps that many earlier states, counted from 0; set "
+                f"checkpoints={index + 1} or more where it is trained"
+            )

@@ -30,7 +30,10 @@ class Wiring:
             raise Refused(f"{name}: the algorithm has no losses for {spaces.actions} actions; choose another algo=")
         if spaces.actions not in algo.agent.actions:
             acts = ", ".join(algo.agent.actions)
-            raise Refused(f"{name}: {kind} acts in {acts} action spaces, the environment's is {spaces.actions}")
+            raise Refused(
+                f"{name}: {kind} acts in {acts} action spaces, the environment's is {spaces.actions}; choose another "
+                "algo, or another env"
+            )
         if self._fit.reads_checks and not algo.agent.acts:
             raise Refused(f"{name}: {kind} does not act: stop rules on scores and checkpoints have nothing to look at")
         self._check_sources(name)
@@ -131,7 +134,7 @@ class Wiring:
         for row, loss in self._algo.losses.items():
             for source_name, columns in loss.slots.values():
                 if REWARD in loss.trains and "next_obs" in columns:
-                    self._check_single_steps(f"{name}: losses.{row}", source_name)
+                    self.check_single_steps(f"{name}: losses.{row}", source_name)
 
     def _check_rewarded(self, name: str) -> None:
         """What reads rewards, where a learnt one takes their place."""
@@ -154,7 +157,8 @@ class Wiring:
             if isinstance(source, Demonstrations) and source.return_range is not None:
                 raise Refused(f"{name}: {row} takes a learnt reward, which is not scaled; set its return_range to null")
 
-    def _check_single_steps(self, what: str, name: str) -> None:
+    def check_single_steps(self, what: str, name: str) -> None:
+        """Raise Refused where a source gives several steps at once."""
         table = self._fit.sources()
         for each in (name, *table[name].parts()):
             source = table[each]

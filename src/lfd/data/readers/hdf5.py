@@ -37,12 +37,14 @@ def alike(path: Path, file: h5py.Group, names: tuple[str, ...]) -> dict[str, h5p
     """The numeric columns `names`, one row a step each.
 
     Raises:
-        Refused: as `plain` does, or their lengths differ.
+        Refused: as `plain` does, their lengths differ, or they are empty.
     """
     columns = {name: plain(path, file, name) for name in names}
     if len({len(column) for column in columns.values()}) > 1:
         lengths = ", ".join(f"{len(column)} {name}" for name, column in columns.items())
         raise Refused(f"data: {path} has {lengths}; expected one row a step in each")
+    if not len(columns[names[0]]):
+        raise Refused(f"data: {path} holds no transitions; its columns are empty")
     return columns
 
 
