@@ -85,8 +85,8 @@ NOISY = [
     ("pendulum", "rebrac"),
     ("pendulum", "td3_bc"),
 ]
-# Environment, algorithm, the least mean return of each seed; from an expert 0.3 of whose actions are random.
-WIDE = [("pendulum", "sac_n", -233), ("reacher", "sac_n", -6), ("reacher", "edac", -6)]
+# The same from an expert 0.3 of whose actions are random, and the least mean return of each seed.
+WIDE = [("pendulum", "sac_n", -500), ("reacher", "sac_n", -7), ("reacher", "edac", -7)]
 # Environment, algorithm, the most that a demonstration returns, the least median of the seeds. All from ten episodes.
 EXCEEDED = [("pendulum", "trex", -500, -300), ("cartpole", "trex", 250, 450), ("pendulum", "drex", -350, -250)]
 
@@ -130,14 +130,16 @@ def test_who_moves_as_random_actions_do_misses_the_bar(outputs):
 @pytest.mark.slow
 @pytest.mark.parametrize(("env", "algo"), NOISY)
 def test_what_is_learnt_from_a_noisy_teacher_is_no_worse_than_it(outputs, env, algo):
-    found = scores(outputs, env, algo, *from_noise(env))
-    assert found["return_mean"] >= noisy_teacher(outputs, env)
+    found = scores(outputs, env, algo, *collected(NOISE[env]))
+    assert found["return_mean"] >= noisy_teacher(outputs, env, NOISE[env])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("env", "algo", "bar"), WIDE)
 def test_what_only_its_critics_hold_back_learns_where_the_data_has_many_actions_a_state(outputs, env, algo, bar):
-    assert min(scores(outputs, env, algo, "dataset=noisy_expert")["returns"]) >= bar
+    noise = {"epsilon": 0.3, "sigma": 0.0}
+    found = scores(outputs, env, algo, *collected(noise))
+    assert found["return_mean"] >= noisy_teacher(outputs, env, noise) and min(found["returns"]) >= bar
 
 
 @pytest.mark.slow
@@ -157,22 +159,22 @@ def test_with_a_random_reward_the_bar_of_ranks_is_missed(outputs, algo, bar):
     assert np.median(scores(outputs, "pendulum", algo, "algo.lr=0")["returns"]) < bar
 
 
-def from_noise(env):
-    return ["dataset=noisy_expert", *(f"dataset.{name}={value}" for name, value in NOISE[env].items())]
+def collected(noise):
+    return ["dataset=noisy_expert", *(f"dataset.{name}={value}" for name, value in noise.items())]
 
 
-def noisy_teacher(outputs, env):
+def noisy_teacher(outputs, env, noise):
     """Its mean return on the start states of the scores; those of the data are others, and too few to compare with."""
-    line = ["algo=bc", f"env={env}", *from_noise(env), f"outputs={outputs}", "score.episodes=100"]
+    line = ["algo=bc", f"env={env}", *collected(noise), f"outputs={outputs}", "score.episodes=100"]
     teacher = lfd.load(finished(*line).parent, "expert")
-    stage = Collect(policy="expert", episodes=1, **NOISE[env])
+    stage = Collect(policy="expert", episodes=1, **noise)
     env = teacher.env.make(16, training=False)
     starts = [derive(0, "start", index) % 2**31 for index in range(100)]
     returns = []
     for seed in range(3):
-        noise = Generated(seed)
+        draws = Generated(seed)
         act = greedy(teacher.agent, 16, torch.device("cpu"))
-        policy = partial(behaviour, stage, act, teacher.agent.spaces, 16, noise)
+        policy = partial(behaviour, stage, act, teacher.agent.spaces, 16, draws)
         returns += [played.value for played in play(env, policy, starts)]
     env.close()
     return np.mean(returns)

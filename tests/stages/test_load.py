@@ -50,6 +50,21 @@ def test_more_than_there_is_is_refused(file, run_stages):
         run_stages({"demos": Load(str(file), episodes=2, min_return=100.0)}, CARTPOLE)
 
 
+def test_a_return_that_no_episode_has_is_named(file, run_stages):
+    with pytest.raises(Refused, match=r"dataset.min_return=501: no episode of .*expert.npz returns so much"):
+        run_stages({"demos": Load(str(file), min_return=501.0)}, CARTPOLE)
+
+
+@pytest.mark.parametrize(("column", "name"), [("obs", "observations"), ("rewards", "rewards")])
+def test_what_is_no_number_is_told_with_its_place(file, run_stages, column, name):
+    with np.load(file) as arrays:
+        values = arrays[column].astype(float)
+        values[507] = np.nan
+        np.savez(file, **{**arrays, column: values})
+    with pytest.raises(Refused, match=rf"expert.npz, episode 1: {name} of step 7 are not finite numbers"):
+        run_stages({"demos": Load(str(file))}, CARTPOLE)
+
+
 def test_the_key_is_of_the_content_and_not_of_the_place(file, run_stages, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     other = tmp_path / "elsewhere" / "copy.npz"

@@ -97,6 +97,13 @@ def test_missing_and_short_columns_are_named(write, columns):
         list(read(write(columns | {"actions": columns["actions"][:5]})))
 
 
+def test_empty_columns_are_refused(write, columns):
+    empty = {name: column[:0] if np.ndim(column) else column for name, column in columns.items()}
+    path = write({name: column for name, column in empty.items() if not name.startswith("metadata")})
+    with pytest.raises(Refused, match="holds no transitions; its columns are empty"):
+        list(read(path, None))
+
+
 def test_a_pickle_inside_hdf5_is_refused_by_name(write, columns):
     path = write(columns)
     with h5py.File(path, "a") as file:
