@@ -11,6 +11,7 @@ from lfd.maths import (
     clipped_surrogate,
     conservative_gap,
     cosine_agreement,
+    critics_error,
     expectile,
     gae,
     gaussian_log_prob,
@@ -37,6 +38,12 @@ def test_td_target_bootstraps_after_truncation_only():
 def test_shapes_that_would_broadcast_are_refused():
     with pytest.raises(ValueError, match="shapes differ"):
         td_target(torch.zeros(4, 1), torch.zeros(4), torch.zeros(4))
+
+
+def test_critics_error_is_a_mean_over_rows_and_a_sum_over_critics():
+    # errors of the first critic are 1 and -3, of the second 2 and 0: (1 + 9) / 2 + (4 + 0) / 2
+    values, target = torch.tensor([[2.0, 3.0], [1.0, 4.0]]), torch.tensor([1.0, 4.0])
+    assert critics_error(values, target).item() == 7.0
 
 
 def test_taken():

@@ -13,6 +13,11 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return (reward + discount * next_value).detach()
 
 
+def critics_error(values: Tensor, target: Tensor) -> Tensor:
+    """Squared errors of values [B, K] from targets [B], averaged over the batch and summed over K critics -> []."""
+    return (values - target.unsqueeze(-1)).square().mean(0).sum()
+
+
 def taken(values: Tensor, action: Tensor) -> Tensor:
     """values [B, A] of the actions taken, int64 [B] -> [B]."""
     return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)

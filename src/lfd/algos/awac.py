@@ -9,7 +9,7 @@ from lfd.agents.policy_critic import PolicyCriticAgent
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.errors import Refused
-from lfd.maths import clipped_exp, td_target
+from lfd.maths import clipped_exp, critics_error, td_target
 
 
 @dataclass
@@ -39,7 +39,7 @@ class AWAC(Loss):
             target = td_target(batch.reward, batch.discount, next_value)
             own = agent.q(batch.obs, agent.draw(batch.obs)).amin(-1)
         values = agent.q(batch.obs, batch.action)
-        td = (values - target.unsqueeze(-1)).square().mean(0).sum()
+        td = critics_error(values, target)
         weight = clipped_exp((values.amin(-1) - own) / self.temperature, self.max_weight)
         cloning = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
         metrics = {"loss": td, "q": values.mean(), "weight": weight.mean(), "cloning": cloning}

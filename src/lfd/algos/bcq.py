@@ -10,7 +10,7 @@ from lfd.agents.bcq import ContinuousBCQAgent, DiscreteBCQAgent
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.errors import Refused
-from lfd.maths import kl_to_standard, mixed_extremes, taken, td_target
+from lfd.maths import critics_error, kl_to_standard, mixed_extremes, taken, td_target
 
 
 @dataclass
@@ -75,7 +75,7 @@ class ContinuousBCQ(Loss):
         following = mixed_extremes(agent.target_q(batch.next_obs, action), self.minimum).amax(0)
         target = td_target(batch.reward, batch.discount, following)
         values = agent.q(batch.obs, batch.action)
-        td = (values - target.unsqueeze(-1)).square().mean(0).sum()
+        td = critics_error(values, target)
         returned, mean, log_std = agent.net("vae", batch.obs, batch.action, agent.draws.normal(*shape))
         reconstruction = F.mse_loss(returned, batch.action)
         divergence = kl_to_standard(mean, log_std).mean()

@@ -11,7 +11,7 @@ from lfd.agents.policy_critic import PolicyCriticAgent
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.errors import Refused
-from lfd.maths import clipped_exp, expectile, td_target
+from lfd.maths import clipped_exp, critics_error, expectile, td_target
 
 
 @dataclass
@@ -47,7 +47,7 @@ class IQL(Loss):
         value = agent.net("value", batch.obs).squeeze(-1)
         advantage = agent.target_q(batch.obs, batch.action).amin(-1) - value
         values = agent.q(batch.obs, batch.action)
-        td = (values - target.unsqueeze(-1)).square().mean(0).sum()
+        td = critics_error(values, target)
         weight = clipped_exp(advantage / self.temperature, self.max_weight)
         cloning = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
         terms = {"value": expectile(advantage, self.expectile).mean(), "critic": td, "policy": cloning}

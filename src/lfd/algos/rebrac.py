@@ -9,7 +9,7 @@ from lfd.agents.deterministic import DeterministicActorCritic
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.errors import Refused
-from lfd.maths import smoothed_action, td_target
+from lfd.maths import critics_error, smoothed_action, td_target
 
 
 @dataclass
@@ -41,7 +41,7 @@ class ReBRACCritic(Loss):
             next_value = agent.target_q(batch.next_obs, following).amin(-1) - self.beta * penalty
             target = td_target(batch.reward, batch.discount, next_value)
         values = agent.q(batch.obs, batch.action)
-        td = (values - target.unsqueeze(-1)).square().mean(0).sum()
+        td = critics_error(values, target)
         metrics = {"loss": td.detach(), "q": values.mean().detach(), "penalty": penalty.mean()}
         return Out({"critic": td}, metrics)
 

@@ -10,7 +10,7 @@ from lfd.agents import Agent
 from lfd.agents.actor_critic import SoftActorCritic
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
-from lfd.maths import td_target
+from lfd.maths import critics_error, td_target
 from lfd.nets import Parameter
 
 
@@ -42,7 +42,7 @@ class SAC(Loss):
                 next_value = next_value - alpha * next_log_prob
             target = td_target(batch.reward, batch.discount, next_value)
         values = agent.q(batch.obs, batch.action)
-        td = (values - target.unsqueeze(-1)).square().mean(0).sum()
+        td = critics_error(values, target)
         action, log_prob = agent.distribution(batch.obs).sample_with_log_prob(agent.draws)
         policy = (alpha * log_prob - agent.q(batch.obs, action).amin(-1)).mean()
         goal = -float(agent.action_size) if self.target_entropy is None else self.target_entropy

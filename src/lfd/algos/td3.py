@@ -9,7 +9,7 @@ from lfd.agents.deterministic import DeterministicActorCritic
 from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.errors import Refused
-from lfd.maths import smoothed_action, td_target
+from lfd.maths import critics_error, smoothed_action, td_target
 
 
 @dataclass
@@ -35,7 +35,7 @@ class TD3(Loss):
             following = smoothed_action(agent.target_action(batch.next_obs), normal, self.noise, self.noise_clip)
             target = td_target(batch.reward, batch.discount, agent.target_q(batch.next_obs, following).amin(-1))
         values = agent.q(batch.obs, batch.action)
-        td = (values - target.unsqueeze(-1)).square().mean(0).sum()
+        td = critics_error(values, target)
         return Out({"critic": td}, {"loss": td.detach(), "q": values.mean().detach()})
 
 
