@@ -11,7 +11,7 @@ from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.agents.q import QNet
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.noise import Generated, Sketched, Taped
-from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, spaces
+from tests.algos.cases import BATCH, BOX, DICT, PICTURE, TWO, VECTOR, answer, batch, boxed, spaces
 from tests.algos.test_sac import squashed
 
 
@@ -78,6 +78,17 @@ def test_uniform_proposals_cover_the_whole_box():
     for size, low, high in zip(proposed.T, uneven.low.tolist(), uneven.high.tolist(), strict=True):
         assert low <= size.min() < low + 0.01 * (high - low) and high - 0.01 * (high - low) < size.max() <= high
         assert size.mean().item() == pytest.approx((low + high) / 2, abs=0.05 * (high - low))
+
+
+@pytest.mark.parametrize("observation", [VECTOR, DICT, PICTURE])
+def test_an_observation_is_encoded_once_for_all_sampled_actions(observation):
+    rows = boxed(batch(observation, TWO, 1, size=8))
+    agent = SoftPolicyCritic([8]).build(spaces(observation, BOX))
+    seen = []
+    for net in agent.nets["critic"].nets:
+        net.encoder.register_forward_hook(lambda module, inputs, features: seen.append(features.shape[:-1]))
+    answer(ConservativeContinuous("data", samples=3), agent, rows)
+    assert seen == [(8,)] * 4  # by two critics, for the sampled actions and for the data's
 
 
 def test_a_calibrated_gap_does_not_push_the_policy_below_the_data():

@@ -81,7 +81,7 @@ class ConservativeContinuous(Loss):
             actions = torch.cat([uniform, here, there])  # [3 samples, B, A]
             log_uniform = torch.full_like(log_here, -action.shape[-1] * math.log(2))
             log_density = torch.cat([log_uniform, log_here, log_there]).transpose(0, 1)  # [B, 3 samples]
-        values = agent.q(_repeat(batch.obs, 3 * size), actions)  # [3 samples, B, critics]
+        values = agent.q(batch.obs, actions)  # [3 samples, B, critics]
         if self.calibrated:
             floor = batch.return_to_go.unsqueeze(-1)  # [B, 1]
             values = torch.cat([values[:size], torch.maximum(values[size:], floor)])
@@ -104,10 +104,3 @@ class ConservativeContinuous(Loss):
         policy = agent.distribution(obs)
         wide = type(policy)(policy.mean.expand(self.samples, *action.shape), policy.log_std)
         return wide.sample_with_log_prob(agent.draws)
-
-
-def _repeat(obs: Any, times: int) -> Any:
-    """[B, ...] -> [times, B, ...] without a copy."""
-    if isinstance(obs, dict):
-        return {name: column.expand(times, *column.shape) for name, column in obs.items()}
-    return obs.expand(times, *obs.shape)
