@@ -16,7 +16,8 @@ from lfd.maths import critics_error, smoothed_action, td_target
 class ReBRACCritic(Loss):
     """Critics to r + discount * (min Qbar(s', a') - beta * |a' - a'_data|^2), a' as in TD3.
 
-    The penalty is summed over the dimensions of an action, here and in the policy's.
+    The penalty is summed over the dimensions of an action, here and in the policy's. At an episode's end, a time limit
+    included, nothing was done at s': a'_data is then the action of the step itself.
     """
 
     beta: float = 0.01  # weight of the penalty
