@@ -10,7 +10,7 @@ from lfd.algos import Loss, Out
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.nets import Net
-from lfd.noise import Generated, Noise
+from lfd.noise import Generated, Noise, Sketched
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
 FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -97,13 +97,25 @@ def answer(loss: Loss, agent: Agent, rows: Batch, noise: Noise | None = None) ->
     return out
 
 
+def drawn(loss: Loss, agent: Agent, rows: Batch) -> list[torch.Tensor]:
+    """The same draws at every call, one for each that the loss asks for."""
+    sketch, generator = Sketched(), Generated(3)
+    answer(loss, agent, rows, sketch)
+    return [generator.draw(kind, shape) for kind, shape in sketch.asked]
+
+
+def stir(module: nn.Module, seed: int, scale: float = 0.3) -> None:
+    """Move weights by random amounts."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+
+
 def stirred(agent: Agent, names: list[str]) -> Agent:
     """The agent with slow copies of these modules that differ from them."""
     agent.keep_targets(names)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in agent.targets.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    stir(agent.targets, 1)
     return agent
 
 

@@ -8,19 +8,13 @@ import torch
 from lfd.agents.policy_critic import PolicyCritic
 from lfd.algos.awac import AWAC
 from lfd.errors import Refused
-from lfd.noise import Generated, Sketched, Taped
-from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, gradients, spaces, stirred
+from lfd.noise import Taped
+from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, drawn, gradients, spaces, stirred
 
 
 @pytest.fixture
 def agent():
     return stirred(PolicyCritic([8]).build(spaces(VECTOR, BOX)), ["critic"])
-
-
-def drawn(loss, agent, batch):
-    sketch, generator = Sketched(), Generated(3)
-    answer(loss, agent, batch, sketch)
-    return [generator.draw(kind, shape) for kind, shape in sketch.asked]
 
 
 def policy_of(agent, obs):

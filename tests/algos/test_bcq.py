@@ -8,15 +8,8 @@ import torch
 
 from lfd.agents.bcq import BCQ, BCQNet
 from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
-from lfd.noise import Generated, Sketched, Taped
-from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, spaces
-
-
-def stir(module, seed, scale=0.3):
-    """Move weights, so that slow copies differ from what they follow."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)))
+from lfd.noise import Generated, Taped
+from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, drawn, spaces, stir
 
 
 def discrete(threshold=0.3):
@@ -77,9 +70,7 @@ def continuous(**spec):
 
 def run(loss, agent, batch):
     """The loss and the draws that it used."""
-    sketch, generator = Sketched(), Generated(3)
-    answer(loss, agent, batch, sketch)
-    draws = [generator.draw(kind, shape) for kind, shape in sketch.asked]
+    draws = drawn(loss, agent, batch)
     return answer(loss, agent, batch, Taped(draws)), draws
 
 
@@ -110,8 +101,8 @@ def test_continuous_terms():
             bootstraps = []
             for k in range(samples):
                 # by the slow copy of the perturbation, not straight from the decoder
-                drawn = perturb(agent.targets["perturbation"], following, decode(agent, following, next_noise[k, one]))
-                q = critics(agent.targets["critic"], following, drawn)
+                moved = perturb(agent.targets["perturbation"], following, decode(agent, following, next_noise[k, one]))
+                q = critics(agent.targets["critic"], following, moved)
                 bootstraps.append(0.75 * q.min() + 0.25 * q.max())
             target = batch.reward[i].double() + batch.discount[i].double() * max(bootstraps)
             td += sum((q - target) ** 2 for q in critics(agent.nets["critic"], obs, action))

@@ -10,8 +10,8 @@ import torch
 from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.agents.q import QNet
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
-from lfd.noise import Generated, Sketched, Taped
-from tests.algos.cases import BATCH, BOX, DICT, PICTURE, TWO, VECTOR, answer, batch, boxed, spaces
+from lfd.noise import Generated, Taped
+from tests.algos.cases import BATCH, BOX, DICT, PICTURE, TWO, VECTOR, answer, batch, boxed, drawn, spaces
 from tests.algos.test_sac import squashed
 
 
@@ -25,12 +25,6 @@ def test_discrete_gap_row_by_row(temperature):
     ]
     out = answer(ConservativeDiscrete("data", temperature=temperature), agent, BATCH)
     assert out.terms["q"].item() == pytest.approx(sum(rows) / len(rows), rel=1e-5)
-
-
-def drawn(loss, agent, batch):
-    sketch, generator = Sketched(), Generated(3)
-    answer(loss, agent, batch, sketch)
-    return [generator.draw(kind, shape) for kind, shape in sketch.asked]
 
 
 @pytest.mark.parametrize("calibrated", [False, True])

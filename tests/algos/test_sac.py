@@ -7,8 +7,8 @@ import torch
 
 from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.algos.sac import SAC
-from lfd.noise import Generated, Sketched, Taped
-from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, spaces
+from lfd.noise import Taped
+from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, drawn, spaces
 
 
 def squashed(agent, obs, noise):
@@ -34,9 +34,7 @@ def test_terms(entropy_backup):
         agent.nets["temperature"].value.fill_(-0.7)
         for parameter in agent.targets.parameters():
             parameter.mul_(1.3)
-    sketch, generator = Sketched(), Generated(3)
-    answer(loss, agent, batch, sketch)
-    draws = [generator.draw(kind, shape) for kind, shape in sketch.asked]
+    draws = drawn(loss, agent, batch)
     out = answer(loss, agent, batch, Taped(draws))
     alpha = math.exp(-0.7)
     following, log_following = squashed(agent, batch.next_obs, draws[0])
