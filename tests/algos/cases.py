@@ -69,10 +69,10 @@ def boxed(discrete: Batch) -> Batch:
     return discrete.having(action=action, next_action=action.roll(1, 0))
 
 
-def by_hand(net: Net, *inputs: np.ndarray) -> np.ndarray:
+def by_hand(net: Net | nn.Sequential, *inputs: np.ndarray) -> np.ndarray:
     """A network of vectors in numpy and float64, from its weights."""
     x = np.concatenate(inputs, -1)
-    for layer in net.head:
+    for layer in net.head if isinstance(net, Net) else net:
         if isinstance(layer, nn.Linear):
             x = x @ float64(layer.weight).T + float64(layer.bias)
         elif isinstance(layer, nn.LayerNorm):
