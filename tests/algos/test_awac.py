@@ -10,7 +10,20 @@ from lfd.agents.policy_critic import PolicyCritic
 from lfd.algos.awac import AWAC
 from lfd.errors import Refused
 from lfd.noise import Taped
-from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, by_hand, drawn, float64, gradients, spaces, stirred
+from tests.algos.cases import (
+    BATCH,
+    BOX,
+    TWO,
+    VECTOR,
+    answer,
+    boxed,
+    by_hand,
+    drawn,
+    float64,
+    gradients,
+    spaces,
+    stirred,
+)
 
 
 @pytest.fixture
@@ -49,6 +62,41 @@ def test_terms(agent):
         weights.append(min(math.exp(advantage[row].item() / 0.2), 2.0))
         policy -= weights[-1] * log_prob[row].item() / len(own)
     assert 2.0 in weights and min(weights) < 2.0
+    assert out.terms["critic"].item() == pytest.approx(critic, rel=1e-5)
+    assert out.terms["policy"].item() == pytest.approx(policy, rel=1e-5)
+
+
+def test_terms_of_discrete_actions():
+    agent = stirred(PolicyCritic([8]).build(spaces(VECTOR, TWO)), ["critic"])
+    batch = BATCH.having(action=BATCH.action.roll(1))  # as they come they are what the policy draws
+    loss = AWAC("data", temperature=0.2, max_weight=1.1)
+    draws = drawn(loss, agent, batch)
+    out = answer(loss, agent, batch, Taped(draws))
+    rows = range(len(batch.action))
+
+    def odds(obs):
+        return np.exp(by_hand(agent.nets["policy"].net, float64(obs)))
+
+    def tables(module, obs):
+        return [by_hand(net, float64(obs)) for net in module.nets]
+
+    def sampled(obs, uniform):
+        """The action that comes first when each arrives at a rate of its odds."""
+        return (-np.log(float64(uniform)) / odds(obs)).argmin(-1)
+
+    following, own, given = sampled(batch.next_obs, draws[0]), sampled(batch.obs, draws[1]), batch.action.tolist()
+    assert {0, 1} == set(following) == set(own) and len({(own[row], given[row]) for row in rows}) == 4
+    fast, slow = tables(agent.nets["critic"], batch.obs), tables(agent.targets["critic"], batch.next_obs)
+    share = odds(batch.obs)
+    critic, policy, weights = 0.0, 0.0, []
+    for row in rows:
+        bootstrap = min(table[row, following[row]] for table in slow)
+        target = float(batch.reward[row]) + float(batch.discount[row]) * bootstrap
+        critic += sum((table[row, given[row]] - target) ** 2 for table in fast) / len(rows)
+        advantage = min(table[row, given[row]] for table in fast) - min(table[row, own[row]] for table in fast)
+        weights.append(min(math.exp(advantage / 0.2), 1.1))
+        policy -= weights[-1] * math.log(share[row, given[row]] / share[row].sum()) / len(rows)
+    assert 1.1 in weights and min(weights) < 1
     assert out.terms["critic"].item() == pytest.approx(critic, rel=1e-5)
     assert out.terms["policy"].item() == pytest.approx(policy, rel=1e-5)
 

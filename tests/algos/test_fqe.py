@@ -13,7 +13,7 @@ from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.learner import Algo, Learner, Target
 from lfd.noise import Generated
-from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, batch, spaces
+from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, batch, boxed, by_hand, float64, spaces
 
 STATES = gym.spaces.Discrete(3)
 
@@ -81,6 +81,22 @@ def test_golden_number():
     chosen = (given["next_obs"][:, 0] > 0).astype(int)
     target = given["reward"] + given["discount"] * q(agent.targets["critic"], given["next_obs"], chosen)
     expected = np.mean((q(agent.nets["critic"], given["obs"], BATCH.action.numpy()) - target) ** 2)
+    assert out.terms["critic"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_golden_number_of_continuous_actions():
+    agent, rows = critic(VECTOR, BOX, lambda obs: 3 * obs[:, :3], hidden=(5,)), boxed(BATCH)
+    with torch.no_grad():
+        for value in agent.targets.parameters():
+            value.mul_(-0.5)
+    out = answer(FQE("data"), agent, rows)
+    obs, action, reward, following, discount = map(
+        float64, (rows.obs, rows.action, rows.reward, rows.next_obs, rows.discount)
+    )
+    chosen = 1.5 * following[:, :3]  # the box goes from -2 to 2
+    assert (abs(chosen) > 1).any() and (abs(chosen) < 1).any()
+    target = reward + discount * by_hand(agent.targets["critic"], following, np.clip(chosen, -1, 1))[:, 0]
+    expected = np.mean((by_hand(agent.nets["critic"], obs, action)[:, 0] - target) ** 2)
     assert out.terms["critic"].item() == pytest.approx(expected, rel=1e-5)
 
 
