@@ -44,6 +44,7 @@ BARS = [
     ("pendulum", "bcq", -233),
     ("pendulum", "rebrac", -233),
     ("pendulum", "td3_bc", -233),
+    ("reacher", "edac", -7.2),
 ]
 # environment, algorithm, the least median over seeds; from ten episodes of the expert
 IMITATION = [
@@ -140,6 +141,11 @@ def test_what_only_its_critics_hold_back_learns_where_the_data_has_many_actions_
     noise = {"epsilon": 0.3, "sigma": 0.0}
     found = scores(outputs, env, algo, *collected(noise))
     assert found["return_mean"] >= noisy_teacher(outputs, env, noise) and min(found["returns"]) >= bar
+
+
+@pytest.mark.slow
+def test_without_its_diversity_edac_does_not_learn_from_an_expert(outputs):
+    assert max(scores(outputs, "reacher", "sac_n")["returns"]) < -7.2
 
 
 @pytest.mark.slow
