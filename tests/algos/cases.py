@@ -72,7 +72,7 @@ def boxed(discrete: Batch) -> Batch:
 def by_hand(net: Net | nn.Sequential, *inputs: np.ndarray) -> np.ndarray:
     """A network of vectors in numpy and float64, from its weights."""
     x = np.concatenate(inputs, -1)
-    for layer in net.head if isinstance(net, Net) else net:
+    for layer in net if isinstance(net, nn.Sequential) else net.head:
         if isinstance(layer, nn.Linear):
             x = x @ float64(layer.weight).T + float64(layer.bias)
         elif isinstance(layer, nn.LayerNorm):
