@@ -12,7 +12,7 @@ import pytest
 
 from lfd import artifacts
 from lfd.artifacts import MARKER, Building, Done, Lock, Store
-from lfd.errors import Interrupted, Refused
+from lfd.errors import DiskFull, Interrupted, Refused
 from lfd.files import load_json
 
 MATERIAL = {"steps": 3, "seed": 0}
@@ -250,7 +250,7 @@ def test_a_marker_left_by_a_builder_does_not_make_later_work_whole(tmp_path: Pat
 
 def test_a_full_disk_is_one_line_and_keeps_the_partial_work(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    with pytest.raises(Refused, match="^the disk is full .*: free some space"), store.build(KEY) as place:
+    with pytest.raises(DiskFull, match="^the disk is full .*: free some space"), store.build(KEY) as place:
         assert isinstance(place, Building)
         (place.folder / "half").touch()
         with open("/dev/full", "w") as file:
@@ -267,7 +267,7 @@ def test_a_full_disk_at_publishing_harms_nothing(tmp_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(artifacts, "save_json", full)
-        with pytest.raises(Refused, match="the disk is full"):
+        with pytest.raises(DiskFull, match="the disk is full"):
             build(tmp_path)
     assert Store(tmp_path).find(KEY) is None
     assert_whole(build(tmp_path))

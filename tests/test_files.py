@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from lfd.errors import Refused
+from lfd.errors import DiskFull, Refused
 from lfd.files import (
     Checkpoints,
     file_sha256,
@@ -68,7 +68,7 @@ def test_space_is_asked_for_before_it_is_mapped(tmp_path: Path, monkeypatch: pyt
 
 
 def test_json_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    state = {"x": 0.1 + 0.2, "n": 2**80, "deep": [{"a": None}, "é"], "inf": float("inf")}
+    state = {"x": 0.1 + 0.2, "n": 2**80, "deep": [{"a": None}, "é"]}
     save_json(tmp_path / "a.json", state)
     assert load_json(tmp_path / "a.json") == state
     assert os.listdir(tmp_path) == ["a.json"]
@@ -139,7 +139,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(tmp_path: Path, monkeypa
     path = tmp_path / "a.json"
     save_json(path, "old")
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(Refused, match=r"^the disk is full .*a\.json.*$"):
+    with pytest.raises(DiskFull, match=r"^the disk is full .*a\.json.*$"):
         save_json(path, "new")
     assert load_json(path) == "old" and os.listdir(tmp_path) == ["a.json"]
 
@@ -222,7 +222,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(tmp_path: Path, monkeypatch: 
     checkpoints = saved(tmp_path, 1, 2)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        with pytest.raises(Refused, match="the disk is full"):
+        with pytest.raises(DiskFull, match="the disk is full"):
             saved(tmp_path, 3)
     assert step(checkpoints) == 2
     assert step(saved(tmp_path, 3)) == 3
@@ -235,3 +235,9 @@ def test_a_link_points_elsewhere_at_once_whatever_a_kill_left(tmp_path):
         point(tmp_path / "latest", name)
         assert os.readlink(tmp_path / "latest") == name
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "one", "two"]
+
+
+def test_json_is_strict(tmp_path):
+    save_json(tmp_path / "a.json", {"a": [float("nan"), (float("inf"), 1.5)], "b": {"c": -float("inf")}})
+    assert load_json(tmp_path / "a.json") == {"a": [None, [None, 1.5]], "b": {"c": None}}
+    assert "NaN" not in (tmp_path / "a.json").read_text()

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self, final
 from weakref import WeakSet
 
 from lfd.errors import Interrupted, Refused
-from lfd.files import full_disk_refused, load_object, save_json, sync
+from lfd.files import full_disk_told, load_object, save_json, sync
 from lfd.keys import describe, key_of
 
 __all__ = ["MARKER", "Building", "Done", "Lock", "Store", "describe", "discard", "record_of"]
@@ -181,9 +181,9 @@ class Store:
         """The right to build `key`, or `Done` if it is there: at most one process on all machines builds it at a time.
 
         Waits for another builder, and says once for whom; Interrupted if `stopping` meanwhile. A full disk inside the
-        block is Refused. If the block ends without `publish`, what is in the folder stays for the next builder.
+        block is DiskFull. If the block ends without `publish`, what is in the folder stays for the next builder.
         """
-        with full_disk_refused(self.root / key):
+        with full_disk_told(self.root / key):
             found = self.find(key)
             if found is None:
                 self._prepare()

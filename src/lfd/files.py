@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from lfd.errors import Refused
+from lfd.errors import DiskFull, Refused
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,7 @@ _BLOCK = 16 << 20  # bytes
 
 
 @contextmanager
-def full_disk_refused(path: Path) -> Iterator[None]:
+def full_disk_told(path: Path) -> Iterator[None]:
     """Tells a full disk, or an exhausted quota, met in the body as one line about `path`."""
     try:
         yield
@@ -32,7 +33,7 @@ def full_disk_refused(path: Path) -> Iterator[None]:
         # a limit on file sizes is a full disk to the user
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        raise Refused(
+        raise DiskFull(
             f"the disk is full ({path} could not be written): free some space and repeat the command; "
             "finished work is kept"
         ) from error
@@ -52,7 +53,7 @@ def reserve(path: Path) -> None:
 
     macOS has no call for it; there the space is found out by writing.
     """
-    with full_disk_refused(path), path.open("r+b") as file:
+    with full_disk_told(path), path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
         if sys.platform == "linux":
             os.posix_fallocate(file.fileno(), 0, size)
@@ -67,7 +68,7 @@ def reserve(path: Path) -> None:
 def write(path: Path, content: bytes) -> None:
     """`path` holds the whole content or what it held before, also after a power cut."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with full_disk_refused(path):
+    with full_disk_told(path):
         try:
             with open(beside, "wb") as file:
                 file.write(content)
@@ -87,9 +88,22 @@ def point(path: Path, name: str) -> None:
     os.replace(beside, path)
 
 
+def to_json(content: Any) -> str:
+    """Strict JSON on several lines: NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_strict(content), indent=1, allow_nan=False) + "\n"
+
+
+def _strict(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: _strict(value) for name, value in content.items()}
+    return [_strict(value) for value in content] if isinstance(content, list | tuple) else content
+
+
 def save_json(path: Path, content: Any) -> None:
-    """Writes JSON atomically. Floats come back bit for bit; tuples come back as lists, keys as strings."""
-    write(path, (json.dumps(content, indent=1) + "\n").encode())
+    """Writes strict JSON atomically. Finite floats keep their bits; tuples come back as lists, keys as strings."""
+    write(path, to_json(content).encode())
 
 
 def load_json(path: Path) -> Any:
@@ -170,10 +184,10 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Adds a checkpoint and drops all but the newest two. Refused on a full disk; then the earlier ones stay."""
+        """Adds a checkpoint and drops all but the newest two. DiskFull on a full disk; then the earlier ones stay."""
         beside = self.folder / "ckpt.tmp"
         shutil.rmtree(beside, ignore_errors=True)
-        with full_disk_refused(self.folder):
+        with full_disk_told(self.folder):
             beside.mkdir(parents=True)
             save_tensors(beside / "tensors.safetensors", tensors)
             save_json(beside / "state.json", state)

@@ -64,6 +64,8 @@ EXITS = {
     "1": "a fault of ours; HYDRA_FULL_ERROR=1 shows the traceback",
     "2": "wrong configuration or input; nothing was changed",
     "3": "labels are needed from outside",
+    "4": "the training diverged",
+    "74": "the disk is full; the same command continues once there is space",
     "75": "stopped; the same command continues",
 }
 

@@ -35,7 +35,7 @@ from lfd.report import sweep_html, sweep_json, sweep_table
 from lfd.run import RESULT, ended_by, finished, pipeline_of, run_experiment, run_folder
 
 Explain = Callable[[Exception, Namespace], NoReturn]
-EXIT_CODES = (75, 1, 3, 2, 0)  # the first that a job has is the sweep's
+EXIT_CODES = (75, 74, 1, 3, 4, 2, 0)  # the first that a job has is the sweep's
 
 NOT_BEGUN = ("interrupted", "not begun", Interrupted.exit_code)
 

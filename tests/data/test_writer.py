@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lfd.data import Dataset, Writer
-from lfd.errors import Refused
+from lfd.errors import DiskFull, Refused
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing_committed(tmp_path, vector, m
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 100))
     writer.commit({"n": 1})
-    with largest_file(20_000), pytest.raises(Refused, match="disk is full"):
+    with largest_file(20_000), pytest.raises(DiskFull, match="disk is full"):
         for seed in range(1000):
             writer.add(make(vector, 100, seed))
             writer.commit({"n": 2})
@@ -140,7 +140,7 @@ def test_a_full_disk_while_publishing_can_be_continued(tmp_path, frames, make):
     writer = Writer(tmp_path / "log", frames, stack=4, shard_bytes=4000)
     writer.add(make(frames, 2000, stack=4))
     writer.commit({})
-    with largest_file(30_000), pytest.raises(Refused, match="disk is full"):
+    with largest_file(30_000), pytest.raises(DiskFull, match="disk is full"):
         writer.finalise(tmp_path / "data.hdf5", {})
     assert not (tmp_path / "data.hdf5").exists()
     Writer(tmp_path / "log", frames, stack=4).finalise(tmp_path / "data.hdf5", {})

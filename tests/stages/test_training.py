@@ -12,7 +12,7 @@ from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeDiscrete
 from lfd.algos.dqn import DQN
 from lfd.algos.ppo import PPO
-from lfd.errors import Refused
+from lfd.errors import Diverged, Refused
 from lfd.learner import Algo, Learner, Phase, Target
 from lfd.log import read_records
 from lfd.sources.dataset import Demonstrations
@@ -266,7 +266,7 @@ def test_members_start_from_the_members_of_an_earlier_product(run_stages, counti
 def test_a_diverged_training_is_told_in_one_line(run_stages, counting):
     sources, slow = {"replay": Replay(100, 2, 10)}, {"q": Target(tau=1.0)}
     algo = Algo(QNet(SIZES), {"td": DQN("replay")}, sources, lr=1e38, targets=slow)
-    with pytest.raises(Refused, match="not finite at gradient step 100"):
+    with pytest.raises(Diverged, match="not finite at gradient step 100"):
         run_stages({"learn": never(algo=algo, steps=200)}, counting)
 
 

@@ -13,7 +13,7 @@ from lfd.data.episode import Array, Episode, conform, flatten, step_dtype, unfla
 from lfd.data.publish import LEDGER, Log, publish
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
-from lfd.files import full_disk_refused, load_json, save_json, sync
+from lfd.files import full_disk_told, load_json, save_json, sync
 
 _BLOCK_BYTES = 4 << 20
 
@@ -25,8 +25,8 @@ class Writer:
     the episode being added.
 
     Raises:
-        Refused: the folder holds data of other spaces, or is damaged; an episode does not fit; the disk is full
-            (reopen the folder to go on).
+        Refused: the folder holds data of other spaces, or is damaged; an episode does not fit.
+        DiskFull: reopen the folder to go on.
     """
 
     def __init__(self, folder: Path, spaces: Spaces, stack: int = 1, shard_bytes: int = 64 << 20) -> None:
@@ -65,14 +65,14 @@ class Writer:
                 return
             episode = _completed(episode)
         self._check_infos(episode.infos)
-        with full_disk_refused(self._folder):
+        with full_disk_told(self._folder):
             self._append(episode)
         self._ledger.append((len(episode), value, episode.terminated, episode.truncated, complete))
         self.transitions += len(episode)
 
     def commit(self, cursor: dict[str, Any]) -> None:
         """Makes everything added so far durable, together with `cursor` (JSON), in one atomic step."""
-        with full_disk_refused(self._folder):
+        with full_disk_told(self._folder):
             self._close()
             for shard in self._unsynced:
                 sync(shard)
@@ -106,7 +106,7 @@ class Writer:
             self.commit(self.cursor)
         assert self._steps is not None
         log = Log(self._folder, self._steps, self._per_shard, np.array(self._ledger, LEDGER))
-        with full_disk_refused(path.parent):
+        with full_disk_told(path.parent):
             publish(log, path, self._spaces, self._stack, passport)
 
     def _append(self, episode: Episode) -> None:

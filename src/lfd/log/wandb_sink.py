@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
-from lfd.files import load_object
+from lfd.files import load_object, to_json
 from lfd.log.progress import tell
 from lfd.log.sinks import RunInfo, Sink, axis, metrics
 
@@ -140,5 +139,5 @@ class WandbSink(Sink):
             "films": self._films,
         }
         fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        fresh.write_text(json.dumps(state, indent=1) + "\n")
+        fresh.write_text(to_json(state))
         fresh.replace(self._file)

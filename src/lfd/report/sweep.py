@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
 from typing import Any, final
 
+from lfd.files import to_json
 from lfd.report.table import align, interval, number, share, spread
 
 Result = Mapping[str, Any]
@@ -170,4 +170,4 @@ def sweep_table(results: Sequence[Result]) -> str:
 
 def sweep_json(results: Sequence[Result]) -> str:
     """sweep.json: the fields of `Sweep`."""
-    return json.dumps(asdict(summarise(results)), indent=2) + "\n"
+    return to_json(asdict(summarise(results)))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lfd.errors import Interrupted, Refused
+from lfd.errors import Diverged, Interrupted
 from lfd.files import Checkpoints
 from lfd.learner import Learner
 from lfd.log.progress import tell
@@ -170,7 +170,7 @@ class Training:
             values[f"{name}/train_length"] = float(np.mean([length for _, length in ended]))
         bad = [key for key, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise Refused(
+            raise Diverged(
                 f"{bad[0]} is not finite at gradient step {self.learner.step_count}: the training diverged; "
                 "a smaller lr or a clip in optim is the usual way out"
             )
@@ -241,7 +241,7 @@ class Training:
     def _refuse_divergence(self) -> None:
         for name, value in self.learner.parameters.items():
             if not torch.isfinite(value).all():
-                raise Refused(
+                raise Diverged(
                     f"{self.lab.name}: {name} is not finite after {self.learner.step_count} gradient steps: the "
                     "training diverged; a smaller lr or a clip in optim is the usual way out"
                 )
