@@ -10,7 +10,7 @@ SRC = Path(__file__).parents[1] / "src" / "lfd"
 
 # Each room imports from rows above its own, and from itself.
 ROWS = [
-    ["errors"],
+    ["errors", "purity"],
     ["batch", "capture", "maths", "noise", "schedule", "files", "keys", "hardware", "provenance"],
     ["nets", "envs", "log"],
     ["agents", "data", "report", "terminal"],

@@ -2,12 +2,15 @@
 
 Around the small networks of this field, the Python of modules, autograd and `torch.vmap` takes longer than the
 arithmetic in between. What a step does is the same every time: so torch's dispatcher writes it down, and from then on a
-flat function does it, to the same bits.
+flat function does it, to the same bits. Now and then the step itself is run beside it, and where the two differ the
+recording is given up.
 """
 
 import math
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, final
 
 import torch
@@ -15,18 +18,49 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lfd.purity import Contents, alike, fields_of, global_generators
+
 KINDS = 16  # kinds of inputs that one function is recorded for
 RECORDS = 3  # at most, of each: the first call may also prepare what the others find
 
 # What hands the contents of a tensor to Python, makes as many rows as they say or reshapes it where it stands cannot be
 # repeated blindly.
 _LOOKING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view}
-_READING = {Tensor.numpy, Tensor.tolist, Tensor.__array__}
+_READING = {
+    Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__dlpack__, Tensor.data_ptr, Tensor.untyped_storage,
+    Tensor.apply_, Tensor.map_, Tensor.map2_,
+}  # fmt: skip
+# An LSTM on a CPU keeps nothing for its gradient in inference mode.
+_UNREPEATABLE = {torch.ops.aten.mkldnn_rnn_layer.default}
 _BATCH_NORM = torch.ops.aten.native_batch_norm.default  # does not say that it writes its statistics
 _SAME = {torch.ops.aten.detach.default, torch.ops.aten.alias.default}  # when no gradient is asked for
 _T = torch.ops.aten.t.default
 _WITH_NUMBER = {getattr(torch.ops.aten, name).Tensor for name in ("add", "sub", "mul", "div")}
 _VARIABLE = re.compile(r"\bv\d+\b")
+
+
+@dataclass
+class Program:
+    """A recorded function of its inputs."""
+
+    run: Callable[..., Any]
+    found: list[Any]  # tensors and generators that it uses, which are no inputs
+    calls: int  # with inputs of this kind, recorded ones too
+    fields: list[list[Any]]  # of the owners, as they were recorded
+    is_new: bool = True
+
+    def is_unchanged(self, owners: Sequence[object]) -> bool:
+        """Are the fields of the owners what they were? By identity, for this is asked in every step."""
+        return all(
+            len(vars(owner)) == len(fields) and all(map(operator.is_, vars(owner).values(), fields))
+            for owner, fields in zip(owners, self.fields, strict=True)
+        )
+
+    def is_compared(self) -> bool:
+        """Is the function itself run beside it in this call: the first repetition, and calls 4, 8, 16, …?"""
+        new, self.is_new = self.is_new, False
+        self.calls += 1
+        return new or self.calls & (self.calls - 1) == 0
 
 
 @final
@@ -35,35 +69,77 @@ class Captured:
 
     Its calls are recorded until then: tensors in the arguments are inputs, tensors and generators that it found
     elsewhere are used as they then are, and all else (numbers, flags of modules) stays what it was. If the first three
-    calls differ, or if they looked into a tensor, the function goes on being called. What a replay answers are tensors
-    of inference mode: not to be written to, nor differentiated.
+    calls differ, or if they looked into a tensor, drew from a global generator or changed a field of `owners` or
+    `parts`, the function goes on being called. What a replay answers are tensors of inference mode: not to be written
+    to, nor differentiated.
+
+    At its first repetition and in calls 4, 8, 16, … the function runs too, from the same state, and its answer and what
+    it leaves behind count. If they differ, or a field of `owners` was set anew since, `give_up` is told (arguments, the
+    replay's answer or None, the function's answer) and the function is called from then on.
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        self.programs: dict[Any, Callable[..., Any] | None] = {}  # by kind of inputs; None where it is called
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        owners: Sequence[object] = (),
+        parts: Sequence[object] = (),
+        give_up: Callable[[Any, Any, Any], None] = lambda args, replayed, answer: None,
+    ) -> None:
+        self.function, self._owners, self._parts, self._give_up = function, owners, parts, give_up
+        self.programs: dict[Any, Program | None] = {}  # by kind of inputs; None where it is called
         self._records: dict[Any, list[_Recorder]] = {}
 
     def __call__(self, *args: Any) -> Any:
         inputs: list[Tensor] = []
         kind = _kind(args, inputs)
         program = self.programs.get(kind)
-        if program is not None:
+        if program is not None and program.is_unchanged(self._owners):
+            if program.is_compared():
+                return self._compared(kind, program, inputs, args)
             with torch.inference_mode():
-                return program(*inputs)
+                return program.run(*inputs)
+        if program is not None:
+            self.programs = dict.fromkeys(self.programs)
+            answer = self.function(*args)
+            self._give_up(args, None, answer)
+            return answer
         is_new = kind not in self.programs and kind not in self._records
         if kind in self.programs or (is_new and len(self.programs) + len(self._records) == KINDS):
             return self.function(*args)
+        return self._recorded(kind, inputs, args)
+
+    def _recorded(self, kind: Any, inputs: list[Tensor], args: Any) -> Any:
+        before, generators = self._owned(), global_generators()
         with _Recorder(inputs) as recorder, _Reader() as reader:
             answer = self.function(*args)
-        recorder.looked |= reader.looked
+        recorder.fields = before, self._owned()
+        recorder.looked |= reader.looked or global_generators() != generators
         recorder.end(answer)
         records = self._records.setdefault(kind, [])
         records.append(recorder)
         repeats = len(records) > 1 and recorder.repeats(records[-2])
         if repeats or len(records) == RECORDS:
-            self.programs[kind] = recorder.compiled() if repeats else None
+            fields = [list(vars(owner).values()) for owner in self._owners]
+            self.programs[kind] = recorder.compiled(len(records), fields) if repeats else None
             del self._records[kind]
+        return answer
+
+    def _owned(self) -> Any:
+        return [fields_of(vars(one)) for one in (*self._owners, *self._parts)]
+
+    def _compared(self, kind: Any, program: Program, inputs: list[Tensor], args: Any) -> Any:
+        before = Contents([*inputs, *program.found])
+        try:
+            with torch.inference_mode():
+                replayed = program.run(*inputs)
+        except Exception:  # an operation fails in its own way where it may not be repeated
+            replayed = None
+        after = before.now()
+        before.restore(after)
+        answer = self.function(*args)
+        if replayed is None or not alike(replayed, answer) or before.now() != after:
+            self.programs[kind] = None
+            self._give_up(args, replayed, answer)
         return answer
 
 
@@ -109,6 +185,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._literals: set[str] = set()  # names of tensors that were written out in Python, as in torch.tensor(2.0)
         self._lines: list[tuple[str, str, bool]] = []  # what an operation makes, the operation, has it other effects?
         self._answer = ""
+        self.fields: tuple[Any, Any] = ((), ())  # of the owners, before and behind the call
         self.looked = False
 
     @classmethod
@@ -120,7 +197,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         answer = func(*args, **kwargs)
         self._kept.append((args, kwargs, answer))
-        self.looked |= not _LOOKING.isdisjoint(func.tags)
+        self.looked |= not _LOOKING.isdisjoint(func.tags) or func in _UNREPEATABLE
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            # Without a generator of its own it draws from the global one.
+            self.looked |= not any(isinstance(one, torch.Generator) for one in (*args, *kwargs.values()))
         if func in _WITH_NUMBER and isinstance(args[1], float) and args[0].dtype is torch.float32:
             args = (args[0], self._number(args[1]), *args[2:])
         given = [*map(self._written, args), *(f"{name}={self._written(value)}" for name, value in kwargs.items())]
@@ -182,15 +262,17 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def repeats(self, other: Self) -> bool:
         """Did both do the same, to the same tensors? Those that were written out in Python count by their value."""
-        if self.looked or (self._lines, self._answer) != (other._lines, other._answer):
+        if self.looked or not other.fields[1] == self.fields[0] == self.fields[1]:
+            return False
+        if (self._lines, self._answer) != (other._lines, other._answer):
             return False
         if len(self._found) != len(other._found):
             return False
         pairs = enumerate(zip(self._found, other._found, strict=True))
         return all(_is_same(one, two, f"c{index}" in self._literals) for index, (one, two) in pairs)
 
-    def compiled(self) -> Callable[..., Any]:
-        """The program as a function of its inputs, without what nobody reads; variables live until their last use."""
+    def compiled(self, calls: int, fields: list[list[Any]]) -> Program:
+        """A function of its inputs, without what nobody reads; variables live until their last use."""
         live = set(_VARIABLE.findall(self._answer))
         lines = [f"return {self._answer}"]
         for made, operation, stays in reversed(self._lines):
@@ -202,8 +284,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         source = "\n ".join([f"def program({', '.join(self._inputs)}):", *reversed(lines)])
         namespace = {f"c{index}": value for index, value in enumerate(self._found)}
         exec(source, namespace)  # noqa: S102 - the text was written above
-        program: Callable[..., Any] = namespace["program"]
-        return program
+        return Program(namespace["program"], self._found, calls, fields)
 
 
 def _is_same(one: Any, two: Any, literal: bool) -> bool:

@@ -21,6 +21,7 @@ class Hardware:
     device: Device = Device.cpu
     threads: int = 0  # of PyTorch; 0 = one for vector observations, this job's share of the cores for frames
     jobs: int = 1  # that share this machine's cores; a sweep sets it
+    record: bool = True  # record gradient steps and repeat them; false runs every loss in every step
 
     def __post_init__(self) -> None:
         if self.threads < 0 or self.jobs < 1:

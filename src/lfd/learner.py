@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 from torch.utils._pytree import tree_leaves
 
@@ -14,8 +14,10 @@ from lfd.algos import MISSING, Loss, Out
 from lfd.batch import Batch
 from lfd.capture import Captured
 from lfd.errors import Refused
+from lfd.log.progress import tell
 from lfd.noise import Generated, Noise, Sketched, Taped, derive
 from lfd.optim import Descent, Optim
+from lfd.purity import alike, declares, undeclared
 from lfd.schedule import schedule
 from lfd.sources import Source
 
@@ -87,9 +89,13 @@ class Learner:
 
     With members, every parameter and buffer has a leading axis [members] and a step runs under `torch.vmap`; batches
     then have that axis too. One member runs the same code without vmap.
+
+    With `record`, steps are recorded and repeated if all losses and modules declare themselves `recordable`.
     """
 
-    def __init__(self, agents: Sequence[Agent], algo: Algo, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, agents: Sequence[Agent], algo: Algo, seed: int, device: torch.device, record: bool = True
+    ) -> None:
         self.agents, self.agent, self.algo, self.device = agents, agents[0], algo, device
         self.members = len(agents)
         self.step_count = 0
@@ -118,7 +124,33 @@ class Learner:
         self._numbers = {
             name: torch.zeros((), device=device) for name, weight in self.weights.items() if not weight.constant
         }
-        self._improve = Captured(self._improved)
+        self._improve = self._recorded() if record and self._is_recordable() else self._improved
+
+    def _modules(self) -> list[nn.Module]:
+        """All modules that a step may call."""
+        return [module for agent in (self.agent, *self.agent.frozen.values()) for module in agent.modules()]
+
+    def _is_recordable(self) -> bool:
+        return all(map(declares, self.algo.losses.values())) and not undeclared(self._modules())
+
+    def _recorded(self) -> Captured:
+        own = [module for module in self._modules() if declares(module)]
+        return Captured(self._improved, list(self.algo.losses.values()), own, self._tell_of_difference)
+
+    def _tell_of_difference(self, args: Any, replayed: Any, answer: Any) -> None:
+        """Say which losses gave another result than their recording."""
+        names = args[1]
+        wrong = {
+            key.partition("/")[0] for key, value in answer[0].items() if replayed and not alike(replayed[0][key], value)
+        }
+        losses = ", ".join(
+            f"{name} ({type(self.algo.losses[name]).__name__})" for name in names if not wrong or name in wrong
+        )
+        tell(
+            f"warning: losses {losses}: at gradient step {self.step_count} the recorded step and the loss itself "
+            "differ; the loss is run from now on, but earlier steps may have repeated what it no longer does. Take "
+            "`recordable` off its class or its network's, or set hardware.record=false"
+        )
 
     def _share_storage(self, stacked: Mapping[str, Tensor]) -> None:
         """Make every agent a view of its member, so that it can act and be scored while all are trained at once."""

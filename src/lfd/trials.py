@@ -32,7 +32,7 @@ class Trials:
 
     def __init__(self, pipeline: TrainingPipeline) -> None:
         self._stages, self._env, self._device = pipeline.stages, pipeline.env, pipeline.hardware.open()
-        self._spaces = pipeline.spaces
+        self._spaces, self._record = pipeline.spaces, pipeline.hardware.record
         self._learners: dict[str, Learner] = {}
         self._paces: dict[str, float] = {}
         pipeline.hardware.set_threads(has_frames(self._spaces.observation))
@@ -41,7 +41,7 @@ class Trials:
         """An untrained learner of a fit."""
         if name not in self._learners:
             agents = [self._agent(fit) for _ in range(fit.members)]
-            self._learners[name] = Learner(agents, fit.algo, fit.seed, self._device)
+            self._learners[name] = Learner(agents, fit.algo, fit.seed, self._device, self._record)
         return self._learners[name]
 
     def step_seconds(self, name: str, fit: Recipe) -> float:
@@ -100,7 +100,7 @@ class Trials:
 
 def timed(work: Callable[[], Any]) -> float:
     """Seconds that it takes, after the first times, which may have to set things up or record what they do."""
-    for _ in range(RECORDS):
+    for _ in range(RECORDS + 1):
         work()
     count, start = 0, time.perf_counter()
     while not count or time.perf_counter() - start < SECONDS:

@@ -28,6 +28,8 @@ class Normaliser(nn.Module):
     Statistics are buffers of the agent: saved, exported and applied with it.
     """
 
+    recordable = True
+
     mean: Tensor
     variance: Tensor
     count: Tensor

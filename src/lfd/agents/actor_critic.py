@@ -26,6 +26,8 @@ class Head(Enum):
 class PolicyNet(nn.Module):
     """Logits of discrete actions, or mean and log standard deviation of continuous ones."""
 
+    recordable = True
+
     def __init__(self, net: Net, actions: int, head: Head | None, state_dependent: bool) -> None:
         super().__init__()
         self.net = net
@@ -50,6 +52,8 @@ class PolicyNet(nn.Module):
 
 class Actor(PolicyAgent):
     """A policy and nothing else."""
+
+    recordable = True
 
     def __init__(self, spaces: Spaces, spec: "Policy") -> None:
         super().__init__(spaces, {})
@@ -76,6 +80,8 @@ class Policy(AgentSpec):
 
 class ActorCritic(PolicyAgent):
     """A policy and a state value: groups "policy" and "value"; frames are encoded once for both."""
+
+    recordable = True
 
     def __init__(self, spaces: Spaces, spec: "PolicyValue") -> None:
         super().__init__(spaces, {})
@@ -122,6 +128,8 @@ class PolicyValue(AgentSpec):
 
 class SoftActorCritic(PolicyAgent, ActionValues):
     """A squashed policy and twin action values: groups "policy" and "critic"."""
+
+    recordable = True
 
     def __init__(self, spaces: Spaces, spec: "SoftPolicyCritic") -> None:
         super().__init__(spaces, {})

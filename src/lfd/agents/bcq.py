@@ -23,6 +23,8 @@ BOUND = 0.5  # of latent draws: the decoder is asked only for what is common in 
 class ValuesAndImitation(nn.Module):
     """Action values and the logits of who took the data's actions, [B, A] each; frames are encoded once for both."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, actions: int, spec: "BCQNet") -> None:
         super().__init__()
         self.encoder = encoder(spaces.observation)
@@ -38,6 +40,8 @@ class ValuesAndImitation(nn.Module):
 
 class DiscreteBCQAgent(DiscreteValues):
     """Acts by the largest value among actions that are likely in the data: all in group "q"."""
+
+    recordable = True
 
     def __init__(self, spaces: Spaces, spec: "BCQNet") -> None:
         super().__init__(spaces, {})
@@ -87,6 +91,8 @@ class BCQNet(AgentSpec):
 class VAE(nn.Module):
     """A conditional variational autoencoder of the data's actions, its latent vector twice as long as they."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, actions: int, spec: "BCQ") -> None:
         super().__init__()
         self.latent = 2 * actions
@@ -110,6 +116,8 @@ class ContinuousBCQAgent(ActionValues):
 
     Without noise the candidates are those of latent vectors that were drawn once and are kept with the agent.
     """
+
+    recordable = True
 
     latents: Tensor  # [candidates, 1, 2A]
 

@@ -18,6 +18,8 @@ POLICY = "policy"  # the role of the frozen policy that is judged
 class Critic(Agent):
     """One action value, of discrete or continuous actions: group "critic"."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, spec: "CriticNet") -> None:
         super().__init__(spaces, {})
         size = self.action_size

@@ -11,6 +11,8 @@ from lfd.nets import Net
 class Critics(nn.Module):
     """Independent values of continuous actions: [B, number] from observations and actions [B, A]."""
 
+    recordable = True
+
     def __init__(self, nets: list[Net]) -> None:
         super().__init__()
         self.nets = nn.ModuleList(nets)

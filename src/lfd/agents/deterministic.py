@@ -18,6 +18,8 @@ from lfd.noise import Noise
 class DeterministicActorCritic(ActionValues):
     """A policy that ends in tanh, and action values: groups "policy" and "critic"."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, spec: "DeterministicPolicyCritic") -> None:
         super().__init__(spaces, {})
         space, size = spaces.observation, self.action_size

@@ -30,6 +30,8 @@ class Inputs(Enum):
 class Features(nn.Module):
     """What a reward is shown of prepared transitions: `size` numbers each; discrete actions are one-hot."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, inputs: Inputs) -> None:
         super().__init__()
         self.inputs = inputs
@@ -55,6 +57,8 @@ class Features(nn.Module):
 class RewardNet(Features):
     """A number for each prepared transition [B, ...] -> [B]."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, hidden: list[int], activation: Activation, inputs: Inputs) -> None:
         super().__init__(spaces, inputs)
         self.head = mlp([self.size, *hidden, 1], activation)
@@ -78,6 +82,8 @@ class RecurrentReward(nn.Module, ABC):
 
 class Judge(Agent):
     """Has no module but the reward that a loss brings, beside the statistics of what it sees."""
+
+    recordable = True
 
 
 @dataclass

@@ -22,6 +22,8 @@ from lfd.nets import Activation, Net, features_of, has_frames
 class DiscreteCritics(nn.Module):
     """Independent action values of discrete actions: [B, number] from observations and actions int64 [B]."""
 
+    recordable = True
+
     def __init__(self, nets: list[Net]) -> None:
         super().__init__()
         self.nets = nn.ModuleList(nets)
@@ -36,6 +38,8 @@ class PolicyCriticAgent(PolicyAgent, ActionValues):
 
     Continuous policies are a Gaussian of bounded mean whose standard deviation is the same everywhere.
     """
+
+    recordable = True
 
     def __init__(self, spaces: Spaces, spec: "PolicyCritic") -> None:
         super().__init__(spaces, {})
@@ -80,6 +84,8 @@ class PolicyCritic(AgentSpec):
 class Values(nn.Module):
     """Action values [B, A], and the features [B, F] that they are read from."""
 
+    recordable = True
+
     def __init__(self, net: Net) -> None:
         super().__init__()
         self.net = net
@@ -94,6 +100,8 @@ class PolicyQAgent(PolicyAgent, DiscreteValues):
 
     Frames are encoded once: the encoder belongs to "q" and is trained by the policy's terms too.
     """
+
+    recordable = True
 
     def __init__(self, spaces: Spaces, spec: "PolicyQ") -> None:
         super().__init__(spaces, {})

@@ -31,6 +31,8 @@ class DiscreteValues(Agent):
 class QAgent(DiscreteValues):
     """Acts by the largest of its action values."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, spec: "QNet") -> None:
         super().__init__(spaces, {})
         self.nets["q"] = Net(spaces.observation, spec.hidden, self.action_size, spec.activation)

@@ -18,6 +18,8 @@ from lfd.noise import Noise
 class QuantileAgent(DiscreteValues):
     """Acts by the largest mean of quantiles: group "q"."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, spec: "QuantileNet") -> None:
         super().__init__(spaces, {})
         self._number = spec.quantiles

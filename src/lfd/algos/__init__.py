@@ -38,6 +38,9 @@ class Loss(ABC):
     calls: ClassVar[str] = ""  # what that is, where the name of their class does not tell
     trains: ClassVar[tuple[str, ...]]  # groups it has terms for
     targets: ClassVar[tuple[str, ...]] = ()  # modules whose slow copy it reads
+    # Does each call do the same operations on tensors, whatever they hold? Then gradient steps may be recorded and
+    # repeated without its Python. A class says so for itself: its subclasses do not inherit it.
+    recordable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         schedule(self.weight, f"weight of {type(self).__name__}")
@@ -58,8 +61,8 @@ class Loss(ABC):
     def __call__(self, agent: Any, batch: Any) -> Out:
         """Terms for a Batch (or {slot: Batch}) in network units, by an agent of the class `agents`.
 
-        Tensors in, tensors out; noise from `agent.draws`. What it does to tensors is recorded and repeated: Python of
-        it, be it a count or a print, runs only in the first steps.
+        Tensors in, tensors out; noise from `agent.draws`. If it is `recordable`, what it does to tensors is recorded
+        and repeated: Python of it, be it a count or a print, runs only in the first steps and at 4, 8, 16, ….
         """
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:

@@ -22,6 +22,8 @@ class ShapedReward(nn.Module):
     The discount is 0 where the episode terminated, so that h is 0 behind its end.
     """
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, loss: "AIRL") -> None:
         super().__init__()
         self.base = RewardNet(spaces, loss.hidden, loss.activation, loss.inputs)
@@ -47,6 +49,7 @@ class AIRL(Loss):
     activation: Activation = Activation.tanh
     inputs: Inputs = Inputs.obs  # of r: a reward of states alone is the one that goes with other dynamics
 
+    recordable: ClassVar = True
     needs: ClassVar = {slot: ("obs", "action", "next_obs", "discount") for slot in ("learner", "expert")}
     agents: ClassVar = PolicyAgent
     calls: ClassVar = "log pi(a|s)"

@@ -23,6 +23,7 @@ class AWAC(Loss):
     temperature: float = 1 / 3  # lambda of the paper, in units of the return; CORL's value in MuJoCo
     max_weight: float = 100.0  # of an action to clone
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = PolicyCriticAgent
     trains: ClassVar = ("policy", "critic")

@@ -28,6 +28,7 @@ class Cloning(Loss):
     label_smoothing: float = 0.0  # of discrete actions: this share of the target is spread over all actions
     entropy: float = 0.0  # weight of the entropy bonus
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = PolicyAgent
     trains: ClassVar = ("policy",)

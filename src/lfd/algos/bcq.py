@@ -23,6 +23,7 @@ class DiscreteBCQ(Loss):
 
     logits_penalty: float = 0.01  # keeps the logits of the imitation small
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = DiscreteBCQAgent
     trains: ClassVar = ("q",)
@@ -58,6 +59,7 @@ class ContinuousBCQ(Loss):
     minimum: float = 0.75  # share of the least of the critics; lambda of the paper
     kl: float = 0.5  # weight of the latent vectors' divergence
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = ContinuousBCQAgent
     trains: ClassVar = ("critic", "vae", "perturbation")

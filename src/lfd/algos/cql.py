@@ -23,6 +23,7 @@ class ConservativeDiscrete(Loss):
 
     temperature: float = 1.0
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = DiscreteValues
     trains: ClassVar = ("q",)
@@ -56,6 +57,7 @@ class ConservativeContinuous(Loss):
     target_gap: float = -1.0  # of the Lagrange variant; below 0 the weight is fixed
     calibrated: bool = False  # the returns are of episodes as they are: one that was cut short lacks what would follow
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "next_obs")
     agents: ClassVar = SoftActorCritic
     trains: ClassVar = ("critic", "multiplier")

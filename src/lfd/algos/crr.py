@@ -33,6 +33,7 @@ class CRR(Loss):
     beta: float = 1.0  # temperature of exp, in units of the return
     max_weight: float = 20.0  # of exp
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = PolicyQAgent
     trains: ClassVar = ("policy", "q")

@@ -30,6 +30,7 @@ class DQN(Loss):
     double: bool = True  # a' by the learning net, its value by the slow copy; else both by the slow copy
     temperature: float = 0.0  # of a soft maximum over Qbar(s', .) in place of a' (Haarnoja et al. 2017, eq. 5)
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = QAgent
     trains: ClassVar = ("q",)

@@ -17,6 +17,7 @@ class Diversity(Loss):
     the critics are, so there it has no effect.
     """
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = SoftActorCritic
     trains: ClassVar = ("critic",)

@@ -16,6 +16,7 @@ class FQE(Loss):
     """(Q(s, a) - [r + discount * Qbar(s', pi(s'))])^2: algorithm 3 by gradient steps, with a slow copy as the last
     iterate; `pi` is the agent frozen in the role "policy", at its best and not sampled."""
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = Critic
     trains: ClassVar = ("critic",)

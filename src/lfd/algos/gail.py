@@ -31,6 +31,8 @@ class Form(Enum):
 class DiscriminatorNet(nn.Module):
     """The logit of D, and as its forward the reward [B] of prepared transitions [B, ...]."""
 
+    recordable = True
+
     def __init__(self, spaces: Spaces, loss: "Discriminator") -> None:
         super().__init__()
         self.net = RewardNet(spaces, loss.hidden, loss.activation, loss.inputs)
@@ -72,6 +74,7 @@ class Discriminator(Loss):
     spectral: bool = False  # weights of the head by their largest singular value (Miyato et al. 2018)
     entropy: float = 0.0  # weight of the mean entropy of D, in nats
 
+    recordable: ClassVar = True
     needs: ClassVar = {"learner": ("obs",), "expert": ("obs",)}
     agents: ClassVar = Agent
     trains: ClassVar = (REWARD,)

@@ -26,6 +26,7 @@ class IQL(Loss):
     temperature: float = 1 / 3  # in units of the return; beta = 3 in MuJoCo
     max_weight: float = 100.0  # of an action to clone
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = PolicyCriticAgent
     trains: ClassVar = ("policy", "critic", "value")

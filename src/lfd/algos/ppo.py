@@ -21,6 +21,7 @@ class PPO(Loss):
     value: float = 0.5  # weight of the value error
     normalize_advantage: bool = True  # in each minibatch
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "log_prob", "advantage", "value_target")
     agents: ClassVar = ActorCritic
     trains: ClassVar = ("policy", "value")

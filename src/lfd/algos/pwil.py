@@ -28,6 +28,8 @@ class Coupling(RecurrentReward):
     The paper's episodes do not outlive T. Here a later step finds no atom and is worth 0.
     """
 
+    recordable = True
+
     atoms: Tensor  # [D, F]
     std: Tensor  # [F]
     horizon: Tensor  # [] int64, T
@@ -83,6 +85,7 @@ class PWIL(Loss):
     alpha: float = 5.0  # the reward of a step that costs nothing
     beta: float = 5.0
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs",)
     agents: ClassVar = Agent
     trains: ClassVar = (REWARD,)

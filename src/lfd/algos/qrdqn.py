@@ -19,6 +19,7 @@ class QRDQN(Loss):
 
     kappa: float = 1.0  # errors below it are squared, in units of the return
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = QuantileAgent
     trains: ClassVar = ("q",)

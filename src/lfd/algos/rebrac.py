@@ -24,6 +24,7 @@ class ReBRACCritic(Loss):
     noise: float = 0.2  # standard deviation of the noise on a', in halves of the range of actions
     noise_clip: float = 0.5  # largest size of that noise, in the same unit
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "next_action", "discount")
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("critic",)
@@ -53,6 +54,7 @@ class ReBRACActor(Loss):
 
     beta: float = 0.01  # weight of the penalty
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("policy",)

@@ -24,6 +24,7 @@ class SAC(Loss):
     target_entropy: float | None = None  # nats; minus the number of action dimensions when not given
     entropy_backup: bool = True  # the target counts the entropy of a'
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = SoftActorCritic
     trains: ClassVar = ("critic", "policy", "temperature")

@@ -19,6 +19,7 @@ class TD3(Loss):
     noise: float = 0.2  # standard deviation of the noise on a', in halves of the range of actions
     noise_clip: float = 0.5  # largest size of that noise, in the same unit
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("critic",)
@@ -43,6 +44,7 @@ class TD3(Loss):
 class DeterministicGradient(Loss):
     """A policy to the largest value of the first critic: -Q_1(s, pi(s)). Delayed by `every`."""
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs",)
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("policy",)

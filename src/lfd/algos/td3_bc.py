@@ -18,6 +18,7 @@ class TD3BC(Loss):
 
     alpha: float = 2.5  # weight of the values beside the cloning; 0 is cloning alone
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("policy",)

@@ -26,6 +26,8 @@ class Scaled(RewardNet):
     task, and the reward keeps the sign that it was trained to.
     """
 
+    recordable = True
+
     mean: Tensor
     square: Tensor
     terminated: Tensor
@@ -79,6 +81,7 @@ class TREX(Loss):
     # The authors' agents learn from a sigmoid, which would pay for every step, also of a task that is to end soon.
     bounded: bool = False
 
+    recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "next_obs", "terminated", "preferred", "valid")
     agents: ClassVar = Agent
     trains: ClassVar = (REWARD,)

@@ -55,6 +55,8 @@ def silence(net: nn.Sequential) -> None:
 class Flat(nn.Module):
     """Any numeric array as a float vector."""
 
+    recordable = True
+
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.axes = len(shape)
@@ -67,6 +69,8 @@ class Flat(nn.Module):
 class OneHot(nn.Module):
     """Integers below n as one-hot vectors."""
 
+    recordable = True
+
     def __init__(self, n: int) -> None:
         super().__init__()
         self.features = n
@@ -77,6 +81,8 @@ class OneHot(nn.Module):
 
 class NatureCNN(nn.Module):
     """Bytes [B, C, H, W] or [B, H, W, C] -> 512 features (Mnih et al. 2015, extended data table 1)."""
+
+    recordable = True
 
     features = 512
 
@@ -105,6 +111,8 @@ class NatureCNN(nn.Module):
 
 class DictEncoder(nn.Module):
     """Every key by the encoder of its space, side by side."""
+
+    recordable = True
 
     def __init__(self, encoders: dict[str, nn.Module]) -> None:
         super().__init__()
@@ -152,6 +160,8 @@ class Net(nn.Module):
     Vectors [K, B, n] are K of each observation [B, ...], which is encoded once -> [K, B, outputs].
     """
 
+    recordable = True
+
     def __init__(
         self,
         space: gym.Space[Any] | int,
@@ -178,6 +188,8 @@ class Net(nn.Module):
 
 class Parameter(nn.Module):
     """One learnt number: a temperature, a multiplier."""
+
+    recordable = True
 
     def __init__(self, value: float) -> None:
         super().__init__()

@@ -36,7 +36,8 @@ class Training:
         self.fit, self.lab = fit, lab
         self.device = lab.hardware.open()
         lab.hardware.set_threads(has_frames(lab.spaces.observation))
-        self.learner = Learner(new_agents(fit, lab, self.device), fit.algo, fit.seed, self.device)
+        agents = new_agents(fit, lab, self.device)
+        self.learner = Learner(agents, fit.algo, fit.seed, self.device, lab.hardware.record)
         self.checkpoints = Checkpoints(lab.folder / "state")
         self._found = self.checkpoints.load()
         if self._found is None:
