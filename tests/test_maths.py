@@ -125,6 +125,17 @@ def test_quantile_huber_is_that_of_all_pairs(kappa, offset):
     torch.testing.assert_close(gradient.double(), exact, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("spread", [1e2, 1e5])
+def test_quantile_huber_keeps_its_digits_where_returns_spread_widely(spread):
+    rng = torch.Generator().manual_seed(0)
+    quantiles, target = (spread * torch.randn(8, 50, generator=rng) for _ in range(2))
+    target[:, :25] = quantiles[:, :25] + 0.5  # within kappa
+    wide, narrow = quantiles.double().requires_grad_(), quantiles.requires_grad_()
+    (exact,) = torch.autograd.grad(pairwise_quantile_huber(wide, target.double(), 1.0).sum(), wide)
+    (gradient,) = torch.autograd.grad(quantile_huber(narrow, target, 1.0).sum(), narrow)
+    assert (gradient - exact).abs().max() < 1e-5 * exact.abs().mean()
+
+
 def test_mixed_extremes():
     assert mixed_extremes(torch.tensor([[1.0, 5.0, 3.0]]), 0.75).tolist() == [0.75 * 1 + 0.25 * 5]
 

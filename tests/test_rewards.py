@@ -150,10 +150,10 @@ def test_a_round_collects_once_and_every_phase_estimates_rewards_afresh(counting
     seen = []
     step = Learner.step
 
-    def watched(self, batches, names):
+    def watched(self, batches, names, following=None):
         batch = batches["rollout"]
         seen.append((names[0], round(float((batch.reward / expected(batch)).nanmedian()))))
-        return step(self, batches, names)
+        return step(self, batches, names, following)
 
     collected = []
     collect = rollout.RolloutStream._collect
@@ -168,7 +168,7 @@ def test_a_round_collects_once_and_every_phase_estimates_rewards_afresh(counting
 def test_a_kl_stop_ends_a_phase_of_epochs(counting, run_stages, monkeypatch):
     seen = []
     step = Learner.step
-    monkeypatch.setattr(Learner, "step", lambda self, b, names: seen.append(names[0]) or step(self, b, names))
+    monkeypatch.setattr(Learner, "step", lambda self, b, names, *f: seen.append(names[0]) or step(self, b, names, *f))
     run_stages({"learn": Fit(gail(kl_stop=1e-9), 16, check=Checks(0))}, counting)
     # The first step on a collection moves nothing yet, the second has moved.
     assert seen == (["judge"] * 3 + ["ppo"] * 2) * 3 + ["judge"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,19 @@ class Target:
 
     tau: float = 0.005
     period: int = 0  # gradient steps between whole copies; 0 = follow by tau
-    every: int = 1  # gradient steps between updates by tau; as of a loss, the first step is one of them
+    every: int = 1  # gradient steps between updates by tau, counted as those of a loss are
 
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1 or self.period < 0 or self.every < 1:
             raise Refused(f"target {self}: tau in (0, 1], period >= 0 and every >= 1 are expected")
 
-    def is_due(self, step: int) -> bool:
-        """Does it follow after so many gradient steps?"""
-        return step % self.period == 0 if self.period else (step - 1) % self.every == 0
+    def is_due(self, before: int, trained: int) -> bool:
+        """Does it follow in this gradient step?
+
+        `before` are the steps before it, in its phase if there are phases; `trained` those that trained its module so
+        far, this one too.
+        """
+        return trained % self.period == 0 if self.period else before % self.every == 0
 
 
 @dataclass
@@ -44,8 +48,10 @@ class Phase:
     """A part of a round: some of the losses, for so many gradient steps or passes over what they read.
 
     A round begins with one collection of every source that collects (a rollout, say); its phases learn from that, each
-    with rewards and advantages estimated afresh.
+    with rewards and advantages estimated afresh. Slow copies follow in phases that train their modules alone.
     """
+
+    revision: ClassVar[int] = 2  # slow copies rest in the other phases
 
     losses: list[str] = field(default_factory=list)
     steps: int = 0
@@ -97,6 +103,8 @@ class Learner:
         self, agents: Sequence[Agent], algo: Algo, seed: int, device: torch.device, record: bool = True
     ) -> None:
         self.agents, self.agent, self.algo, self.device = agents, agents[0], algo, device
+        for agent in agents:
+            agent.eval()
         self.members = len(agents)
         self.step_count = 0
         self.noise = self.new_noise(derive(seed, "learner"))
@@ -165,18 +173,28 @@ class Learner:
     def _of(self, prefix: str) -> list[Tensor]:
         return [value for name, value in self.parameters.items() if name.startswith(prefix)]
 
-    def step(self, batches: Mapping[str, Batch], names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def trains(self, names: Sequence[str], module: str) -> bool:
+        """Has one of these losses a term for the module, or for a group that shares it?"""
+        groups = {module, *self.agent.shared.get(module, ())}
+        return any(groups & set(self.algo.losses[name].trains) for name in names)
+
+    def step(
+        self, batches: Mapping[str, Batch], names: Sequence[str], following: Sequence[str] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One gradient step of these losses, each on the batches of the sources it reads.
 
-        All losses see the same parameters; then every group steps and the slow copies follow. Returns metrics (scalars,
-        [members] with members) and feedback by source, "<source>/<name>"; both detached.
+        All losses see the same parameters; then every group steps and the slow copies follow: those of `following`, or
+        as they are due in a training without phases. Returns metrics (scalars, [members] with members) and feedback by
+        source, "<source>/<name>"; both detached.
         """
         for name, number in self._numbers.items():
             number.fill_(self.weights[name](self.step_count))
         for descent in self.descents.values():
             descent.begin_step(self.step_count)
         self.step_count += 1
-        following = [name for name, target in self.algo.targets.items() if target.is_due(self.step_count)]
+        if following is None:
+            before, targets = self.step_count - 1, self.algo.targets
+            following = [name for name, target in targets.items() if target.is_due(before, self.step_count)]
         columns = {source: batch.__dict__ for source, batch in batches.items()}
         metrics, feedback = self._improve(columns, names, following)
         return metrics, feedback
@@ -184,7 +202,7 @@ class Learner:
     def _improved(self, columns: Mapping[str, Any], names: Sequence[str], following: Sequence[str]) -> Any:
         """What a step does, but for the schedules."""
         batches = {source: Batch(**given) for source, given in columns.items()}
-        outs = self.evaluate(names, batches, self.noise)
+        outs = self.evaluate(names, batches, self.noise, training=True)
         terms: dict[str, Tensor] = {}
         for name, out in outs.items():
             for group, term in out.terms.items():
@@ -207,14 +225,16 @@ class Learner:
         weight = self._numbers.get(name, self.weights[name].start)
         return summed if not isinstance(weight, Tensor) and weight == 1 else weight * summed
 
-    def evaluate(self, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise) -> dict[str, Out]:
+    def evaluate(
+        self, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise, training: bool = False
+    ) -> dict[str, Out]:
         """The losses' answers at the present parameters; with members every answer has a leading axis."""
         if self.members == 1:
-            return self._alone(self.agent, names, batches, noise)
+            return self._alone(self.agent, names, batches, noise, training)
 
         def member(parameters: Any, buffers: Any, given: Any, draws: list[Tensor]) -> Any:
             outs = functional_call(
-                self.agent, (parameters, buffers), (self._alone, names, given, Taped(draws)), strict=True
+                self.agent, (parameters, buffers), (self._alone, names, given, Taped(draws), training), strict=True
             )
             return {name: (out.terms, out.metrics, out.feedback) for name, out in outs.items()}
 
@@ -222,8 +242,10 @@ class Learner:
         answers = torch.vmap(member)(self.parameters, self.buffers, dict(batches), draws)
         return {name: Out(*answer) for name, answer in answers.items()}
 
-    def _alone(self, agent: Agent, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise) -> dict[str, Out]:
-        agent.begin_step(noise)
+    def _alone(
+        self, agent: Agent, names: Sequence[str], batches: Mapping[str, Batch], noise: Noise, training: bool
+    ) -> dict[str, Out]:
+        agent.begin_step(noise, training)
         prepared = {source: agent.unroll(agent.prepare(batch)) for source, batch in batches.items()}
         outs = {}
         for name in names:
@@ -242,7 +264,7 @@ class Learner:
             sketch = Sketched(self.device)
             one = {name: batch.map(lambda column: column[0]) for name, batch in batches.items()}
             with torch.no_grad():
-                self._alone(self.agent, names, one, sketch)
+                self._alone(self.agent, names, one, sketch, training=False)
             self._tapes[key] = sketch.asked
         return self._tapes[key]
 

@@ -85,9 +85,10 @@ def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
     Equation 10 of Dabney et al. 2018; quantiles [B, N], target [B, M] -> [B], no gradient to the target. The huber
     function on one side of 0 is the difference of two squared hinges, (u+)^2 / 2 - ((u - kappa)+)^2 / 2, and a sum of
     hinges over j needs only the count, sum and sum of squares of the targets beyond the corner. With the targets sorted
-    these are looked up: N log M steps, where the pairs would be N M.
+    these are looked up: N log M steps, where the pairs would be N M. In float64: differences of squares would lose the
+    digits of kappa in float32 where returns spread widely.
     """
-    centre = target.detach().mean(-1, keepdim=True)  # sums of squares about it keep their digits in float32
+    centre = target.detach().double().mean(-1, keepdim=True)  # sums of squares about it keep their digits
     ordered = (target.detach() - centre).sort(-1).values
     sums, squares = (F.pad(moment.cumsum(-1), (1, 0)) for moment in (ordered, ordered.square()))
 
@@ -105,7 +106,8 @@ def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
     below = below - hinges(at - kappa)[0]
     number = quantiles.shape[-1]
     level = (torch.arange(number, device=at.device, dtype=at.dtype) + 0.5) / number
-    return (level * above + (1 - level) * below).sum(-1) / (2 * kappa * ordered.shape[-1])
+    summed = (level * above + (1 - level) * below).sum(-1) / (2 * kappa * ordered.shape[-1])
+    return summed.to(quantiles.dtype)
 
 
 def mixed_extremes(values: Tensor, minimum: float) -> Tensor:
@@ -182,6 +184,15 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log N(value; mean, exp(log_std)^2), summed over the last axis."""
     z = (value - mean) * torch.exp(-log_std)
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def beta_nll(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Beta-NLL for beta = 1: sum over the last axis of sigma^2 (z^2 / 2 + log sigma), sigma^2 a constant to autograd.
+
+    Equation 5 of Seitzer et al. 2022, up to a constant: the gradient of the mean is that of half the squared error.
+    """
+    z = (value - mean) * torch.exp(-log_std)
+    return ((2 * log_std.detach()).exp() * (0.5 * z.square() + log_std)).sum(-1)
 
 
 def tanh_correction(pre_tanh: Tensor) -> Tensor:

@@ -63,7 +63,9 @@ def test_as_a_product_the_reward_is_without_its_shape():
     taken = np.eye(2)[rows.action]
     np.testing.assert_allclose(float64(net(rows)), shaped(net, rows, taken), rtol=1e-4, atol=1e-6)
     alone = by_hand(net.base, float64(rows.obs), taken)[:, 0]
-    np.testing.assert_allclose(float64(net.eval()(rows)), alone, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(float64(net.eval()(rows)), shaped(net, rows, taken), rtol=1e-4, atol=1e-6)
+    agent.publish()
+    np.testing.assert_allclose(float64(net(rows)), alone, rtol=1e-4, atol=1e-6)
 
 
 def test_the_policy_is_not_a_party_to_the_loss():
@@ -85,4 +87,4 @@ def test_an_agent_without_a_policy_is_refused(counting, run_stages):
 def test_a_reward_that_is_handed_on_is_in_the_state_of_a_product(counting, run_stages):
     algo = Algo(Policy([8]), {"airl": AIRL({"learner": "demos", "expert": "demos"})}, batch=16)
     stages = {"demos": Collect("random", transitions=50), "reward": Fit(algo, 5)}
-    assert not run_stages(stages, counting).product("reward").agents()[0].nets[REWARD].training
+    assert not run_stages(stages, counting).product("reward").agents()[0].nets[REWARD].shaped

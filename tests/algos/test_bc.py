@@ -57,13 +57,33 @@ def test_likelihood_against_torch(head):
     if head is Head.squashed:
         policy = torch.distributions.TransformedDistribution(policy, torch.distributions.TanhTransform())
     expected = -policy.log_prob(batch.action.double()).sum(-1).mean()
-    assert answer(Cloning("data"), agent, batch).terms["policy"].item() == pytest.approx(expected.item(), rel=1e-4)
+    found = answer(Cloning("data", error=Error.nll), agent, batch).terms["policy"].item()
+    assert found == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("head", list(Head))
+def test_the_default_moves_the_mean_as_the_squared_error_and_the_spread_as_the_likelihood(head):
+    """Gradients with respect to what the network answers, against beta-NLL's by hand."""
+    agent = Policy([8], head=head).build(spaces(VECTOR, BOX))
+    batch = boxed(BATCH)
+    outputs = agent.nets["policy"].net(batch.obs)
+    outputs.retain_grad()
+    agent.nets["policy"].net.forward = lambda obs: outputs
+    answer(Cloning("data"), agent, batch).terms["policy"].backward()
+    mean, log_std = outputs.detach().double().chunk(2, -1)
+    wanted = batch.action.double().clamp(-(1 - 1e-6), 1 - 1e-6).atanh() if head is Head.squashed else batch.action
+    slope = 1 - mean.tanh().square() if head is Head.bounded else 1.0
+    error = (mean.tanh() if head is Head.bounded else mean) - wanted
+    variance = (2 * log_std.clamp(-5, 2)).exp()
+    by_hand = torch.cat([error * slope, variance - error.square()], -1) / len(batch.action)
+    torch.testing.assert_close(outputs.grad.double(), by_hand, rtol=1e-4, atol=1e-6)
 
 
 def test_likelihood_is_finite_for_actions_at_the_bounds():
     agent = Policy([8]).build(spaces(VECTOR, BOX))
     edge = boxed(BATCH).having(action=torch.ones(len(BATCH.action), 3))
-    assert torch.isfinite(answer(Cloning("data"), agent, edge).terms["policy"])
+    for error in (Error.nll, Error.beta_nll):
+        assert torch.isfinite(answer(Cloning("data", error=error), agent, edge).terms["policy"])
 
 
 def test_smoothing_outside_its_range_is_refused():

@@ -113,7 +113,7 @@ def test_rewards_are_scaled_and_true_rewards_are_not(counting, open_source):
     for t in range(50):
         running = 0.9 * running + c["true_reward"][t]
         seen += list(running)
-        returns.append(c["true_reward"][t] / np.sqrt(np.var(seen) + 1e-8))
+        returns.append((c["true_reward"][t] / np.sqrt(np.var(seen) + 1e-8)).clip(-10, 10))
         running[c["terminated"][t] | c["truncated"][t]] = 0
     np.testing.assert_allclose(c["reward"], np.array(returns), rtol=1e-5)
 
@@ -132,7 +132,14 @@ def test_a_scaled_reward_is_rounded_once():
     for reward in np.random.default_rng(0).normal(size=(100, 1)).astype(np.float32):
         found = scale(reward, no, yes)
         assert found.dtype == np.float32
-        assert found == (reward.astype(np.float64) / float(scale.deviation)).astype(np.float32)
+        assert found == (reward.astype(np.float64) / float(scale.deviation)).clip(-10, 10).astype(np.float32)
+
+
+def test_the_first_scaled_reward_is_not_thousands():
+    """Of rewards that are all alike the deviation is nothing at first."""
+    scale, no = ReturnScale(8, 0.99), np.zeros(8, np.bool_)
+    assert scale(np.ones(8, np.float32), no, ~no).tolist() == [10.0] * 8
+    assert scale(-np.ones(8, np.float32), no, ~no).min() >= -10
 
 
 def test_statistics_of_observations_change_between_collections_only(counting, open_source):

@@ -1,13 +1,18 @@
 """What a fit does beside gradient steps: phases, checks, stop rules, snapshots, what it starts from, members."""
 
 import json
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from lfd.agents.actor_critic import Policy, PolicyValue
+from lfd.agents.actor_critic import ActorCritic, Policy, PolicyValue
+from lfd.agents.distributions import Categorical
 from lfd.agents.q import QNet
+from lfd.algos import Loss, Out
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeDiscrete
 from lfd.algos.dqn import DQN
@@ -15,6 +20,7 @@ from lfd.algos.ppo import PPO
 from lfd.errors import Diverged, Refused
 from lfd.learner import Algo, Learner, Phase, Target
 from lfd.log import read_records
+from lfd.registry import AGENTS
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
@@ -43,9 +49,9 @@ def active(monkeypatch):
     seen = []
     step = Learner.step
 
-    def watched(self, batches, names):
+    def watched(self, batches, names, following=None):
         seen.append(list(names))
-        return step(self, batches, names)
+        return step(self, batches, names, following)
 
     monkeypatch.setattr(Learner, "step", watched)
     return seen
@@ -69,6 +75,82 @@ def test_a_loss_with_every_runs_each_so_many_steps_of_its_phase(counting, run_st
     phased = Algo(QNet(SIZES), losses, phases=rounds, targets={"q": Target()})
     run_stages({"demos": DEMOS, "learn": never(algo=phased, steps=10)}, counting)
     assert active == [["gap", "td"], ["td"], ["gap", "td"], ["td"], ["td"]] * 2
+
+
+@dataclass
+class ValueOnly(Loss):
+    """Trains nothing but the value."""
+
+    needs: ClassVar = ("obs",)
+    agents: ClassVar = ActorCritic
+    trains: ClassVar = ("value",)
+
+    def __call__(self, agent, batch):
+        return Out({"value": agent.value(batch.obs).square().mean()})
+
+
+@pytest.mark.parametrize(
+    ("target", "follows"),
+    [
+        (Target(), "...11...11"),
+        (Target(every=2), "...1....1."),
+        (Target(period=3), "........1."),
+        (Target(period=4), ".........1"),
+    ],
+)
+def test_slow_copies_rest_while_their_module_does(counting, run_stages, monkeypatch, target, follows):
+    followed = []
+    follow = Learner._follow
+    monkeypatch.setattr(
+        Learner, "_follow", lambda self, names: (followed.append("policy" in names), follow(self, names))
+    )
+    rounds = {"value": Phase(["value"], steps=3), "policy": Phase(["bc"], steps=2)}
+    losses = {"value": ValueOnly("demos"), "bc": Cloning("demos")}
+    algo = Algo(PolicyValue(SIZES), losses, phases=rounds, targets={"policy": target}, batch=16)
+    run_stages({"demos": DEMOS, "learn": never(algo=algo, steps=10)}, counting)
+
+    assert "".join(".1"[one] for one in followed) == follows
+
+
+class Noisy(nn.Module):
+    """Drops half of what it sees while it is trained, and counts what it normalised."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Linear(2, 2))
+
+    def forward(self, obs):
+        return Categorical(self.layers(obs))
+
+
+@dataclass
+class NoisyPolicy(Policy):
+    def build(self, spaces):
+        agent = super().build(spaces)
+        agent.nets["policy"] = Noisy()
+        return agent
+
+
+def test_modules_are_in_training_mode_within_gradient_steps_alone(counting, run_stages, monkeypatch):
+    """No check, no validation and no collection sees dropout, or moves a statistic or the global generator."""
+    modes, play = [], Checking._play
+
+    def played(self):
+        net, state = self.learner.agent.nets["policy"], torch.get_rng_state()
+        before = {name: value.clone() for name, value in net.state_dict().items()}
+        found = play(self)
+        self._validate()
+        modes.append(net.training)
+        assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), state)
+        return found
+
+    monkeypatch.setattr(Checking, "_play", played)
+    algo = Algo(NoisyPolicy(SIZES), {"bc": Cloning("demos")}, {"demos": Demonstrations(validation=0.2)}, batch=16)
+    monkeypatch.setitem(AGENTS, "noisy", NoisyPolicy)
+    pipeline = run_stages({"demos": DEMOS, "learn": Fit(algo, 20, check=Checks(10, 2))}, counting)
+    net = pipeline.product("learn").agents()[0].nets["policy"]
+    assert modes == [False, False] and int(net.layers[0].num_batches_tracked) == 20
 
 
 def test_a_phase_of_epochs_passes_over_its_source(counting, run_stages, active):

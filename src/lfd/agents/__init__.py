@@ -77,6 +77,7 @@ class Agent(nn.Module, ABC):
     A module called "reward" takes a prepared batch of transitions and answers [B]; sources put that into `reward`.
     One with memory (`RecurrentReward`) is asked about each step once, in order, and what it answered stays.
     An agent with memory overrides `initial_state` and `unroll`, so that losses need not know of it.
+    A module that gives something else as a product than while it is trained has a method `publish`, called once then.
     """
 
     shared: dict[str, tuple[str, ...]]
@@ -150,17 +151,29 @@ class Agent(nn.Module, ABC):
             memo[key] = (module(*inputs), inputs)
         return memo[key][0]
 
-    def begin_step(self, noise: Noise) -> None:
+    def begin_step(self, noise: Noise, training: bool = True) -> None:
+        """Modules are in training mode within a gradient step alone: not while the agent acts, judges or is scored."""
         self._now.noise, self._now.memo = noise, {}
+        if training:
+            self.train()
 
     def end_step(self) -> None:
         self._now.noise, self._now.memo = None, {}
+        if self.training:
+            self.eval()
 
     @property
     def draws(self) -> Noise:
         """The noise of the running gradient step."""
         assert self._now.noise is not None, "only inside a gradient step"
         return self._now.noise
+
+    def publish(self) -> None:
+        """Make a product of it: frozen, and with what its modules are when nothing trains them any longer."""
+        for module in self.modules():
+            if module is not self and hasattr(module, "publish"):
+                module.publish()  # type: ignore[operator]
+        self.eval().requires_grad_(False)
 
     def add(self, modules: dict[str, nn.Module]) -> None:
         """Take in modules that a loss brings: multipliers, discriminators."""

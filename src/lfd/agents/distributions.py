@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lfd.maths import gaussian_log_prob, gumbel, taken, tanh_correction
+from lfd.maths import beta_nll, gaussian_log_prob, gumbel, taken, tanh_correction
 from lfd.noise import Noise
 
 EDGE = 1 - 1e-6  # tanh reaches 1 in float32: data at the bounds is taken this far inside
@@ -25,6 +25,10 @@ class Distribution(ABC):
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
         """[B]"""
+
+    def weighed_nll(self, action: Tensor) -> Tensor:
+        """[B] -log density with each dimension weighed by its variance, a constant to autograd, up to constants."""
+        raise TypeError(f"a {type(self).__name__} has no variance")
 
     @abstractmethod
     def entropy(self) -> Tensor:
@@ -65,6 +69,9 @@ class Gaussian(Distribution):
     def log_prob(self, action: Tensor) -> Tensor:
         return gaussian_log_prob(action, self.mean, self.log_std)
 
+    def weighed_nll(self, action: Tensor) -> Tensor:
+        return beta_nll(action, self.mean, self.log_std)
+
     def entropy(self) -> Tensor:
         per_dimension = self.log_std + 1.4189385332046727  # (1 + log 2 pi) / 2
         return per_dimension.expand_as(self.mean).sum(-1)
@@ -89,11 +96,17 @@ class SquashedGaussian(Distribution):
         return u.tanh(), gaussian_log_prob(u, self.mean, self.log_std) - tanh_correction(u)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        u = torch.atanh(action.clamp(-EDGE, EDGE))
+        u = self._before_tanh(action)
         return gaussian_log_prob(u, self.mean, self.log_std) - tanh_correction(u)
+
+    def weighed_nll(self, action: Tensor) -> Tensor:
+        return beta_nll(self._before_tanh(action), self.mean, self.log_std)
 
     def entropy(self) -> Tensor:
         return Gaussian(self.mean, self.log_std).entropy()
+
+    def _before_tanh(self, action: Tensor) -> Tensor:
+        return torch.atanh(action.clamp(-EDGE, EDGE))
 
     def _pre_tanh(self, noise: Noise) -> Tensor:
         return self.mean + self.log_std.exp() * noise.normal(*self.mean.shape)

@@ -26,15 +26,20 @@ class ShapedReward(nn.Module):
 
     def __init__(self, spaces: Spaces, loss: "AIRL") -> None:
         super().__init__()
+        self.shaped = True
         self.base = RewardNet(spaces, loss.hidden, loss.activation, loss.inputs)
         self.potential = Net(spaces.observation, loss.hidden, 1, loss.activation)
         for net in (self.base, self.potential):
             # f is 0 until it has learnt: a random taste would be followed before that.
             silence(net.head)
 
+    def publish(self) -> None:
+        """Leave out the potential, which is of the dynamics that it was trained in."""
+        self.shaped = False
+
     def forward(self, batch: Batch) -> Tensor:
         reward: Tensor = self.base(batch)
-        if not self.training:
+        if not self.shaped:
             return reward
         here, there = (self.potential(obs).squeeze(-1) for obs in (batch.obs, batch.next_obs))
         shaped: Tensor = reward + batch.discount * there - here

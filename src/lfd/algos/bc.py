@@ -15,6 +15,7 @@ from lfd.errors import Refused
 
 
 class Error(Enum):
+    beta_nll = "beta_nll"  # likelihood, each dimension weighed by its variance
     nll = "nll"
     mse = "mse"
     l1 = "l1"
@@ -22,9 +23,15 @@ class Error(Enum):
 
 @dataclass
 class Cloning(Loss):
-    """Discrete: smoothed cross-entropy. Continuous: -log-likelihood, or squared or absolute error of the mode."""
+    """Discrete: smoothed cross-entropy. Continuous: -log-likelihood, or squared or absolute error of the mode.
 
-    error: Error = Error.nll  # of continuous actions
+    Under the plain likelihood a state counts by 1 / variance, so that the policy explains states where it errs by a
+    large variance and learns no more there (Seitzer et al. 2022): a clone of a deterministic expert fails by chance.
+    beta_nll, by their equation 5 with beta = 1, moves the mean as the squared error does and the spread as the
+    likelihood does. Squared and absolute error leave the spread untrained.
+    """
+
+    error: Error = Error.beta_nll  # of continuous actions
     label_smoothing: float = 0.0  # of discrete actions: this share of the target is spread over all actions
     entropy: float = 0.0  # weight of the entropy bonus
 
@@ -48,6 +55,8 @@ class Cloning(Loss):
         else:
             error = policy.mode() - batch.action
             match self.error:
+                case Error.beta_nll:
+                    loss = policy.weighed_nll(batch.action).mean()
                 case Error.nll:
                     loss = -policy.log_prob(batch.action).mean()
                 case Error.mse:

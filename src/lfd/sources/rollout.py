@@ -19,6 +19,7 @@ from lfd.noise import Generated, derive
 from lfd.sources import TRANSITION, Source, Stream, World, learnt_rewards
 from lfd.sources.running import RunningReward
 
+LARGEST = 10.0  # scaled reward
 ON_POLICY = frozenset({"log_prob", "value", "advantage", "value_target"})
 
 
@@ -31,7 +32,11 @@ class Rollout(Source):
     epochs: int = 4  # passes over a collection, in minibatches of the algorithm's batch size; phases count their own
     lam: float = 0.95  # of generalised advantage estimation
     kl_stop: float | None = None  # nats; a collection is left early once the policy moved further than this
-    scale_reward: bool = False  # by the running standard deviation of the discounted return; learnt rewards too
+    # By the running standard deviation of the discounted return, and clipped; learnt rewards by that of all steps so
+    # far, the present ones too, and not clipped.
+    scale_reward: bool = False
+
+    revision: ClassVar[int] = 2  # scaled rewards are clipped
 
     def __post_init__(self) -> None:
         if min(self.num_envs, self.steps, self.epochs) < 1:
@@ -255,7 +260,10 @@ class RolloutStream(Stream):
 
 
 class ReturnScale:
-    """Divides rewards by the running standard deviation of the discounted return (Engstrom et al. 2020)."""
+    """Divides rewards by the running standard deviation of the discounted return (Engstrom et al. 2020).
+
+    What comes of it is clipped, as CleanRL does: the deviation of the first rewards is next to nothing.
+    """
 
     def __init__(self, num_envs: int, gamma: float) -> None:
         self._gamma = gamma
@@ -264,7 +272,7 @@ class ReturnScale:
 
     def __call__(self, reward: Any, done: Any, valid: Any) -> Any:
         self.count(reward, done, valid)
-        return (reward / self.deviation).astype(np.float32)
+        return np.clip(reward / self.deviation, -LARGEST, LARGEST).astype(np.float32)
 
     @property
     def deviation(self) -> np.float64:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, final
 
-from lfd.learner import Algo, Phase
+from lfd.learner import Algo, Learner, Phase
 from lfd.sources import Stream
 
 
@@ -14,6 +14,7 @@ class Rounds:
     def __init__(self, algo: Algo, streams: Mapping[str, Stream]) -> None:
         self._losses, self._phases, self._streams = algo.losses, list(algo.phases.values()), streams
         self._index, self._done, self._todo = 0, 0, 0  # the phase, gradient steps done in it, and to do
+        self._steps = [0] * len(self._phases)  # gradient steps of each phase over all rounds
         self.begun = 0
         self.entering = False  # is a phase just beginning?
 
@@ -26,7 +27,23 @@ class Rounds:
             self._done, self._todo = 0, self._enter(self._phases[self._index])
             self.begun += self._index == 0
         self._done += 1
+        self._steps[self._index] += 1
         return self._phases[self._index].losses, self._done - 1
+
+    def following(self, learner: Learner, done: int) -> list[str] | None:
+        """The slow copies that follow in the step that `next` told of last; None without phases."""
+        if not self._phases:
+            return None
+        here, found = self._phases[self._index].losses, []
+        for module, target in learner.algo.targets.items():
+            training = [
+                steps
+                for phase, steps in zip(self._phases, self._steps, strict=True)
+                if learner.trains(phase.losses, module)
+            ]
+            if learner.trains(here, module) and target.is_due(done, sum(training)):
+                found.append(module)
+        return found
 
     def is_between(self) -> bool:
         """Is no round half done?"""
@@ -52,8 +69,8 @@ class Rounds:
         return self._streams[next(iter(self._losses[phase.losses[0]].slots.values()))[0]]
 
     def state(self) -> dict[str, Any]:
-        return {"phase": [self._index, self._done, self._todo], "rounds": self.begun}
+        return {"phase": [self._index, self._done, self._todo], "rounds": self.begun, "phase_steps": self._steps}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._index, self._done, self._todo = state["phase"]
-        self.begun = state["rounds"]
+        self.begun, self._steps = state["rounds"], list(state["phase_steps"])

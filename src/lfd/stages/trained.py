@@ -83,7 +83,8 @@ class Trained(Expert):
             agent.normalise_observations()
         wanted = agent.state_dict()
         agent.load_state_dict({name: weights[name] if self.members == 1 else weights[name][index] for name in wanted})
-        return agent.eval().requires_grad_(False)
+        agent.publish()
+        return agent
 
 
 def judge(product: Trained, what: str) -> Agent:

@@ -128,7 +128,7 @@ class Training:
         due = [name for name in active if done % self.fit.algo.losses[name].every == 0]
         read = dict.fromkeys(name for row in due for name, _ in self.fit.algo.losses[row].slots.values())
         batches = {name: self.streams[name].next() for name in read}
-        metrics, feedback = self.learner.step(batches, due)
+        metrics, feedback = self.learner.step(batches, due, self.rounds.following(self.learner, done))
         for name in read:
             prefix = f"{name}/"
             self.streams[name].feedback({k[len(prefix) :]: v for k, v in feedback.items() if k.startswith(prefix)})
