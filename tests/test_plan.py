@@ -38,7 +38,9 @@ def rows(output: str) -> dict[str, list[str]]:
 
 
 def seconds(cell: str) -> int:
+    """The high end of a time."""
     total = 0
+    cell = cell.rpartition(" .. ")[2]
     for part in cell.split(":"):
         total = 60 * total + int(part)
     return total
@@ -113,4 +115,24 @@ def test_a_learnt_reward_and_what_is_made_of_it_are_estimated(call: Call) -> Non
 def test_what_records_a_step_before_it_repeats_it_does_not_count(monkeypatch):
     monkeypatch.setattr("lfd.trials.SECONDS", 0.01)
     calls = itertools.count()
-    assert timed(lambda: time.sleep(0.1 if next(calls) < RECORDS else 0.0)) < 0.05
+    assert timed(lambda: time.sleep(0.1 if next(calls) < RECORDS + 1 else 0.0)).high < 0.05
+
+
+def test_a_trial_tells_its_slowest_and_its_fastest_part(monkeypatch):
+    monkeypatch.setattr("lfd.trials.SECONDS", 0.0)
+    turns = itertools.count()
+    span = timed(lambda: time.sleep(0.06 if next(turns) == RECORDS + 2 else 0.02))
+    assert 0.02 <= span.low < 0.04 and 0.06 <= span.high < 0.1
+
+
+def test_more_than_a_day_is_told_with_ways_out(call: Call) -> None:
+    _, output, _ = call("dry_run=true", "expert.steps=2_000_000_000", "learn.steps=100")
+    told = output.splitlines()[-1]
+    assert told.startswith("more than a day, most of it for expert: take it from an earlier run by expert=pretrained")
+    assert "expert.steps" in told and "expert.check.every" in told
+    assert "more than a day" not in call("dry_run=true", "learn.steps=100", "expert.steps=100")[1]
+
+
+def test_a_stage_of_unknown_length_makes_the_total_a_lower_bound(call: Call) -> None:
+    line = ["algo=dagger", "expert=keyboard", "dry_run=true", "learn.stop.rounds=1"]
+    assert "total  " in (output := call(*line)[1]) and "  ≥ " in output

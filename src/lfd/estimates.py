@@ -5,7 +5,7 @@ import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, nan
+from math import ceil
 from typing import final
 
 import gymnasium as gym
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 
 from lfd.envs import Env
+from lfd.log.progress import Span
+from lfd.nets import has_frames
 from lfd.pipeline import TrainingPipeline
 from lfd.sources.interactive import Interactive
 from lfd.sources.mix import Mix
@@ -35,9 +37,9 @@ ACROSS_DISK = 100e6  # bytes a second at which data is read and written again, o
 @final
 @dataclass
 class Estimate:
-    """Of one stage: seconds (NaN where unknown), largest memory of the process and size of the product in bytes."""
+    """Of one stage: seconds (None where unknown), largest memory of the process and size of the product in bytes."""
 
-    seconds: float
+    seconds: Span | None
     memory: int
     disk: int
 
@@ -60,7 +62,8 @@ class Estimator:
 
     def of(self, name: str) -> Estimate:
         """The estimate of a stage that has to run."""
-        stage, earlier = self.pipeline.stages[name], self.pipeline.expected(name)
+        stage, seconds = self.pipeline.stages[name], self.pipeline.expected(name)
+        earlier = None if seconds is None else Span(seconds, seconds)
         if earlier is not None:
             self._earlier.append(name)
         match stage:
@@ -74,47 +77,58 @@ class Estimator:
                 return _copied(stage)
             case Relabel() | Inspect():
                 return self._judged(stage, earlier)
-        return Estimate(nan, _resident(), 0)
+        return Estimate(None, _resident(), 0)
 
     def note(self) -> str:
         """How the estimates came about."""
         earlier = f" ({', '.join(self._earlier)}: as long as an earlier one took)" if self._earlier else ""
+        load, cores = os.getloadavg()[0], os.cpu_count() or 1
+        busy = f"; other work keeps this machine busy (load {load:.1f} on {cores} cores)" if load > cores else ""
         return (
             f"estimates: gradient and environment steps tried here for {SECONDS} s each{earlier}; an episode counts as "
-            f"{self._episode:,} steps; a stop rule may end a fit sooner"
+            f"{self._episode:,} steps; a stop rule may end a fit sooner{busy}"
         )
 
-    def _fit(self, name: str, fit: Recipe, earlier: float | None) -> Estimate:
-        learner = self.trials.learner(name, fit)
-        ring = self._replayed(fit) * self._row_bytes()
+    def _fit(self, name: str, fit: Recipe, earlier: Span | None) -> Estimate:
+        # Tried first, even where the time is known: what a step and a validation take counts in the memory.
+        seconds, learner = self._training(name, fit), self.trials.learner(name, fit)
+        rings = self._replayed(fit)
+        room, touched = (sum(sizes) * self._row_bytes() for sizes in zip(*rings, strict=True)) if rings else (0, 0)
         parameters = _bytes(learner.parameters) + _bytes(learner.buffers)
         # A checkpoint holds the weights and Adam's two moments, and two checkpoints are kept. A replay's files have as
         # many rows again, for the ends of episodes.
-        disk = parameters * (1 + 2 * 3 + fit.checkpoints) + 2 * ring
-        memory = _resident() + parameters * 4 + ring + self._held_data(fit)
-        return Estimate(self._training(name, fit) if earlier is None else earlier, memory, disk)
+        disk = parameters * (1 + 2 * 3 + fit.checkpoints) + 2 * room
+        memory = _resident() + parameters * 4 + touched + self._held_data(fit)
+        return Estimate(earlier or seconds, memory, disk)
 
-    def _training(self, name: str, fit: Recipe) -> float:
+    def _training(self, name: str, fit: Recipe) -> Span:
         env_steps = _env_steps(fit)
         if self.env is not None and fit.check.every and fit.algo.agent.acts:
             env_steps += ceil(fit.steps / fit.check.every) * fit.check.episodes * self._episode * fit.members
-        seconds = fit.steps * self.trials.step_seconds(name, fit)
-        return seconds + (env_steps * self.trials.pace(name) if env_steps else 0.0)
+        seconds = self.trials.step_seconds(name, fit) * fit.steps
+        return seconds + self.trials.pace(name) * env_steps if env_steps else seconds
 
-    def _replayed(self, fit: Recipe) -> int:
-        """Transitions that the fit's replays hold."""
+    def _replayed(self, fit: Recipe) -> list[tuple[int, int]]:
+        """Of each replay of the fit: transitions that its files have room for, and those that come in."""
         rings = [source for source in fit.read().values() if isinstance(source, Replay)]
-        return sum(ring.capacity + ring.warmup + 2 * ceil(ring.rate * fit.boundary) for ring in rings)
+        room = [ring.capacity + ring.warmup + 2 * ceil(ring.rate * fit.boundary) for ring in rings]
+        taken = [ring.warmup + ceil(ring.rate * fit.steps) for ring in rings]
+        return [(size, min(size, count)) for size, count in zip(room, taken, strict=True)]
 
     def _held_data(self, fit: Recipe) -> int:
-        """Bytes of the datasets that are small enough for memory, with frames stacked and successors beside them."""
-        held = 0
+        """Bytes of the files of datasets, whose pages count as memory, and of what is held beside them.
+
+        Those that are small enough are held with frames stacked and successors beside them, numbers twice while they
+        are packed.
+        """
+        held, packing = 0, 1 if has_frames(self.pipeline.spaces.observation) else 2
         for name, source in fit.read().items():
             slots = [slot for loss in fit.algo.losses.values() for slot in loss.slots.values()]
             copies = 2 if any(read == name and "next_obs" in columns for read, columns in slots) else 1
             for product in source.products(name):
-                size = self._dataset_bytes(self.pipeline.stages[product]) * copies * self._stack
-                held += size if size <= RESIDENT else 0
+                file = self._dataset_bytes(self.pipeline.stages[product])
+                size = file * copies * self._stack
+                held += file + (size * packing if size <= RESIDENT else 0)
         return held
 
     def _dataset_bytes(self, stage: Stage) -> int:
@@ -127,28 +141,29 @@ class Estimator:
                 return self._dataset_bytes(self.pipeline.stages[stage.data])
         return 0
 
-    def _judged(self, stage: Relabel | Inspect, earlier: float | None) -> Estimate:
+    def _judged(self, stage: Relabel | Inspect, earlier: Span | None) -> Estimate:
         """Data read once, each row on its way through a network; a copy of it where it is relabelled."""
         names = [stage.data] if isinstance(stage, Relabel) else stage.data
         size = sum(self._dataset_bytes(self.pipeline.stages[name]) for name in names)
         disk = size if isinstance(stage, Relabel) else 10_000
-        return Estimate(size / ACROSS_DISK if earlier is None else earlier, _resident(), disk)
+        return Estimate(_across_disk(size) if earlier is None else earlier, _resident(), disk)
 
-    def _collect(self, stage: Collect, earlier: float | None) -> Estimate:
+    def _collect(self, stage: Collect, earlier: Span | None) -> Estimate:
         seconds = earlier
         if seconds is None:
-            seconds = self._transitions(stage) * max(self.trials.pace(split_name(policy)[0]) for policy in stage.shares)
+            paces = [self.trials.pace(split_name(policy)[0]) for policy in stage.shares]
+            seconds = max(paces, key=lambda pace: pace.high) * self._transitions(stage)
         playing = stage.num_envs * self._episode * self._row_bytes()
         return Estimate(seconds, _resident() + playing, self._dataset_bytes(stage))
 
     def _transitions(self, stage: Collect) -> int:
         return stage.transitions or (stage.episodes or 0) * self._episode
 
-    def _evaluation(self, stage: Evaluate) -> float:
+    def _evaluation(self, stage: Evaluate) -> Span:
         names = [split_name(name)[0] for name in stage.policies]
         names += [name for name in stage.also if name in self.pipeline.order and name not in names]
         policies = ["random", *(name for name in names if isinstance(self.pipeline.stages.get(name), Recipe))]
-        return stage.episodes * self._episode * sum(self.trials.pace(name) for name in policies)
+        return Span.sum(self.trials.pace(name) for name in policies) * (stage.episodes * self._episode)
 
     def _row_bytes(self) -> int:
         """Of one stored transition; a frame is stored once, however often it stands in a stack."""
@@ -192,7 +207,11 @@ def _episode_limit(env: Env) -> int:
 
 def _copied(stage: Load) -> Estimate:
     size = _size(stage)
-    return Estimate(size / ACROSS_DISK, _resident(), size)
+    return Estimate(_across_disk(size), _resident(), size)
+
+
+def _across_disk(size: int) -> Span:
+    return Span(size / ACROSS_DISK, size / ACROSS_DISK)
 
 
 def _size(stage: Load) -> int:

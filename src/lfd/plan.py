@@ -1,11 +1,9 @@
 """`dry_run=true`: the stage graph as a table, with estimates; nothing is built or stored."""
 
-from math import isnan
-
 from lfd.artifacts import Store, record_of
 from lfd.estimates import Estimate, estimates
 from lfd.experiment import Experiment
-from lfd.log.progress import clock, short
+from lfd.log.progress import Span, short
 from lfd.pipeline import TrainingPipeline
 from lfd.report.table import MISSING, align
 from lfd.run import finished, pipeline_of, run_folder
@@ -14,6 +12,7 @@ from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.recipe import Recipe
 
+DAY = 24 * 3600.0  # seconds
 HEADINGS = ["stage", "verb", "reads", "product", "", "amount", "time", "memory", "disk"]
 
 
@@ -31,11 +30,32 @@ def plan(experiment: Experiment) -> str:
         done = finished(folder, pipeline, experiment.film) is not None
     lines = ["", f"run folder: {folder}" + (", finished" if done else "")]
     if missing:
-        seconds = sum(one.seconds for one in found.values())
         memory, disk = max(one.memory for one in found.values()), sum(one.disk for one in found.values())
-        rows.append(["total", *[""] * 5, *_cells(Estimate(seconds, memory, disk))])
+        known = {name: one.seconds for name, one in found.items() if one.seconds is not None}
+        seconds = Span.sum(known.values())
+        time, *sizes = _cells(Estimate(seconds, memory, disk))
+        rows.append(["total", *[""] * 5, f"≥ {time}" if len(known) < len(found) else time, *sizes])
         lines.append(note)
+        if seconds.high > DAY:
+            lines.append(_shortened(max(known, key=lambda name: known[name].high), pipeline))
     return "\n".join([align(HEADINGS, rows, left=6), *lines])
+
+
+def _shortened(name: str, pipeline: TrainingPipeline) -> str:
+    """What makes the longest stage shorter."""
+    ways = []
+    match pipeline.stages[name]:
+        case Recipe():
+            if name == "expert":
+                ways.append("take it from an earlier run by expert=pretrained expert.path=outputs/runs/…")
+            ways.append(f"set a smaller {name}.steps, a larger {name}.check.every, fewer {name}.check.episodes")
+        case Collect():
+            ways.append("ask for less data: dataset.transitions or dataset.episodes")
+        case Evaluate():
+            ways.append(f"set fewer {name}.episodes")
+    return (
+        f"more than a day, most of it for {name}: {'; '.join([*ways, 'it may be interrupted at any time and goes on'])}"
+    )
 
 
 def _row(pipeline: TrainingPipeline, name: str, estimate: Estimate | None) -> list[str]:
@@ -50,7 +70,7 @@ def _row(pipeline: TrainingPipeline, name: str, estimate: Estimate | None) -> li
 
 
 def _cells(estimate: Estimate) -> list[str]:
-    time = MISSING if isnan(estimate.seconds) else clock(estimate.seconds)
+    time = MISSING if estimate.seconds is None else str(estimate.seconds)
     return [time, f"{short(estimate.memory)}B", f"{short(estimate.disk)}B"]
 
 

@@ -1,7 +1,7 @@
 """A little of the real work of a stage, timed: gradient steps on made-up batches, environment steps, acting."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, final
 
@@ -15,14 +15,17 @@ from lfd.capture import RECORDS
 from lfd.envs import Spaces
 from lfd.episodes import greedy
 from lfd.learner import Learner
+from lfd.log.progress import Span
 from lfd.nets import has_frames
 from lfd.noise import Generated
 from lfd.pipeline import TrainingPipeline
+from lfd.sources.dataset import HELD_OUT
 from lfd.stages.building import blank
 from lfd.stages.collect import random_policy, split_name
 from lfd.stages.recipe import Recipe
 
 SECONDS = 0.3  # that something is tried for
+PARTS = 3  # of that time, whose fastest and slowest pace are the estimate
 LANES = 4  # environments side by side while they are tried
 
 
@@ -34,7 +37,7 @@ class Trials:
         self._stages, self._env, self._device = pipeline.stages, pipeline.env, pipeline.hardware.open()
         self._spaces, self._record = pipeline.spaces, pipeline.hardware.record
         self._learners: dict[str, Learner] = {}
-        self._paces: dict[str, float] = {}
+        self._paces: dict[str, Span] = {}
         pipeline.hardware.set_threads(has_frames(self._spaces.observation))
 
     def learner(self, name: str, fit: Recipe) -> Learner:
@@ -44,8 +47,8 @@ class Trials:
             self._learners[name] = Learner(agents, fit.algo, fit.seed, self._device, self._record)
         return self._learners[name]
 
-    def step_seconds(self, name: str, fit: Recipe) -> float:
-        """Of one gradient step."""
+    def step_seconds(self, name: str, fit: Recipe) -> Span:
+        """Of one gradient step; where rows are held out, a batch of these is validated too, for its memory."""
         needs: dict[str, set[str]] = {}
         for loss in fit.algo.losses.values():
             for source, columns in loss.slots.values():
@@ -56,6 +59,7 @@ class Trials:
         batches = {
             source: _made_up(columns, self._spaces, leads[source], self._device) for source, columns in needs.items()
         }
+        self._validate(name, fit, needs, members)
 
         def step() -> None:
             metrics, _ = learner.step(batches, list(fit.algo.losses))
@@ -64,29 +68,40 @@ class Trials:
 
         return timed(step)
 
-    def pace(self, policy: str) -> float:
+    def _validate(self, name: str, fit: Recipe, needs: Mapping[str, set[str]], members: tuple[int, ...]) -> None:
+        """Evaluate losses once on as many made-up rows as a validation takes at once."""
+        sources, learner = fit.sources(), self.learner(name, fit)
+        for row, loss in fit.algo.losses.items():
+            read = [source for source, _ in loss.slots.values()]
+            if all(getattr(sources[source], "validation", 0.0) for source in read) and fit.check.every:
+                leads = {source: (*members, *sources[source].shape(HELD_OUT)) for source in read}
+                batches = {one: _made_up(needs[one], self._spaces, leads[one], self._device) for one in read}
+                with torch.no_grad():
+                    learner.evaluate([row], batches, Generated(0, self._device, *members))
+
+    def pace(self, policy: str) -> Span:
         """Seconds a transition where several environments are stepped side by side, acting included."""
         if policy not in self._paces:
             self._paces[policy] = self._env_pace + self._act_pace(policy)
         return self._paces[policy]
 
     @cached_property
-    def _env_pace(self) -> float:
+    def _env_pace(self) -> Span:
         assert self._env is not None, "nothing that needs an environment comes so far without"
         env, act = self._env.make(LANES, training=True), random_policy(self._spaces, LANES, Generated(0))
         try:
             env.reset(range(LANES))
-            return timed(lambda: env.step(act(None))) / LANES
+            return timed(lambda: env.step(act(None))) * (1 / LANES)
         finally:
             env.close()
 
-    def _act_pace(self, policy: str) -> float:
+    def _act_pace(self, policy: str) -> Span:
         stage = self._stages.get(policy)
         if not isinstance(stage, Recipe):
-            return 0.0
+            return Span(0.0, 0.0)
         act = greedy(self.learner(policy, stage).agent, LANES, self._device)
         obs = _sampled(self._spaces.observation, (LANES,), np.random.default_rng(0))
-        return timed(lambda: act(obs)) / LANES
+        return timed(lambda: act(obs)) * (1 / LANES)
 
     def _agent(self, fit: Recipe) -> Agent:
         agent = blank(fit, self._spaces)
@@ -98,15 +113,18 @@ class Trials:
         return agent.to(self._device)
 
 
-def timed(work: Callable[[], Any]) -> float:
+def timed(work: Callable[[], Any]) -> Span:
     """Seconds that it takes, after the first times, which may have to set things up or record what they do."""
     for _ in range(RECORDS + 1):
         work()
-    count, start = 0, time.perf_counter()
-    while not count or time.perf_counter() - start < SECONDS:
-        work()
-        count += 1
-    return (time.perf_counter() - start) / count
+    means = []
+    for _ in range(PARTS):
+        count, start = 0, time.perf_counter()
+        while not count or time.perf_counter() - start < SECONDS / PARTS:
+            work()
+            count += 1
+        means.append((time.perf_counter() - start) / count)
+    return Span(min(means), max(means))
 
 
 def _made_up(columns: set[str], spaces: Spaces, lead: tuple[int, ...], device: torch.device) -> Batch:

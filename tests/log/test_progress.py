@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 from lfd.log import Progress, progress
-from lfd.log.progress import clock, short
+from lfd.log.progress import Span, clock, short
 
 
 class Terminal(io.StringIO):
@@ -148,3 +148,52 @@ def test_clock(seconds: float, text: str) -> None:
 )
 def test_short(number: float, text: str) -> None:
     assert short(number) == text
+
+
+def at_work(wait: Callable[[float], None], total: int = 100) -> tuple[Progress, io.StringIO]:
+    """A stage that has done all of its steps, one in a second."""
+    stream = io.StringIO()
+    shown = Progress([("learn", None)], stream)
+    shown.stage("learn", total)
+    shown.update(0)
+    wait(float(total))
+    shown.update(total)
+    return shown, stream
+
+
+def test_checks_are_shown_and_nothing_is_promised_while_nothing_is_known(wait: Callable[[float], None]) -> None:
+    shown, stream = at_work(wait)
+    for done in (0, 0, 2):
+        wait(30.0)
+        shown.doing("checking", done, 10, "episodes")
+    lines = stream.getvalue().splitlines()[1:]
+    assert "100%  100/100 steps  checking 0/10 episodes  run 2:10" in lines[0] and "left" not in lines[0] + lines[1]
+    # Two of ten episodes took a minute.
+    assert lines[2].endswith("100%  100/100 steps  checking 2/10 episodes  4:00 left  run 3:10, 4:00 left")
+
+
+def test_after_a_check_the_stage_goes_on_with_its_steps(wait: Callable[[float], None]) -> None:
+    shown, stream = at_work(wait)
+    shown.doing("collecting")
+    shown.doing("")
+    wait(10.0)
+    shown.update(100)
+    assert "collecting" not in stream.getvalue().splitlines()[-1]
+
+
+def test_the_pace_of_late_and_that_on_the_whole_are_a_range(wait: Callable[[float], None]) -> None:
+    stream = io.StringIO()
+    shown = Progress([("learn", None)], stream)
+    shown.stage("learn", 1_000)
+    shown.update(0)
+    for second in range(200):
+        wait(1.0)
+        shown.update(second * 4 if second < 100 else 400 + (second - 100))
+    # 500 steps are left: 2.5 a second on the whole, one a second in the last minute.
+    low, high = stream.getvalue().splitlines()[-1].split("/s  ")[1].split(" left")[0].split(" .. ")
+    assert low.startswith("3:") and high.startswith("8:")
+
+
+def test_times_that_hardly_differ_are_one() -> None:
+    assert str(Span(100, 110)) == "1:50" and str(Span(60, 120)) == "1:00 .. 2:00"
+    assert str(Span.sum([Span(1, 2), Span(3, 4)]) * 60) == "4:00 .. 6:00"

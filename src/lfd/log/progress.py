@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from time import monotonic
 from typing import TextIO, final
 
 _BAR = 20  # characters, where the terminal has room
 _CLEAR = "\r\x1b[K"  # back to the line's start, and erase it
+_RECENT = 60.0  # seconds over which the present pace is taken
+_ALIKE = 1.2  # two estimates that differ by no more than this factor are shown as one
 
 
 def clock(seconds: float) -> str:
@@ -20,6 +24,30 @@ def clock(seconds: float) -> str:
     if hours >= 24:
         return f"{hours // 24} d {hours % 24:02}:{minutes:02}"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+@final
+@dataclass(frozen=True)
+class Span:
+    """Seconds, between a low and a high estimate."""
+
+    low: float
+    high: float
+
+    def __add__(self, other: Span) -> Span:
+        return Span(self.low + other.low, self.high + other.high)
+
+    def __mul__(self, factor: float) -> Span:
+        return Span(self.low * factor, self.high * factor)
+
+    def __str__(self) -> str:
+        low, high = clock(self.low), clock(self.high)
+        return high if self.high <= _ALIKE * self.low or low == high else f"{low} .. {high}"
+
+    @classmethod
+    def sum(cls, spans: Iterable[Span]) -> Span:
+        """All of them one after the other."""
+        return sum(spans, cls(0.0, 0.0))
 
 
 def short(number: float) -> str:
@@ -65,6 +93,8 @@ class Progress:
         self._name, self._total, self._unit = name, total, unit
         self._done, self._score = 0, math.nan
         self._first: tuple[float, int] | None = None
+        self._marks: deque[tuple[float, int]] = deque()  # when how much was done, of the last minute
+        self._doing: tuple[str, int, int | None, str] | None = None
         self._began = monotonic()
         self._due = self._began + (0.0 if self._live else self._interval)
 
@@ -76,8 +106,25 @@ class Progress:
             self._score = score
         if self._first is None:
             self._first = (now, done)
+        self._draw_if_due(now)
+
+    def doing(self, what: str, done: int = 0, total: int | None = None, unit: str = "") -> None:
+        """What the stage does beside its own steps, as "checking 3/10 episodes"; "" once it goes on with these."""
+        now = monotonic()
+        if not what:
+            self._doing = None
+            return
+        if self._doing is None or self._doing[0] != what or done < self._doing[1]:
+            self._since = now
+        self._doing = what, done, total, unit
+        self._draw_if_due(now)
+
+    def _draw_if_due(self, now: float) -> None:
         if now >= self._due:
             self._due = now + self._interval
+            self._marks.append((now, self._done))
+            while now - self._marks[0][0] > _RECENT and len(self._marks) > 1:
+                self._marks.popleft()
             self._draw(now)
 
     def cached(self, name: str) -> None:
@@ -110,31 +157,56 @@ class Progress:
         if self._total:
             share = min(1.0, self._done / self._total)
             parts = [f"{share:4.0%}", f"{short(self._done)}/{short(self._total)}{unit}"]
+        if self._doing is not None:
+            parts.append(self._told())
         rate, left = self._rate(now), self._stage_left(now)
-        if rate and with_rate:
+        if rate and with_rate and self._doing is None:
             parts.append(f"{short(rate)}/s")
         if left is not None:
-            parts.append(f"{clock(left)} left")
+            parts.append(f"{left} left")
         return "  ".join([self._head(self._name), *parts, *self._score_part(), self._run_part(now, left)])
 
-    def _stage_left(self, now: float) -> float | None:
-        """Seconds, by the stage's own pace, or else by what is expected of it."""
-        rate, expected = self._rate(now), self._expected.get(self._name)
-        if rate and self._total:
-            return max(0, self._total - self._done) / rate
-        return None if expected is None else max(0.0, expected - (now - self._began))
+    def _told(self) -> str:
+        assert self._doing is not None
+        what, done, total, unit = self._doing
+        return f"{what} {done:,}/{total:,} {unit}" if total else what
 
-    def _run_part(self, now: float, stage_left: float | None) -> str:
+    def _stage_left(self, now: float) -> Span | None:
+        """Seconds, by the stage's pace on the whole and of late, or else by what is expected of it; None if unknown."""
+        paces, expected = self._paces(now), self._expected.get(self._name)
+        if paces and self._total:
+            left = [max(0, self._total - self._done) / pace for pace in paces]
+            aside = self._aside_left(now)
+            return None if aside is None else Span(min(left) + aside, max(left) + aside)
+        if expected is None or now - self._began > expected:
+            return None
+        return Span(expected - (now - self._began), expected - (now - self._began))
+
+    def _aside_left(self, now: float) -> float | None:
+        """Seconds that what is done beside the steps will take still; None if that is all there is and unknown."""
+        if self._doing is None:
+            return 0.0
+        _, done, total, _ = self._doing
+        if total and done:
+            return (now - self._since) * max(0, total - done) / done
+        return None if self._total and self._done >= self._total else 0.0
+
+    def _run_part(self, now: float, stage_left: Span | None) -> str:
         """Time of the whole pipeline: since it began, and left; a lower bound if nothing tells of a stage."""
         place = self._names.index(self._name) if self._name in self._names else len(self._names)
-        ahead = [stage_left, *(self._expected[name] for name in self._names[place + 1 :])]
-        left, bound = sum(one for one in ahead if one is not None), "≥ " if None in ahead else ""
-        told = f", {bound}{clock(left)} left" if left or not bound else ""
+        later = [self._expected[name] for name in self._names[place + 1 :]]
+        ahead = [stage_left, *(None if one is None else Span(one, one) for one in later)]
+        left, bound = Span.sum(one for one in ahead if one is not None), "≥ " if None in ahead else ""
+        told = f", {bound}{left} left" if left.high or not bound else ""
         return f"run {clock(now - self._born)}{told}"
 
-    def _rate(self, now: float) -> float:
+    def _paces(self, now: float) -> list[float]:
+        """Units a second in this process, on the whole and in the last minute, as far as they are known."""
+        return [pace for pace in (self._rate(now), self._rate(now, self._marks[0] if self._marks else None)) if pace]
+
+    def _rate(self, now: float, since: tuple[float, int] | None = None) -> float:
         """Units a second in this process: what a checkpoint brought along counts as done, not as fast."""
-        start, done = self._first or (now, 0)
+        start, done = since or self._first or (now, 0)
         return (self._done - done) / (now - start) if now > start else 0.0
 
     def _draw(self, now: float) -> None:

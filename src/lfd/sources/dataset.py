@@ -16,6 +16,8 @@ from lfd.sources import TRANSITION, Source, Stream, World
 from lfd.sources.draws import Draws
 from lfd.sources.table import Rows, Table
 
+HELD_OUT = 1_000  # rows in a validation batch
+
 
 @dataclass
 class Demonstrations(Source):
@@ -77,13 +79,13 @@ class DemonstrationStream(Stream):
         return max(-(-self._size // self.world.batch), 1)
 
     def held_out(self) -> list[Batch]:
-        """Held-out rows or sequences, at most 10,000, in batches of 1,000 or one smaller; the same for all members."""
+        """At most 10,000 held-out rows or sequences in batches of HELD_OUT, or one smaller; members share them."""
         if not len(self._held):
             return []
         members = self.world.members
         index = torch.from_numpy(self._held[:10_000]).to(self.world.device)
         # Equal parts, so that the mean over them is the mean over rows.
-        parts = torch.split(index[: len(index) // 1_000 * 1_000 or None], 1_000)
+        parts = torch.split(index[: len(index) // HELD_OUT * HELD_OUT or None], HELD_OUT)
         return [self._table.gather(part if members == 1 else part.expand(members, *part.shape)) for part in parts]
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -61,7 +61,9 @@ class Table:
         """All of it, on the device."""
         # In parts where networks judge them: their inputs are not among the columns that are kept.
         parts = np.array_split(np.arange(len(self._data)), -(-len(self._data) // JUDGED) if self._judged else 1)
-        return Packed(_pytree.tree_map(lambda *columns: torch.cat(columns), *map(self._read, parts)))
+        read = [self._read(part) for part in parts]
+        # Of a single part no copy: stacks of frames may take most of the memory.
+        return Packed(_pytree.tree_map(lambda *columns: torch.cat(columns), *read) if len(read) > 1 else read[0])
 
     def gather(self, index: Tensor) -> Batch:
         """Rows [B] or sequences [B, L]; before that [members] with members."""
