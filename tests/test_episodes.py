@@ -8,7 +8,7 @@ from lfd.data import Episode
 from lfd.data.episode import cut
 from lfd.envs import Spaces
 from lfd.envs.sync import Sync
-from lfd.episodes import play
+from lfd.episodes import Lane, Played, covered, play, success_rates
 from lfd.errors import Interrupted
 
 
@@ -74,3 +74,44 @@ def test_a_cut_episode_ends_in_neither_way_and_keeps_its_next_observation():
     assert (shorter.terminated, shorter.truncated) == (False, False)
     assert shorter.observations[:, 0].tolist() == [0, 1, 2, 3] and shorter.infos["x"].tolist() == [0, 1, 2]
     assert cut(whole, 5) is whole
+
+
+def lane(length, running):
+    made = Lane(None, False, 1)
+    made._rewards, made.running = [1.0] * length, running
+    return made
+
+
+@pytest.mark.parametrize(
+    ("lanes", "covers"),
+    [
+        ([(10, True)], True), ([(9, True), (9, False)], False),  # the first may go on and be all that is kept
+        ([(4, False), (6, True)], True), ([(4, False), (5, True), (9, False)], False), ([(4, False), (6, False)], True),
+        ([(4, False), (5, False)], False),
+    ],
+)  # fmt: skip
+def test_lanes_cover_what_is_wanted_only_if_nothing_that_still_runs_could_change_it(lanes, covers):
+    assert covered([lane(*one) for one in lanes], 10) == covers
+
+
+def test_a_wave_ends_once_there_is_enough(env):
+    played = play(env, Once(), [4, 5], keep=True, enough=lambda lanes: lanes[0].length == 2)
+    assert [one.length for one in played] == [2, 2]
+    assert not (played[0].episode.terminated or played[0].episode.truncated)
+    assert played[0].episode.observations["a"][:, 0].tolist() == [0, 1, 2]
+
+
+class Button(Telling):
+    """Success at the first step alone, if at all."""
+
+    def step(self, action):
+        obs, reward, over, cut, _ = super().step(action)
+        return obs, reward, over, cut, {"success": self.t == 1 and self.seed % 2 == 0}
+
+
+def test_success_is_told_at_the_end_and_at_any_time():
+    env = Sync(Button, Spaces(Telling.observation_space, Telling.action_space), 2, autoreset=False)
+    played = play(env, Once(), [2, 3])
+    assert [(one.success, one.succeeded) for one in played] == [(0.0, 1.0), (0.0, 0.0)]
+    assert success_rates(played) == {"success_rate": 0.0, "success_once_rate": 0.5}
+    assert success_rates([Played(1.0, 1, None, None)]) == {"success_rate": None, "success_once_rate": None}

@@ -108,3 +108,12 @@ def test_a_description_describes_itself() -> None:
 def test_what_has_no_canonical_form_is_refused_with_its_place(value: Any) -> None:
     with pytest.raises(Refused, match=r"^learn\.data\[1\] [^\n]*$"):
         key({"learn": {"data": [0, value]}})
+
+
+def test_a_field_that_counts_once_it_is_set_leaves_older_keys_as_they_are():
+    before = make_dataclass("Late", [("steps", int, 10)])
+    now = make_dataclass(
+        "Late", [("steps", int, 10), ("lanes", int | None, field(default=None, metadata={"key": "set"}))]
+    )
+    assert key(now()) == key(now(lanes=None)) == key(before())
+    assert len({key(now()), key(now(lanes=1)), key(now(lanes=2))}) == 3

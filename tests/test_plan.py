@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from lfd import cli
 from lfd.capture import RECORDS
@@ -64,6 +66,29 @@ def test_it_shows_every_stage_and_leaves_nothing(call: Call, tmp_path: Path) -> 
     assert abs(sum(parts) - seconds(table["total"][1])) <= 2 and parts[2] >= 1
     assert "estimates: " in output
     assert list(tmp_path.iterdir()) == []
+
+
+class Alone(CartPoleEnv):
+    """Of which one may be open."""
+
+    is_open = False
+
+    def __init__(self) -> None:
+        assert not Alone.is_open, "the port is taken"
+        Alone.is_open = True
+        super().__init__()
+
+    def close(self) -> None:
+        Alone.is_open = False
+        super().close()
+
+
+gym.register("Alone-v0", Alone, max_episode_steps=50)
+
+
+def test_an_environment_of_which_one_may_be_open_is_tried_alone(call: Call) -> None:
+    assert rows(call("dry_run=true", "algo=dqn", "env=gym", "env.id=Alone-v0", "learn.steps=2_000")[1])["learn"][6]
+    assert not Alone.is_open
 
 
 def test_more_steps_take_longer(call: Call) -> None:

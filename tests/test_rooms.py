@@ -12,7 +12,8 @@ SRC = Path(__file__).parents[1] / "src" / "lfd"
 ROWS = [
     ["errors", "purity"],
     ["batch", "capture", "maths", "noise", "schedule", "files", "keys", "hardware", "provenance"],
-    ["nets", "envs", "log"],
+    ["log"],
+    ["nets", "envs"],
     ["agents", "data", "report", "terminal"],
     ["episodes"],
     ["experts"],

@@ -30,8 +30,9 @@ class Played:
 
     value: float  # its undiscounted true return
     length: int
-    success: float | None  # as the environment says, or None
+    success: float | None  # at its end: what the environment told last, 0 to 1, or None if it told nothing
     episode: Episode | None  # its data, when asked for
+    succeeded: float | None = None  # at any time: the most that the environment told
 
 
 def greedy(agent: Agent, number: int, device: torch.device, noise: Noise | None = None) -> Policy:
@@ -55,17 +56,19 @@ def play(
     stack: int = 1,
     stopping: Callable[[], bool] = lambda: False,
     watch: Callable[[VecEnv], None] | None = None,
+    enough: Callable[["list[Lane]"], bool] = lambda lanes: False,
 ) -> list[Played]:
     """Play one episode from each seed; `policy` makes a fresh policy for every wave. Raises Interrupted when stopping.
 
     With `keep` the data of the episodes is returned, single frames where observations stack. `watch` sees each state.
+    A wave ends early, its running episodes cut, once its lanes hold `enough`.
     """
     played: list[Played] = []
     for start in range(0, len(seeds), env.num_envs):
         some = seeds[start : start + env.num_envs]
         obs = env.reset([*some, *[some[-1]] * (env.num_envs - len(some))])
         lanes = [Lane(rows(obs, index), keep, stack) for index in range(len(some))]
-        _wave(env, policy(), obs, lanes, stopping, watch)
+        _wave(env, policy(), obs, lanes, stopping, watch, enough)
         played += [lane.played() for lane in lanes]
     return played
 
@@ -77,8 +80,9 @@ def _wave(
     lanes: "list[Lane]",
     stopping: Callable[[], bool],
     watch: Callable[[VecEnv], None] | None,
+    enough: Callable[["list[Lane]"], bool],
 ) -> None:
-    while any(lane.running for lane in lanes):
+    while any(lane.running for lane in lanes) and not enough(lanes):
         if stopping():
             raise Interrupted("stopped while episodes were played")
         if watch:
@@ -100,6 +104,7 @@ class Lane:
         self._rewards: list[float] = []
         self._terminated = False
         self.success: float | None = None
+        self.succeeded: float | None = None
         self.running = True
 
     def _newest(self, obs: Any) -> Any:
@@ -119,6 +124,7 @@ class Lane:
         success = step.infos.get("success")
         if success is not None and not np.isnan(success[index]):
             self.success = float(success[index])
+            self.succeeded = max(self.success, self.succeeded or 0.0)
 
     @property
     def length(self) -> int:
@@ -127,7 +133,7 @@ class Lane:
     def played(self) -> Played:
         value = float(np.sum(self._rewards))
         episode = self._episode() if self._keep else None
-        return Played(value, len(self._rewards), self.success, episode)
+        return Played(value, len(self._rewards), self.success, episode, self.succeeded)
 
     def _episode(self) -> Episode:
         first = self._observations[0]
@@ -138,6 +144,26 @@ class Lane:
             observations = np.stack(self._observations)
         rewards, over = np.array(self._rewards, np.float32), not self.running
         return Episode(observations, np.stack(self._actions), rewards, self._terminated, over and not self._terminated)
+
+
+def covered(lanes: Sequence[Lane], transitions: float) -> bool:
+    """Do the lanes, taken in their order, give the first so many transitions, however the running ones go on?"""
+    held = 0
+    for lane in lanes:
+        held += lane.length
+        if held >= transitions or lane.running:
+            break
+    return held >= transitions
+
+
+def success_rates(played: Sequence[Played]) -> dict[str, float | None]:
+    """Shares of the episodes that were a success at their end, and at any time; None where nothing was told."""
+    ends = [one.success for one in played if one.success is not None]
+    times = [one.succeeded for one in played if one.succeeded is not None]
+    return {
+        "success_rate": float(np.mean(ends)) if ends else None,
+        "success_once_rate": float(np.mean(times)) if times else None,
+    }
 
 
 def inside(spaces: Spaces, action: Array) -> Array:

@@ -1,6 +1,7 @@
 """Who knows what to do: trained agents, scripts, people."""
 
 import importlib
+import reprlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -16,9 +17,12 @@ from numpy.typing import NDArray
 from lfd.batch import rows
 from lfd.envs import Env, VecEnv
 from lfd.episodes import Policy
-from lfd.errors import Refused
+from lfd.errors import Ending, Refused, foreign_code, foreign_error
 from lfd.noise import Noise
 from lfd.terminal import ask, show
+
+# how a script is called, for whoever's script fails
+_FORM = "it is called with an environment, and what it answers with an observation and the action before it"
 
 Act = Callable[[Any, Any], Any]  # an observation, and the action before it (None at first) -> an action
 
@@ -86,20 +90,21 @@ class Scripted(Expert):
         given = self._called(act, obs, before)
         answer = as_action(given, space)
         if answer is None:
-            raise Refused(f"the script {self.name} answers {given!r}; an action of {space} is expected")
+            raise Refused(f"the script {self.name} answers {_shown(given)}; an action of {space} is expected")
         return answer
 
     def _called(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
-        except Refused:
+        except Ending:
             raise
-        except (Exception, SystemExit) as error:  # somebody else's code fails in its own way
-            told = " ".join(str(error).split())
-            raise Refused(
-                f"the script {self.name} failed with {type(error).__name__}: {told}; it is called with an environment, "
-                "and what it answers with an observation and the action before it"
-            ) from error
+        except (Exception, SystemExit) as error:
+            raise foreign_error(f"the script {self.name}", error, _FORM) from error
+
+
+def _shown(value: Any) -> str:
+    """What was given, short and on one line."""
+    return " ".join(reprlib.repr(value).split())
 
 
 def as_action(given: Any, space: gym.Space[Any]) -> Any:
@@ -120,15 +125,11 @@ def script(name: str) -> Callable[[gym.Env[Any, Any]], Act]:
     module, colon, function = name.partition(":")
     if not colon:
         raise Refused(f"expert.script={name}: the form is package.module:function")
-    try:
+    hint = "a module that Python finds (PYTHONPATH=. for one of this folder) and a function in it are expected"
+    with foreign_code(f"expert.script={name}", hint):
         found = getattr(importlib.import_module(module), function)
-    except Exception as error:  # somebody else's module fails in its own way
-        raise Refused(
-            f"expert.script={name}: {type(error).__name__}: {' '.join(str(error).split())}; a module that Python finds "
-            "(PYTHONPATH=. for one of this folder) and a function in it are expected"
-        ) from error
     if not callable(found):
-        raise Refused(f"expert.script={name}: {function} is no function but {found!r}")
+        raise Refused(f"expert.script={name}: {function} is no function but of type {type(found).__name__}")
     return found  # type: ignore[no-any-return]
 
 

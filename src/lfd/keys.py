@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from enum import Enum
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -24,7 +24,8 @@ def describe(value: Any) -> Any:
     """A tree of dataclasses, enums, mappings with string keys, sequences and plain values as canonical JSON.
 
     A dataclass gives its full class name, its class variable `revision` (1 without), and its fields but those with
-    `metadata={"key": False}`. An int in a field declared float is that float. Refused: anything else, paths above all
+    `metadata={"key": False}`, or `"set"` where they have their default: what was stored before there was such a field
+    keeps its key. An int in a field declared float is that float. Refused: anything else, paths above all
     (what a file holds belongs in a key, by its sha256, and never where it lies) and NaN.
     """
     return _described(value, Any, "")
@@ -74,13 +75,19 @@ def _described_dataclass(value: Any, where: str) -> dict[str, Any]:
     described = {
         field.name: _described(getattr(value, field.name), declared[field.name], f"{where}.{field.name}".lstrip("."))
         for field in fields(value)
-        if field.metadata.get("key", True)
+        if _counts(field, getattr(value, field.name))
     }
     return {
         "class": f"{cls.__module__}.{cls.__qualname__}",
         "revision": getattr(cls, "revision", 1),
         "fields": described,
     }
+
+
+def _counts(field: Field[Any], value: Any) -> bool:
+    """Is a field's value part of the key?"""
+    told = field.metadata.get("key", True)
+    return bool(value != field.default if told == "set" else told)
 
 
 def _alternatives(declared: Any) -> tuple[Any, ...]:

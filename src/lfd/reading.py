@@ -93,7 +93,8 @@ def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:
     if "env" not in record["material"]:
         return Policy(agent, None)
     described = {**record["material"]["env"]}
-    described.pop("versions")
+    for name in ("versions", "fire"):
+        described.pop(name, None)
     kind = described.pop("kind")
     kinds = {one.__name__: one for one in with_plugins("env", ENVS).values()}
     if kind not in kinds:

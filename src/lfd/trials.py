@@ -14,6 +14,7 @@ from lfd.batch import Batch, tensors
 from lfd.capture import RECORDS
 from lfd.envs import Spaces
 from lfd.episodes import greedy
+from lfd.errors import Refused
 from lfd.learner import Learner
 from lfd.log.progress import Span
 from lfd.nets import has_frames
@@ -88,10 +89,14 @@ class Trials:
     @cached_property
     def _env_pace(self) -> Span:
         assert self._env is not None, "nothing that needs an environment comes so far without"
-        env, act = self._env.make(LANES, training=True), random_policy(self._spaces, LANES, Generated(0))
         try:
-            env.reset(range(LANES))
-            return timed(lambda: env.step(act(None))) * (1 / LANES)
+            env = self._env.make(LANES, training=True)
+        except Refused:
+            env = self._env.make(1, training=True)  # only one of them can be open at a time
+        act = random_policy(self._spaces, env.num_envs, Generated(0))
+        try:
+            env.reset(range(env.num_envs))
+            return timed(lambda: env.step(act(None))) * (1 / env.num_envs)
         finally:
             env.close()
 

@@ -95,8 +95,7 @@ def test_training_ends_at_a_lost_life_and_scores_do_not() -> None:
         ends += int(step.terminated[0])
         finished += step.finished
     assert ends >= 5 * len(finished) > 0
-    for _ in range(300):
-        assert not whole.step(noop).terminated[0]
+    assert not any(whole.step(noop).terminated[0] for _ in range(100)), "a game has five lives, of some 25 steps each"
 
 
 def test_max_frames_cuts_a_game_off() -> None:
@@ -126,3 +125,50 @@ def test_true_rewards() -> None:
 
 def test_actions_have_names() -> None:
     assert BREAKOUT.action_names() == ["noop", "fire", "right", "left"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_next_ball_is_launched_whatever_is_done_after_a_lost_life(training):
+    env = Atari("ALE/Breakout-v5", life_loss=False).make(2, training)
+    env.reset([0, 1])
+    lengths = []
+    for _ in range(260):
+        lengths += [length for _, _, length in env.step(np.zeros(2, np.int64)).finished]
+    assert lengths and max(lengths) < 250  # who never launches it waits for half an hour of play
+
+
+class Lives(Frames):
+    """Frames whose actions are kept."""
+
+    def step(self, action):
+        self.taken = [*getattr(self, "taken", []), np.asarray(action).tolist()]
+        return super().step(action)
+
+
+@pytest.mark.parametrize("life_loss", [True, False])
+def test_the_action_after_a_lost_life_is_fire(life_loss):
+    # in step 2 the first game loses a life and in step 3 its last one; in step 3 the second loses one too
+    games = Lives({3: [True, False]}, {2: [2, 3], 3: [0, 2], 4: [3, 2]})
+    env = Stacked(games, 2, life_loss, fire=1)
+    env.reset([0, 1])
+    for _ in range(5):
+        env.step(np.zeros(2, np.int64))
+    assert games.taken == [[0, 0], [0, 0], [1, 0], [0, 1], [0, 0]]
+
+
+def test_only_games_that_are_played_otherwise_have_another_key():
+    assert "fire" in BREAKOUT.fingerprint() and "fire" not in Atari("ALE/Pong-v5").fingerprint()
+    assert "fire" not in Atari("ALE/Freeway-v5").fingerprint()
+
+
+def test_games_without_lives_or_fire_take_every_action_as_it_is():
+    pong, freeway = Atari("ALE/Pong-v5").single(), Atari("ALE/Freeway-v5").single()
+    for game in (pong, freeway):
+        game.reset(seed=0)
+        taken = []
+        inner = game.env
+        step = inner.step
+        inner.step = lambda action, step=step, taken=taken: taken.append(action) or step(action)
+        for action in (2, 0, 2, 0):
+            game.step(action)
+        assert taken == [2, 0, 2, 0]

@@ -341,3 +341,10 @@ def test_what_does_not_fit_together_is_refused(counting, run_stages):
     flat = Algo(Policy([8]), {"bc": Cloning("rounds")}, {"rounds": Interactive()})
     with pytest.raises(Refused, match="collects when a round begins; add phases"):
         run_stages({"expert": script, "learn": Fit(flat, 5)}, counting)
+
+
+@pytest.mark.parametrize("most", [3, 7])
+def test_a_round_plays_no_further_than_it_keeps(opened, tmp_path, most):
+    stream = opened(Interactive(num_envs=3, most=most))
+    stream.begin_round()
+    assert len(rounds(tmp_path / "demos")[0]) == most and stream.env_steps <= 3 * most

@@ -251,3 +251,13 @@ def test_rounds_set_back_to_a_checkpoint_give_the_same_draws(counting, open_sour
     second.restore(tensors, state)
     for one, other in zip(expected, go_on(second), strict=True):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dict__)
+
+
+@pytest.mark.parametrize("rate", [1.0, 6.0])
+def test_the_rate_holds_where_resets_take_calls_of_their_own(counting_next_step, open_source, rate):
+    stream = open_source(Replay(20_000, 4, 10, rate), agent_for(counting_next_step), counting_next_step)
+    stream.next()
+    before = stream.env_steps
+    for _ in range(400):
+        stream.next()
+    assert stream.env_steps - before == pytest.approx(400 * rate, abs=4)

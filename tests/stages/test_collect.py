@@ -1,3 +1,6 @@
+from functools import partial
+
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -6,6 +9,8 @@ from lfd.agents.actor_critic import Policy, PolicyValue
 from lfd.algos.bc import Cloning
 from lfd.algos.ppo import PPO
 from lfd.data import Writer
+from lfd.envs import Gym
+from lfd.episodes import _wave
 from lfd.errors import Refused
 from lfd.learner import Algo
 from lfd.sources.rollout import Rollout
@@ -202,3 +207,48 @@ def test_levels_of_noise_are_equal_parts_and_stored_with_every_row(run_stages, c
         Collect("random", episodes=1, epsilon=0.1, epsilons=[0.2])
     with pytest.raises(Refused, match="epsilon is .0.5, 1.5."):
         Collect("random", episodes=1, epsilons=[0.5, 1.5])
+
+
+class Long(gym.Env):
+    """Episodes of 400 steps, or of 3 where the seed is odd; the observation counts them."""
+
+    observation_space, action_space = gym.spaces.Box(0, 400, (1,), np.float32), gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None):
+        pass
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.end = 0, 3 if seed % 2 else 400
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.array([self.t], np.float32), 1.0, self.t == self.end, False, {}
+
+
+gym.register("Long-v0", Long)
+
+
+@pytest.mark.parametrize("amount", [{"transitions": 100}, {"transitions": 410}, {"episodes": 2}])
+def test_a_wave_ends_when_there_is_enough_with_the_data_of_a_whole_one(run_stages, monkeypatch, amount):
+    made = run_stages({"demos": Collect("random", num_envs=4, **amount)}, Gym("Long-v0"), "early")
+    monkeypatch.setattr("lfd.episodes._wave", partial(whole_wave, _wave))
+    whole = run_stages({"demos": Collect("random", num_envs=4, **amount)}, Gym("Long-v0"), "whole")
+    early, late = (one.reports["demos"].summary["env_steps"] for one in (made, whole))
+    assert made.product("demos").path.read_bytes() == whole.product("demos").path.read_bytes()
+    assert early <= late and early <= 4 * 410
+
+
+def whole_wave(wave, env, policy, obs, lanes, stopping, watch, enough):
+    wave(env, policy, obs, lanes, stopping, watch, lambda lanes: False)
+
+
+def test_few_transitions_of_long_episodes_take_few_steps(run_stages):
+    ran = run_stages({"demos": Collect("random", transitions=20, num_envs=4)}, Gym("Long-v0"))
+    assert len(ran.product("demos")) == 20 and ran.reports["demos"].summary["env_steps"] <= 4 * 20
+
+
+def test_where_returns_are_asked_for_whole_episodes_are_played(run_stages):
+    ran = run_stages({"demos": Collect("random", transitions=20, num_envs=8, min_return=100.0)}, Gym("Long-v0"))
+    assert ran.reports["demos"].summary["env_steps"] >= 400

@@ -1,12 +1,16 @@
 import json
+from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from lfd.agents.actor_critic import Policy
 from lfd.algos.bc import Cloning
 from lfd.data import Episode
+from lfd.envs import Gym
 from lfd.episodes import Played
+from lfd.errors import Refused
 from lfd.learner import Algo
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate, normalise, of_data, summarise
@@ -85,3 +89,57 @@ def test_scores_are_normalised_between_random_and_expert():
     worse = {"random": {"return_mean": 10.0}, "expert": {"return_mean": 10.0}}
     normalise(worse)
     assert worse["random"]["normalized"] is None
+
+
+class Doors(gym.Env):
+    """Both doors have to be tried; success is told in the step where that is done."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,), np.float32), gym.spaces.Discrete(2)
+
+    def __init__(self, render_mode=None):
+        pass
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.tried = 0, set()
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t, before = self.t + 1, len(self.tried)
+        self.tried.add(action)
+        opens = len(self.tried) > max(before, 1)
+        return np.zeros(1, np.float32), float(opens), self.t == 12, False, {"success": opens}
+
+
+gym.register("Doors-v0", Doors)
+
+
+def test_a_policy_that_draws_can_be_scored(run_stages):
+    def scores(store, **settings):
+        stages = {"demos": Collect("random", transitions=300), "learn": learn(50)}
+        return run_stages(stages | {"score": Evaluate(["learn"], episodes=20, **settings)}, Gym("Doors-v0"), store)
+
+    mode, drawn, again = scores("a"), scores("b", sample=True), scores("c", sample=True)
+    assert mode.product("score")["learn"]["return_mean"] == 0 and mode.product("score")["random"]["return_mean"] > 0.9
+    assert drawn.product("score")["learn"]["return_mean"] > 0.9 and mode.keys["score"] != drawn.keys["score"]
+    assert drawn.product("score") == again.product("score")
+    told = drawn.product("score")["learn"]
+    assert told["success_once_rate"] == told["return_mean"] > told["success_rate"]
+
+
+def test_so_many_play_side_by_side(run_stages, counting, monkeypatch):
+    asked = []
+    make = Gym.make
+    monkeypatch.setattr(
+        Gym, "make", lambda env, count, *rest, **more: asked.append(count) or make(env, count, *rest, **more)
+    )
+    fit = Fit(Algo(Policy([8]), {"bc": Cloning("demos")}, batch=16), 2, check=Checks(1, 3, num_envs=2))
+    stages = {"demos": DEMOS, "learn": fit, "score": Evaluate(["learn"], episodes=5, num_envs=3)}
+    few = run_stages(stages, counting)
+    assert asked == [8, 2, 3]
+    stages["learn"], stages["score"] = replace(fit, check=Checks(1, 3)), Evaluate(["learn"], episodes=5)
+    many = run_stages(stages, counting, "many")
+    assert asked[3:] == [8, 3, 5] and few.product("score")["learn"] == many.product("score")["learn"]
+    for wrong in (lambda: Evaluate(["learn"], num_envs=0), lambda: Checks(num_envs=0)):
+        with pytest.raises(Refused, match="num_envs is 0; 1 or more"):
+            wrong()

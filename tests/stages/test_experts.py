@@ -175,3 +175,21 @@ def test_what_is_a_discrete_action(given, counting):
 )
 def test_what_is_a_continuous_action(given, is_one, counting_continuous):
     assert (as_action(given, counting_continuous.spaces().action) is not None) == is_one
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "os:environ",
+            "expert.script=os:environ: environ is no function but of type _Environ$",
+        ),  # and not what is in it
+        (
+            "tests.experts:no_such",
+            "expert.script=tests.experts:no_such failed with AttributeError: .*; HYDRA_FULL_ERROR",
+        ),
+    ],
+)
+def test_what_is_no_script_is_refused_by_its_type_alone(name, words):
+    with pytest.raises(Refused, match=words):
+        Scripted(name).policy(Gym("CartPole-v1").make(1, training=False), CPU)

@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from lfd.errors import Refused, nearest
+from lfd.errors import Ending, Refused, nearest
 
 # What an extra of this package brings, by the name under which it is imported.
 _EXTRAS = {"mujoco": "mujoco", "Box2D": "box2d", "ale_py": "atari", "cv2": "atari", "minigrid": "minigrid"}
@@ -43,16 +43,23 @@ def need(module: str, id: str) -> Any:
 
 @contextmanager
 def refusals(id: str) -> Iterator[None]:
-    """Turns what can go wrong while the environment `id` is made into Refused."""
+    """Turns what can go wrong while the environment `id` is made, a `SystemExit` too, into Refused."""
     try:
         yield
+    except Ending:
+        raise
     except (gym.error.UnregisteredEnv, gym.error.MissingArgument) as error:
         raise Refused(_unknown(id)) from error
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise Refused(_missing(id, error)) from error
-    except (gym.error.Error, TypeError, ValueError, AssertionError, KeyError, OSError) as error:
-        # `env.kwargs` goes to a constructor that we do not know, so that most of these are a wrong value there
+    except gym.error.Error as error:
         raise Refused(f"{id} cannot be made: {_said(error)}; see env.id and env.kwargs") from error
+    except (Exception, SystemExit) as error:
+        # `env.kwargs` goes to a constructor that we do not know, so that most of these are a wrong value there
+        raise Refused(
+            f"environment {id} cannot be made: {type(error).__name__}: {_said(error)[:300]}; see env.id and "
+            "env.kwargs; HYDRA_FULL_ERROR=1 shows the traceback"
+        ) from error
 
 
 def versions(*packages: str) -> dict[str, str]:

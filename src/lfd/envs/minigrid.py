@@ -39,6 +39,7 @@ class MiniGrid(Env):
     max_episode_steps: int = 0  # steps after which an episode is cut off; 0 = the level's own limit
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.mission_length < 1:
             raise Refused(f"env.mission_length is {self.mission_length}: expected 1 word or more")
         if self.max_episode_steps < 0:

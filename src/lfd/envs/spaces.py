@@ -87,6 +87,8 @@ def _leaves(space: gym.spaces.Dict, prefix: tuple[str, ...], name: str) -> list[
 
 def _observation(space: gym.Space[Any], what: str) -> gym.Space[Any]:
     if isinstance(space, gym.spaces.Box):
+        if 0 in space.shape:
+            raise Refused(f"{what} is {space}, which holds no number: show at least one, by a gymnasium wrapper")
         return _box(space, space.shape or (1,))
     if _plain_discrete(space):
         return gym.spaces.Discrete(int(space.n))
@@ -98,6 +100,11 @@ def _observation(space: gym.Space[Any], what: str) -> gym.Space[Any]:
 
 def _action(space: gym.Space[Any], name: str) -> gym.Space[Any]:
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        if 0 in space.shape or not (space.low < space.high).all():
+            raise Refused(
+                f"{name}: its actions are {space}, which leaves nothing to choose: expected one number or more, the "
+                "low bound of each below its high one; leave the others out with a gymnasium wrapper"
+            )
         return _box(space, (int(np.prod(space.shape)),))
     if _plain_discrete(space):
         return gym.spaces.Discrete(int(space.n))

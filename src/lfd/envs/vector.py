@@ -79,19 +79,21 @@ class Tally:
 
     def __init__(self, num_envs: int) -> None:
         self._returns = np.zeros(num_envs)
-        self._lengths = np.zeros(num_envs, np.int64)
+        self.lengths = np.zeros(num_envs, np.int64)
 
     def begin(self, index: Any = slice(None)) -> None:
         """Forget what the episodes at `index` have so far."""
         self._returns[index] = 0
-        self._lengths[index] = 0
+        self.lengths[index] = 0
 
     def add(self, reward: Array, valid: Array, over: Array) -> list[tuple[int, float, int]]:
-        """Count one step where `valid`; returns and forgets the episodes that are `over`."""
-        self._returns += np.where(valid, reward, 0)
-        self._lengths += valid
+        """Count one step where `valid`, elsewhere the reward is 0; returns and forgets the episodes that are `over`."""
+        self._returns += reward
+        self.lengths += valid
         ended = np.flatnonzero(over)
-        finished = [(int(i), float(self._returns[i]), int(self._lengths[i])) for i in ended]
+        if not len(ended):
+            return []
+        finished = [(int(i), float(self._returns[i]), int(self.lengths[i])) for i in ended]
         self.begin(ended)
         return finished
 
@@ -103,9 +105,3 @@ def to_env(action: Array, ours: gym.Space[Any], theirs: gym.Space[Any]) -> Array
     assert theirs.shape is not None
     clipped = np.clip(action, ours.low, ours.high)
     return clipped.reshape(len(action), *theirs.shape).astype(theirs.dtype, copy=False)
-
-
-def success_of(info: dict[str, Any]) -> float | None:
-    """Whether the task is done, as the environment tells it, if it does."""
-    told = info.get("is_success", info.get("success"))
-    return None if told is None else float(told)

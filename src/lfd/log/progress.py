@@ -15,6 +15,7 @@ _BAR = 20  # characters, where the terminal has room
 _CLEAR = "\r\x1b[K"  # back to the line's start, and erase it
 _RECENT = 60.0  # seconds over which the present pace is taken
 _ALIKE = 1.2  # two estimates that differ by no more than this factor are shown as one
+_told: set[str] = set()
 
 
 def clock(seconds: float) -> str:
@@ -61,6 +62,13 @@ def short(number: float) -> str:
 def tell(line: str) -> None:
     """Print a line on stderr; at a terminal it takes the place of a progress line, which is drawn anew below it."""
     print((_CLEAR if sys.stderr.isatty() else "") + line, file=sys.stderr)
+
+
+def tell_once(line: str, topic: str = "") -> None:
+    """`tell` unless this process has told the line before, or another of the same topic."""
+    if (key := topic or line) not in _told:
+        _told.add(key)
+        tell(line)
 
 
 @final

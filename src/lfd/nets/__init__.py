@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lfd.batch import Observation
 from lfd.errors import Refused
+from lfd.log.progress import tell_once
 
 
 class Activation(Enum):
@@ -80,7 +81,11 @@ class OneHot(nn.Module):
 
 
 class NatureCNN(nn.Module):
-    """Bytes [B, C, H, W] or [B, H, W, C] -> 512 features (Mnih et al. 2015, extended data table 1)."""
+    """Bytes [B, C, H, W] or [B, H, W, C] -> 512 features (Mnih et al. 2015, extended data table 1).
+
+    Grey pictures [B, H, W] have one channel; where several axes are beside the sides, as in a stack of colours
+    [B, T, H, W, C], all of them together are the channels.
+    """
 
     recordable = True
 
@@ -88,8 +93,12 @@ class NatureCNN(nn.Module):
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.channels_last = shape[-1] <= 4
-        channels, *size = (shape[-1], *shape[:-1]) if self.channels_last else shape
+        sides = picture_sides(shape)
+        assert sides is not None
+        others = [axis for axis in range(len(shape)) if axis not in sides]
+        self.order = (*sides, *others)
+        self.axes, self.size, self.channels = len(shape), (shape[sides[0]], shape[sides[1]]), _count(shape, others)
+        channels, size = self.channels, list(self.size)
         self.convolutions = nn.Sequential(
             nn.Conv2d(channels, 32, 8, 4), nn.ReLU(),
             nn.Conv2d(32, 64, 4, 2), nn.ReLU(),
@@ -100,13 +109,15 @@ class NatureCNN(nn.Module):
         self.linear = nn.Linear(64 * math.prod(size), self.features)
 
     def forward(self, x: Tensor) -> Tensor:
-        frames = x.reshape(-1, *x.shape[-3:])
-        if not self.channels_last:
+        lead = x.shape[: -self.axes]
+        frames = x.reshape(-1, *x.shape[-self.axes :])
+        if self.order != tuple(range(self.axes)):
             # With the colours of a pixel side by side a CPU learns from frames up to 1.4 times as fast.
-            frames = frames.permute(0, 2, 3, 1).contiguous()
+            frames = frames.permute(0, *(1 + axis for axis in self.order)).contiguous()
+        frames = frames.reshape(-1, *self.size, self.channels)
         frames = (frames.float() / 255).permute(0, 3, 1, 2)
         features = torch.relu(self.linear(self.convolutions(frames).flatten(1)))
-        return features.reshape(*x.shape[:-3], self.features)
+        return features.reshape(*lead, self.features)
 
 
 class DictEncoder(nn.Module):
@@ -123,11 +134,29 @@ class DictEncoder(nn.Module):
         return torch.cat([encoder(x[name]) for name, encoder in self.encoders.items()], dim=-1)
 
 
+_LEAST_SIDE = 36  # pixels that the Nature CNN needs
+_PICTURE = 1_000  # numbers from which on an array that no convolution reads is told of
+
+
+def picture_sides(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """The axes that are a picture's height and width, if there are such.
+
+    They are neighbours of 36 pixels or more, those with the least beside them: whatever else an observation has,
+    channels and frames of a stack, it has fewer of them than pixels.
+    """
+    pairs = [(axis, axis + 1) for axis in reversed(range(len(shape) - 1)) if min(shape[axis : axis + 2]) >= _LEAST_SIDE]
+    if len(shape) > 4 or not pairs:
+        return None
+    return min(pairs, key=lambda pair: _count(shape, [axis for axis in range(len(shape)) if axis not in pair]))
+
+
+def _count(shape: tuple[int, ...], axes: list[int]) -> int:
+    return math.prod(shape[axis] for axis in axes)
+
+
 def is_frames(space: gym.Space[Any]) -> bool:
-    """Is this a stack of byte images, or one with its colours last, large enough for the Nature CNN?"""
-    if not isinstance(space, gym.spaces.Box) or space.dtype != "uint8" or len(space.shape) != 3:
-        return False
-    return min(space.shape[:2] if space.shape[2] <= 4 else space.shape[1:]) >= 36
+    """Is this a picture of bytes, or a stack of them, large enough for the Nature CNN?"""
+    return isinstance(space, gym.spaces.Box) and space.dtype == "uint8" and picture_sides(space.shape) is not None
 
 
 def has_frames(space: gym.Space[Any]) -> bool:
@@ -143,6 +172,11 @@ def encoder(space: gym.Space[Any]) -> nn.Module:
     if is_frames(space):
         return NatureCNN(tuple(space.shape or ()))
     if isinstance(space, gym.spaces.Box):
+        if len(space.shape) > 1 and math.prod(space.shape) >= _PICTURE:
+            tell_once(
+                f"an observation {list(space.shape)} {space.dtype} is read as a vector of {math.prod(space.shape)} "
+                f"numbers: convolutions read pictures of uint8 with sides of {_LEAST_SIDE} pixels or more"
+            )
         return Flat(space.shape)
     raise Refused(f"no network for the observation space {space}; Box, Discrete or a Dict of these is expected")
 

@@ -14,7 +14,7 @@ from lfd.batch import Batch, rows, tensors
 from lfd.data import Dataset, Writer
 from lfd.data.episode import cut
 from lfd.envs import VecEnv
-from lfd.episodes import Lane, Played, Policy, greedy, inside
+from lfd.episodes import Lane, Played, Policy, covered, greedy, inside
 from lfd.errors import Interrupted, Refused
 from lfd.experts import Expert, Queue, before, picture
 from lfd.files import point, save_tensors
@@ -203,9 +203,8 @@ class InteractiveStream(Stream):
         if expert is not None and self._expert.is_person:
             expert = Remembered(expert, folder / f"answers-{wave:03d}.jsonl")
         beta = self._beta(self._round)
-        # Nobody is to go on at a keyboard for what is cut off.
-        room = np.inf if len(lanes) > 1 or self.source.most is None else self.source.most - before
-        while any(lane.running for lane in lanes) and lanes[0].length < room:
+        room = (self.source.most or np.inf) - before  # what goes beyond it would be cut off
+        while any(lane.running for lane in lanes) and not covered(lanes, room):
             if self.world.stopping():
                 raise Interrupted("stopped while a round was played")
             if self._queue and (drawn := picture(env)) is not None:

@@ -99,8 +99,7 @@ class ReplayStream(Stream):
         self._warm_up()
         self._spend_credit()
         while not self._ring.places(self.world.sequence, self._since):
-            self._credit -= self.source.num_envs
-            self._interact(warm=False)
+            self._credit -= self._interact(warm=False)
 
     def begin_phase(self, fresh: bool) -> None:
         self._fresh = fresh
@@ -119,8 +118,7 @@ class ReplayStream(Stream):
 
     def _spend_credit(self) -> None:
         while self._credit >= self.source.num_envs:
-            self._interact(warm=False)
-            self._credit -= self.source.num_envs
+            self._credit -= self._interact(warm=False)
 
     def epoch_steps(self) -> int:
         return max(self._ring.places(1, self._drawable) // self.world.batch, 1)
@@ -146,7 +144,8 @@ class ReplayStream(Stream):
         """What this phase draws by; what the round collected is drawn from evenly."""
         return None if self._fresh else self._priorities
 
-    def _interact(self, warm: bool) -> None:
+    def _interact(self, warm: bool) -> int:
+        """One action in each environment; returns how many transitions that made: a call may also only reset some."""
         action = self._act(warm)
         step = self._env.step(action)
         made, only_reset = np.flatnonzero(step.valid), np.flatnonzero(~step.valid)
@@ -166,6 +165,7 @@ class ReplayStream(Stream):
         self._memory = self.world.agent.restart(self._memory, torch.from_numpy(fresh).to(self.world.device))
         self._ended += [(value, length) for _, value, length in step.finished]
         self.env_steps += len(made)
+        return len(made)
 
     def _act(self, warm: bool) -> Array:
         agent, device, count = self.world.agent, self.world.device, self.source.num_envs

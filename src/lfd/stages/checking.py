@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lfd.batch import Batch
-from lfd.episodes import greedy, play
+from lfd.episodes import greedy, play, success_rates
 from lfd.learner import Learner, metric_name
 from lfd.noise import derive
 from lfd.sources import Stream
@@ -57,16 +57,14 @@ class Checking:
         assert self.lab.env is not None
         episodes = self.fit.check.episodes
         if self._env is None:
-            self._env = self.lab.env.make(min(episodes, 16), training=False)
+            self._env = self.lab.env.make(self.fit.check.num_envs or min(episodes, 16), training=False)
         seeds = [derive(self.fit.seed, "check", index) % 2**31 for index in range(episodes)]
         played = []
         for agent in self.learner.agents:
             policy = partial(greedy, agent, self._env.num_envs, self.learner.device)
             played += play(self._env, policy, seeds, stopping=self._stopping)
         values = np.array([episode.value for episode in played])
-        successes = [episode.success for episode in played if episode.success is not None]
-        success_rate = float(np.mean(successes)) if successes else None
-        return {"score": float(values.mean()), "score_std": float(values.std()), "success_rate": success_rate}
+        return {"score": float(values.mean()), "score_std": float(values.std()), **success_rates(played)}
 
     def _stopping(self) -> bool:
         # A check may take longer than the steps between two of them.

@@ -11,7 +11,7 @@ import numpy as np
 from lfd.data import Dataset, Writer
 from lfd.data.episode import cut
 from lfd.envs import Spaces
-from lfd.episodes import Policy, inside, play
+from lfd.episodes import Lane, Policy, covered, inside, play
 from lfd.errors import Refused
 from lfd.experts import Expert, before
 from lfd.nets import has_frames
@@ -183,7 +183,16 @@ class _Collection:
         def policy() -> Policy:
             return behaviour(stage, self._acting(name, noise), self.lab.spaces, count, noise)
 
-        played = play(self.env, policy, seeds, keep=True, stack=self.stack, stopping=self.lab.stopping)
+        wanted = amount - self._held()
+
+        def enough(lanes: list[Lane]) -> bool:
+            if stage.min_return is not None or stage.max_return is not None:
+                return False  # only a whole episode tells whether it is wanted
+            if stage.transitions:
+                return covered(lanes, wanted)
+            return not any(lane.running for lane in lanes[:wanted])
+
+        played = play(self.env, policy, seeds, True, self.stack, self.lab.stopping, enough=enough)
         kept = 0
         for one in played:
             assert one.episode is not None

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lfd.data import Dataset
-from lfd.episodes import Played, Policy, greedy, play
+from lfd.episodes import Played, Policy, greedy, play, success_rates
 from lfd.errors import Refused
 from lfd.experts import Expert, before
 from lfd.files import load_object, save_json
@@ -30,9 +30,12 @@ class Evaluate(Stage):
     also: list[str] = field(default_factory=lambda: ["expert", "demos"])  # scored too if the run has them anyway
     episodes: int = 30  # the same start states for all
     seed: int = 0  # of the start states: one set for all runs, so that these compare like with like
+    # draw from stochastic policies instead of taking their mode
+    sample: bool = field(default=False, metadata={"key": "set"})
+    num_envs: int | None = field(default=None, metadata={"key": "set"})  # played side by side; all, but 16, when null
 
     def __post_init__(self) -> None:
-        positive(self, episodes=self.episodes)
+        positive(self, episodes=self.episodes, num_envs=self.num_envs)
         if not self.policies:
             raise Refused("policies is empty; name whom to score, as in [learn]")
 
@@ -56,7 +59,7 @@ class Evaluate(Stage):
         lab.hardware.set_threads(has_frames(lab.spaces.observation))
         device = lab.hardware.open()
         asked = [lab.products[split_name(name)[0]] for name in self.policies if name != "random"]
-        env = before(lab.env, asked, min(self.episodes, 16))
+        env = before(lab.env, asked, self.num_envs or min(self.episodes, 16))
         seeds = [derive(self.seed, "start", index) % 2**31 for index in range(self.episodes)]
         scores: dict[str, dict[str, Any]] = {}
         steps, began = 0, time.monotonic()
@@ -67,6 +70,10 @@ class Evaluate(Stage):
             steps += sum(one.length for one in played)
             lab.progress.update(len(seeds) * (len(scores) + 1))
             return played
+
+        def draws(name: str, member: int = 0) -> Generated | None:
+            """What a policy draws its actions by."""
+            return Generated(derive(self.seed, "draws", name, member), device) if self.sample else None
 
         try:
             noise = Generated(derive(self.seed, "random"))
@@ -79,10 +86,13 @@ class Evaluate(Stage):
                     scores[name] = of_data(product)
                 elif isinstance(product, Trained):
                     agents = [agent.to(device) for agent in product.agents(snapshot)]
-                    members = [score(partial(greedy, agent, env.num_envs, device)) for agent in agents]
+                    members = [
+                        score(partial(greedy, agent, env.num_envs, device, draws(name, member)))
+                        for member, agent in enumerate(agents)
+                    ]
                     scores[name] = summarise([[one.value for one in played] for played in members], sum(members, []))
                 elif isinstance(product, Expert) and (name in self.policies or not product.is_person):
-                    alone = score(partial(product.policy, env, device, snapshot))
+                    alone = score(partial(product.policy, env, device, snapshot, draws(name)))
                     scores[name] = summarise([[one.value for one in alone]], alone)
         finally:
             env.close()
@@ -98,12 +108,10 @@ class Evaluate(Stage):
 def summarise(returns: list[list[float]], played: list[Played]) -> dict[str, Any]:
     """Mean and spread of the undiscounted returns of every member's episodes; success where the environment says so."""
     values = np.array(returns).ravel()
-    successes = [one.success for one in played if one.success is not None]
     summary: dict[str, Any] = {
         "return_mean": float(values.mean()), "return_std": float(values.std()), "return_min": float(values.min()),
         "return_max": float(values.max()), "episodes": len(values),
-        "length_mean": float(np.mean([one.length for one in played])),
-        "success_rate": float(np.mean(successes)) if successes else None,
+        "length_mean": float(np.mean([one.length for one in played])), **success_rates(played),
     }  # fmt: skip
     if len(returns) > 1:
         summary["members"] = [float(np.mean(values)) for values in returns]
@@ -115,7 +123,7 @@ def of_data(data: Dataset) -> dict[str, Any]:
     returns = data.returns()[data.whole()]
     return {
         "return_mean": float(returns.mean()), "return_std": float(returns.std()), "return_min": float(returns.min()),
-        "return_max": float(returns.max()), "episodes": len(returns), "success_rate": None,
+        "return_max": float(returns.max()), "episodes": len(returns), **success_rates([]),
     }  # fmt: skip
 
 

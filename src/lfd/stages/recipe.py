@@ -41,10 +41,13 @@ class Checks:
 
     every: int = 1_000  # gradient steps; 0 = never
     episodes: int = 10
+    num_envs: int | None = field(default=None, metadata={"key": "set"})  # played side by side; all, but 16, when null
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.episodes < 1:
             raise Refused(f"check {self}: every is 0 or more gradient steps, episodes 1 or more")
+        if self.num_envs is not None and self.num_envs < 1:
+            raise Refused(f"check.num_envs is {self.num_envs}; 1 or more, or null, is expected")
 
 
 @dataclass
