@@ -6,6 +6,7 @@ and short episodes are not preferred to long ones, as they are when a fixed numb
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,20 +58,26 @@ def play(
     stopping: Callable[[], bool] = lambda: False,
     watch: Callable[[VecEnv], None] | None = None,
     enough: Callable[["list[Lane]"], bool] = lambda lanes: False,
+    ended: Callable[[int], None] = lambda episodes: None,
 ) -> list[Played]:
     """Play one episode from each seed; `policy` makes a fresh policy for every wave. Raises Interrupted when stopping.
 
     With `keep` the data of the episodes is returned, single frames where observations stack. `watch` sees each state.
-    A wave ends early, its running episodes cut, once its lanes hold `enough`.
+    A wave ends early, its running episodes cut, once its lanes hold `enough`. `ended` is told after every step how many
+    episodes are over.
     """
     played: list[Played] = []
     for start in range(0, len(seeds), env.num_envs):
         some = seeds[start : start + env.num_envs]
         obs = env.reset([*some, *[some[-1]] * (env.num_envs - len(some))])
         lanes = [Lane(rows(obs, index), keep, stack) for index in range(len(some))]
-        _wave(env, policy(), obs, lanes, stopping, watch, enough)
+        _wave(env, policy(), obs, lanes, stopping, watch, enough, partial(_added, ended, len(played)))
         played += [lane.played() for lane in lanes]
     return played
+
+
+def _added(ended: Callable[[int], None], before: int, over: int) -> None:
+    ended(before + over)
 
 
 def _wave(
@@ -81,6 +88,7 @@ def _wave(
     stopping: Callable[[], bool],
     watch: Callable[[VecEnv], None] | None,
     enough: Callable[["list[Lane]"], bool],
+    ended: Callable[[int], None],
 ) -> None:
     while any(lane.running for lane in lanes) and not enough(lanes):
         if stopping():
@@ -91,6 +99,7 @@ def _wave(
         step = env.step(action)
         for index, lane in enumerate(lanes):
             lane.follow(index, action[index], step)
+        ended(sum(not lane.running for lane in lanes))
         obs = step.obs
 
 

@@ -240,8 +240,8 @@ def test_a_wave_ends_when_there_is_enough_with_the_data_of_a_whole_one(run_stage
     assert early <= late and early <= 4 * 410
 
 
-def whole_wave(wave, env, policy, obs, lanes, stopping, watch, enough):
-    wave(env, policy, obs, lanes, stopping, watch, lambda lanes: False)
+def whole_wave(wave, env, policy, obs, lanes, stopping, watch, enough, ended):
+    wave(env, policy, obs, lanes, stopping, watch, lambda lanes: False, ended)
 
 
 def test_few_transitions_of_long_episodes_take_few_steps(run_stages):

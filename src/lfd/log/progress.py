@@ -191,13 +191,13 @@ class Progress:
         return Span(expected - (now - self._began), expected - (now - self._began))
 
     def _aside_left(self, now: float) -> float | None:
-        """Seconds that what is done beside the steps will take still; None if that is all there is and unknown."""
+        """Seconds that what is done beside the steps will take still; None while that is unknown."""
         if self._doing is None:
             return 0.0
         _, done, total, _ = self._doing
         if total and done:
             return (now - self._since) * max(0, total - done) / done
-        return None if self._total and self._done >= self._total else 0.0
+        return None
 
     def _run_part(self, now: float, stage_left: Span | None) -> str:
         """Time of the whole pipeline: since it began, and left; a lower bound if nothing tells of a stage."""

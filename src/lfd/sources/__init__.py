@@ -37,6 +37,8 @@ class World:
     sequence: int = 1  # rows in a row
     distinct: bool = False  # is no row to stand twice in a batch?
     stopping: Callable[[], bool] = lambda: False  # has somebody asked the run to stop?
+    # Shows what is done beside gradient steps, how much of how much; "" when these go on: see `Progress.doing`.
+    doing: Callable[..., None] = lambda *told: None
 
     @property
     def agent(self) -> Agent:

@@ -179,6 +179,7 @@ class InteractiveStream(Stream):
         while writer.transitions < most and (
             writer.transitions < source.transitions or writer.episodes < source.episodes
         ):
+            self.world.doing(f"playing round {self._round}", writer.transitions, source.transitions, "states")
             wave, env_steps = int(writer.cursor.get("wave", 0)), int(writer.cursor.get("env_steps", 0))
             for one in self._wave(folder, wave, writer.transitions):
                 assert one.episode is not None
@@ -186,6 +187,7 @@ class InteractiveStream(Stream):
                 if writer.transitions < most:
                     writer.add(cut(one.episode, int(min(most - writer.transitions, one.length))))
             writer.commit({"wave": wave + 1, "env_steps": env_steps})
+        self.world.doing("")
         made_by = {"round": self._round, "beta": self._beta(self._round), "env_steps": writer.cursor["env_steps"]}
         writer.finalise(path, {"env": env_spec.fingerprint(), "made_by": made_by})
         shutil.rmtree(path.parent / "shards")

@@ -114,7 +114,10 @@ class ReplayStream(Stream):
 
     def _warm_up(self) -> None:
         while len(self._ring) < self.source.warmup:
+            self.world.doing("warming up", len(self._ring), self.source.warmup, "transitions")
             self._interact(warm=True)
+            if len(self._ring) >= self.source.warmup:
+                self.world.doing("")
 
     def _spend_credit(self) -> None:
         while self._credit >= self.source.num_envs:

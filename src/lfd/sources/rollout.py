@@ -163,11 +163,13 @@ class RolloutStream(Stream):
             # Only now, so that all epochs over a collection saw the statistics that it was taken with.
             agent.update_normalisers(self._taken["obs"])
         self._scale_before = copy.deepcopy(self._scale)
-        memories, steps = [], []
+        memories, steps, count = [], [], self.source.num_envs
         for index in range(self.source.steps):
             if index % self.world.sequence == 0:
                 memories.append(self._memory)
+            self.world.doing("collecting", index * count, self.source.steps * count, "transitions")
             steps.append(self._step())
+        self.world.doing("")
         taken = {name: _stack([step[name] for step in steps], device) for name in steps[0]}
         taken["discount"] = self.world.gamma * (~taken["terminated"]).float()
         # [T / L, N, ...]: the memory that every sequence begins with.

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lfd.batch import Batch
-from lfd.episodes import greedy, play, success_rates
+from lfd.episodes import Played, greedy, play, success_rates
 from lfd.learner import Learner, metric_name
 from lfd.noise import derive
 from lfd.sources import Stream
@@ -59,17 +59,20 @@ class Checking:
         if self._env is None:
             self._env = self.lab.env.make(self.fit.check.num_envs or min(episodes, 16), training=False)
         seeds = [derive(self.fit.seed, "check", index) % 2**31 for index in range(episodes)]
-        played = []
+        played: list[Played] = []
+        self.lab.progress.update(self.learner.step_count)
         for agent in self.learner.agents:
-            policy = partial(greedy, agent, self._env.num_envs, self.learner.device)
-            played += play(self._env, policy, seeds, stopping=self._stopping)
+            policy, before = partial(greedy, agent, self._env.num_envs, self.learner.device), len(played)
+            told = partial(self._tell, before, episodes * self.learner.members)
+            told(0)
+            played += play(self._env, policy, seeds, stopping=self.lab.stopping, ended=told)
+        self.lab.progress.doing("")
         values = np.array([episode.value for episode in played])
         return {"score": float(values.mean()), "score_std": float(values.std()), **success_rates(played)}
 
-    def _stopping(self) -> bool:
+    def _tell(self, before: int, total: int, over: int) -> None:
         # A check may take longer than the steps between two of them.
-        self.lab.progress.update(self.learner.step_count)
-        return self.lab.stopping()
+        self.lab.progress.doing("checking", before + over, total, "episodes")
 
     @torch.no_grad()
     def _validate(self) -> dict[str, float]:

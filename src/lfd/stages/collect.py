@@ -192,7 +192,12 @@ class _Collection:
                 return covered(lanes, wanted)
             return not any(lane.running for lane in lanes[:wanted])
 
-        played = play(self.env, policy, seeds, True, self.stack, self.lab.stopping, enough=enough)
+        def told(over: int) -> None:
+            self.lab.progress.doing(f"playing {name}", over, count, "episodes")
+
+        told(0)
+        played = play(self.env, policy, seeds, True, self.stack, self.lab.stopping, enough=enough, ended=told)
+        self.lab.progress.doing("")
         kept = 0
         for one in played:
             assert one.episode is not None

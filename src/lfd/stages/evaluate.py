@@ -64,9 +64,15 @@ class Evaluate(Stage):
         scores: dict[str, dict[str, Any]] = {}
         steps, began = 0, time.monotonic()
 
-        def score(policy: Callable[[], Policy]) -> list[Played]:
+        def score(name: str, policy: Callable[[], Policy]) -> list[Played]:
             nonlocal steps
-            played = play(env, policy, seeds, stopping=lab.stopping)
+
+            def told(over: int) -> None:
+                lab.progress.doing(f"playing {name}", over, len(seeds), "episodes")
+
+            told(0)
+            played = play(env, policy, seeds, stopping=lab.stopping, ended=told)
+            lab.progress.doing("")
             steps += sum(one.length for one in played)
             lab.progress.update(len(seeds) * (len(scores) + 1))
             return played
@@ -77,7 +83,7 @@ class Evaluate(Stage):
 
         try:
             noise = Generated(derive(self.seed, "random"))
-            uniform = score(lambda: random_policy(lab.spaces, env.num_envs, noise))
+            uniform = score("random", lambda: random_policy(lab.spaces, env.num_envs, noise))
             scores["random"] = summarise([[one.value for one in uniform]], uniform)
             for name in [*self.policies, *(one for one in self.also if one not in self.policies)]:
                 base, snapshot = split_name(name)
@@ -87,12 +93,12 @@ class Evaluate(Stage):
                 elif isinstance(product, Trained):
                     agents = [agent.to(device) for agent in product.agents(snapshot)]
                     members = [
-                        score(partial(greedy, agent, env.num_envs, device, draws(name, member)))
+                        score(name, partial(greedy, agent, env.num_envs, device, draws(name, member)))
                         for member, agent in enumerate(agents)
                     ]
                     scores[name] = summarise([[one.value for one in played] for played in members], sum(members, []))
                 elif isinstance(product, Expert) and (name in self.policies or not product.is_person):
-                    alone = score(partial(product.policy, env, device, snapshot, draws(name)))
+                    alone = score(name, partial(product.policy, env, device, snapshot, draws(name)))
                     scores[name] = summarise([[one.value for one in alone]], alone)
         finally:
             env.close()

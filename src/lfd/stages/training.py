@@ -83,6 +83,7 @@ class Training:
                 batch=algo.batch, gamma=algo.gamma, seed=seed,
                 folder=self.lab.folder / "sources" / name, boundary=boundary, device=self.device,
                 sequence=algo.sequence, distinct=name in distinct, stopping=self.lab.stopping,
+                doing=self.lab.progress.doing,
             )  # fmt: skip
             streams[name] = opened(sources[name], world)
         return streams
