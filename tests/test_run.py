@@ -118,9 +118,9 @@ def test_what_was_deleted_from_a_run_folder_is_drawn_again(call: Call, tmp_path:
 def test_a_run_that_fails_says_why_and_what_it_has_stays_in_use(
     call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("learn.steps=400", "algo.lr=1e30") == 2
+    assert call("learn.steps=400", "algo.lr=1e30") == 4
     failed = result(tmp_path)
-    assert failed["status"] == "failed" and "not finite" in failed["reason"] and failed["exit_code"] == 2
+    assert failed["status"] == "failed" and "not finite" in failed["reason"] and failed["exit_code"] == 4
     assert failed["reason"] in " ".join(capsys.readouterr().err.split())
     assert list(failed["stages"]) == ["demos"] and failed["scores"] == {}
 
