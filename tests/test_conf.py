@@ -9,7 +9,7 @@ from omegaconf import open_dict
 
 from lfd.artifacts import Store
 from lfd.cli import config_folder
-from lfd.data.readers.described import Described
+from lfd.data.survey import Survey
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.experiment import Experiment, build, register
@@ -34,7 +34,7 @@ GIVEN = {
     "expert=babyai_bot": ["env=babyai_goto"],
     "expert=queue": ["algo=dagger"],
 }
-TWO = Described(Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)), 1, True)
+TWO = Survey(Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)), 1, True, [], [], {})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,8 +65,7 @@ def spaces():
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("data.npz").write_bytes(b"whether it can be read is another test's question")
-    monkeypatch.setattr("lfd.stages.load.read", lambda *_: iter(()))
-    monkeypatch.setattr("lfd.stages.load.described", lambda *_: TWO)
+    monkeypatch.setattr("lfd.stages.load.survey", lambda *_: (TWO, None))
     monkeypatch.setattr("lfd.stages.experts.Pretrained.check_wiring", lambda *_: None)
     monkeypatch.setattr("lfd.stages.experts.Pretrained.folder", Path())
     Path("agent.json").write_text("{}")

@@ -113,7 +113,6 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
     if env is not None and any(override.key_or_group == "env.id" for override in parsed(overrides, sweep=False)):
         # `env=gym` says nothing; and the name is to be one of a folder
         names["env"] = re.sub(r"[^\w.-]+", "-", env.id)
-    _check_actions(env, stages, choices)
     if env is None and content["film"]:
         raise Refused("film=true: with env=none there is nothing to film; leave it out, or choose an env")
     if content["seed"] < 0:
@@ -121,6 +120,7 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
     content["hardware"].open()
     outputs = Path(content["outputs"])
     _check_folder(outputs)
+    _check_actions(env, stages, choices, outputs / "artifacts")
     return Experiment(
         stages=stages,
         targets=content["targets"],
@@ -191,18 +191,24 @@ def _check_read(cfg: DictConfig, overrides: list[str]) -> None:
             raise Refused(f"{override.input_line}: no stage learns by {root}; set what is below algo, or leave it out")
 
 
-def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any]) -> None:
+def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any], store: Path) -> None:
     """The losses were chosen for `actions` before any environment was made or file opened: they must agree."""
+    stored_as = ""
     if env is not None:
         told = {f"env.id={env.id}": env.spaces()}
     else:
+        for stage in stages.values():
+            stage.look(None, store)
+        stored_as = " (amounts are stored as floats, numbers of actions as integers)"
         told = {
             f"the file of {name}": spaces for name, stage in stages.items() if (spaces := stage.spaces()) is not None
         }
     chosen = choices.get("actions")
     for what, spaces in told.items():
         if chosen != (real := spaces.actions):
-            raise Refused(f"{what} has {real} actions, the configuration was composed for {chosen}; add actions={real}")
+            raise Refused(
+                f"{what} has {real} actions, the configuration was composed for {chosen}; add actions={real}{stored_as}"
+            )
 
 
 def _check_folder(outputs: Path) -> None:

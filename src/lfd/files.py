@@ -149,16 +149,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise Refused(f"{path} is not a whole safetensors file ({error}): remove it and repeat the command") from error
 
 
-def file_sha256(path: Path, memo: Path) -> str:
+def file_sha256(path: Path, memo: Path | None) -> str:
     """The sha256 of a file's content, in hex, remembered in the folder `memo` by inode, size and time of change.
 
     Refused if there is no such file, or if it changes while it is read.
     """
     try:
         before = path.stat()
-        remembered = memo / f"{before.st_dev}-{before.st_ino}.json"
+        remembered = memo / f"{before.st_dev}-{before.st_ino}.json" if memo else None
         identity = {"size": before.st_size, "mtime_ns": before.st_mtime_ns}
-        if remembered.exists():
+        if remembered and remembered.exists():
             known = load_json(remembered)
             if known | identity == known:
                 return str(known["sha256"])
@@ -170,8 +170,8 @@ def file_sha256(path: Path, memo: Path) -> str:
     if (after.st_ino, after.st_size, after.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
         raise Refused(f"{path} changes while it is read: wait until it is complete and repeat the command")
     # a second write within the clock's grain may leave size and time alike, so a fresh file is not remembered
-    if time.time_ns() - before.st_mtime_ns > 2_000_000_000:
-        memo.mkdir(parents=True, exist_ok=True)
+    if remembered and time.time_ns() - before.st_mtime_ns > 2_000_000_000:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
         save_json(remembered, identity | {"sha256": digest})
     return digest
 

@@ -95,6 +95,8 @@ class TrainingPipeline:
 
     def _check(self) -> Spaces:
         """Refuse what does not fit together; returns the spaces that it does in."""
+        for name in self.order:
+            self.stages[name].look(self.env, self.store.root)
         if self.env is None:
             for name in self.order:
                 self.stages[name].check_offline(name)

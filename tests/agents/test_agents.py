@@ -65,6 +65,21 @@ def test_running_statistics_are_those_of_all_data():
     torch.testing.assert_close(normaliser.variance, data.var(0, unbiased=False), rtol=1e-3, atol=1e-5)
 
 
+def test_what_lies_far_from_all_that_was_seen_is_clipped():
+    normaliser = Normaliser((2,))
+    wild = torch.tensor([[1e9, -0.5]])
+    assert torch.equal(normaliser(wild), wild / (1 + 1e-3))  # as long as nothing was seen
+    normaliser.update(torch.tensor([[0.0, 1.0], [2.0, 1.0]]))  # the second never moves
+    assert normaliser(wild).tolist() == [[100.0, -100.0]]
+    loaded = Normaliser((2,))
+    loaded.load_state_dict(normaliser.state_dict())
+    assert loaded(wild).tolist() == [[100.0, -100.0]]
+    restored = Normaliser((2,))
+    for name, value in normaliser.named_buffers():
+        getattr(restored, name).copy_(value)
+    assert restored(wild).tolist() == [[100.0, -100.0]]
+
+
 def test_only_numbers_are_normalised():
     seen = gym.spaces.Box(0, 255, (3,), np.uint8)
     space = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5), "seen": seen})

@@ -130,7 +130,7 @@ def test_verify_finds_one_changed_byte(tmp_path, publish, vector, episodes):
         Dataset.open(path).verify()
 
 
-def test_a_lost_or_foreign_passport_is_refused(tmp_path, publish, vector, episodes):
+def test_a_foreign_passport_is_refused_and_a_lost_one_made_anew(tmp_path, publish, vector, episodes):
     passport = publish(vector, episodes).passport
     (tmp_path / "passport.json").write_text(json.dumps(passport | {"transitions": 12}))
     with pytest.raises(Refused, match="not the passport"):
@@ -143,8 +143,7 @@ def test_a_lost_or_foreign_passport_is_refused(tmp_path, publish, vector, episod
     with pytest.raises(Refused, match="not the passport"):
         Dataset.open(tmp_path / "data.hdf5")
     (tmp_path / "passport.json").unlink()
-    with pytest.raises(Refused, match="no passport"):
-        Dataset.open(tmp_path / "data.hdf5")
+    assert Dataset.open(tmp_path / "data.hdf5").passport == {name: passport[name] for name in passport}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells whose pages are whose")
@@ -162,7 +161,8 @@ def test_processes_share_the_pages_of_a_dataset(publish, frames, make):
     try:
         assert [reader.stdout.readline() for reader in readers] == [b"read\n"] * 2
         for reader in readers:
-            assert _mapped(reader.pid, path, "Shared") > 20_000 * 30 > 10 * _mapped(reader.pid, path, "Private")
+            # The kernel maps a few neighbours of a page for the one of both that asks first.
+            assert _mapped(reader.pid, path, "Shared") > 20_000 * 30 > 4 * _mapped(reader.pid, path, "Private")
     finally:
         for reader in readers:
             reader.communicate()

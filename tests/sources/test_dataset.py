@@ -179,3 +179,23 @@ def test_a_range_of_returns_that_cannot_be_is_refused(write_data, stream_of):
     data = write_data([EPISODES[1], EPISODES[1]], VECTOR, name="same")
     with pytest.raises(Refused, match="all episodes of the data return the same; leave it out"):
         stream_of(Demonstrations(return_range=1.0), datasets={"demos": data})
+
+
+@pytest.mark.parametrize("form", ["vector", "dict"])
+def test_one_wild_value_does_not_decide_the_scale_of_the_others(write_data, form):
+    seen = np.random.default_rng(0).normal(size=(1001, 3)).astype(np.float32)
+    box = gym.spaces.Box(-np.inf, np.inf, (3,))
+    spaces = Spaces(gym.spaces.Dict({"pose": box}) if form == "dict" else box, gym.spaces.Discrete(2))
+
+    def statistic(column, name):
+        observations = {"pose": column} if form == "dict" else column
+        episode = Episode(observations, np.zeros(1000, int), np.ones(1000, np.float32), True, False)
+        parts = list(statistics(write_data([episode], spaces, name=name)))
+        return np.concatenate([part["pose"] if form == "dict" else part for part in parts])
+
+    np.testing.assert_array_equal(statistic(seen, "clean"), seen[:-1])
+    wild = seen.copy()
+    wild[500, 1] = 1e5
+    found = statistic(wild, "wild")
+    np.testing.assert_array_equal(np.delete(found, 500, 0), np.delete(seen[:-1], 500, 0))
+    assert 60 < found[500, 1] < 80 and found.std(0)[1] < 4

@@ -1,11 +1,18 @@
+import h5py
 import numpy as np
 import pytest
 
+from lfd.artifacts import Store
+from lfd.data import read
 from lfd.envs import Gym
 from lfd.errors import Refused
+from lfd.hardware import Hardware
+from lfd.keys import key_of
+from lfd.log import RunLog
+from lfd.pipeline import TrainingPipeline
 from lfd.stages.load import Load
 
-CARTPOLE = Gym("CartPole-v1")
+CARTPOLE, PENDULUM = Gym("CartPole-v1"), Gym("Pendulum-v1")
 
 
 @pytest.fixture
@@ -96,4 +103,143 @@ def test_objects_pickled_in_a_file_are_not_brought_to_life(tmp_path, run_stages)
 def test_a_file_that_cannot_be_read_is_refused_before_anything_is_made(counting, tmp_path):
     (tmp_path / "notes.npz").write_text("no data")
     with pytest.raises(Refused, match="in no form that is known"):
-        Load(str(tmp_path / "notes.npz")).check_wiring("demos", counting.spaces(), [])
+        Load(str(tmp_path / "notes.npz")).look(counting, tmp_path)
+
+
+# Before anything is made
+
+
+def d4rl(path, observations=None, actions=None, **columns):
+    draw = np.random.default_rng(0)
+    given = {
+        "observations": draw.normal(size=(60, 3)).astype(np.float32) if observations is None else observations,
+        "actions": draw.uniform(-2, 2, (60, 1)) if actions is None else actions, "rewards": np.ones(60),
+        "terminals": np.zeros(60, bool), "timeouts": np.arange(60) % 20 == 19,
+    }  # fmt: skip
+    with h5py.File(path, "w") as file:
+        for name, column in (given | columns).items():
+            if column is not None:
+                file[name] = column
+    return path
+
+
+def test_the_limit_of_the_environment_is_that_of_a_file_without_timeouts(tmp_path, run_stages):
+    path = tmp_path / "v0.hdf5"
+    draw = np.random.default_rng(0)
+    d4rl(
+        path, draw.normal(size=(530, 4)), np.zeros(530, int), rewards=np.ones(530), timeouts=None,
+        terminals=np.arange(530) == 529,
+    )  # fmt: skip
+    data = run_stages({"demos": Load(str(path))}, CARTPOLE).product("demos")
+    # Of the episode of 500 steps the last has no successor.
+    assert (data.ends - data.starts).tolist() == [499, 30]
+    assert data.columns["timeouts"][498] and data.columns["terminals"][-1]
+
+
+@pytest.mark.parametrize("clip_actions", [False, True])
+def test_actions_beyond_the_bounds_are_refused_or_clipped(tmp_path, run_stages, capsys, clip_actions):
+    actions = np.random.default_rng(1).uniform(-2, 2, (60, 1))
+    actions[[3, 33]], actions[5] = 7.5, 2 + 1e-7
+    load = Load(str(d4rl(tmp_path / "a.hdf5", actions=actions)), clip_actions=clip_actions)
+    if not clip_actions:
+        with pytest.raises(Refused, match="2 of 60 actions lie beyond the bounds .*dataset.clip_actions=true"):
+            run_stages({"demos": load}, PENDULUM)
+        assert not (tmp_path / "store").exists()
+        return
+    data = run_stages({"demos": load}, PENDULUM).product("demos")
+    assert data.columns["actions"].max() == 2.0 and data.passport["audit"]["actions_out_of_bounds"] == 0
+    assert "demos: a.hdf5: 2 of 60 actions lie beyond the bounds and are clipped" in capsys.readouterr().err
+
+
+def test_the_key_is_what_it_was_before_actions_could_be_clipped(counting, file, tmp_path):
+    keys = []
+    for load in (Load(str(file)), Load(str(file), clip_actions=True)):
+        load.look(CARTPOLE, tmp_path / "store")
+        keys.append(key_of("load", load.material(lambda path: "digest")))
+    assert keys[0] == "load-06de2f5a194f3cb4" and keys[1] != keys[0]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "told"),
+    [
+        ([200] * 20, None, "20 of 20 episodes end after exactly 200 steps, CartPole-v1 stops after 500"),
+        ([200] * 20, 200, ""),
+        ([12, 30, 31, 80], None, ""),
+        ([600, 600], 600, ""),
+    ],
+)
+def test_another_time_limit_is_told_of(tmp_path, run_stages, capsys, lengths, limit, told):
+    count, starts = sum(lengths), np.zeros(sum(lengths), bool)
+    starts[np.cumsum([0, *lengths[:-1]])] = True
+    obs = np.random.default_rng(0).normal(size=(count, 4))
+    np.savez(
+        tmp_path / "a.npz", obs=obs, actions=np.zeros((count, 1), int), rewards=np.ones(count), episode_starts=starts
+    )
+    run_stages({"demos": Load(str(tmp_path / "a.npz"), max_episode_steps=limit)}, CARTPOLE)
+    err = capsys.readouterr().err
+    assert (told in err) if told else ("stops after" not in err)
+
+
+def test_episodes_that_were_stopped_elsewhere_are_told_of(tmp_path, run_stages, capsys):
+    run_stages({"demos": Load(str(d4rl(tmp_path / "a.hdf5")))}, PENDULUM)
+    assert (
+        "its episodes were stopped after 20 steps, Pendulum-v1 stops after 200; returns differ"
+        in capsys.readouterr().err
+    )
+
+
+def reads(monkeypatch):
+    """The paths that the readers were given."""
+    found = []
+
+    def counted(path, *more):
+        found.append(path)
+        return read(path, *more)
+
+    monkeypatch.setattr("lfd.data.survey.read", counted)
+    monkeypatch.setattr("lfd.stages.load.read", counted)
+    return found
+
+
+def test_a_file_is_read_once_and_what_it_showed_is_remembered(tmp_path, run_stages, monkeypatch):
+    found, path = reads(monkeypatch), d4rl(tmp_path / "a.hdf5")
+    for expected in (1, 1):
+        run_stages({"demos": Load(str(path))}, None)
+        assert len(found) == expected
+    # Other settings look anew; a large file is looked through and then copied.
+    monkeypatch.setattr("lfd.data.survey._HELD_BYTES", 100)
+    assert len(run_stages({"demos": Load(str(path), episodes=2)}, None).product("demos")) == 38 and len(found) == 3
+
+
+def test_infos_that_all_episodes_have_are_kept(tmp_path, run_stages):
+    path = d4rl(tmp_path / "a.hdf5", **{"infos/height": np.arange(60.0), "infos/short": np.zeros(3)})
+    data = run_stages({"demos": Load(str(path))}, None).product("demos")
+    assert [name for name in data.columns if name.startswith("infos")] == ["infos/height"]
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "copied away"])
+def test_our_own_data_is_taken_with_what_is_known_of_it(tmp_path, run_stages, form):
+    over = {"terminals": np.arange(60) % 20 == 19, "timeouts": np.zeros(60, bool)}
+    made = run_stages({"demos": Load(str(d4rl(tmp_path / "first.hdf5", **over)))}, None)
+    folder = made.store.find(made.keys["demos"])
+    path = {"folder": folder, "file": folder / "data.hdf5", "copied away": tmp_path / "gift.hdf5"}[form]
+    if form == "copied away":
+        path.write_bytes((folder / "data.hdf5").read_bytes())
+    again = run_stages({"demos": Load(str(path))}, None, store="other").product("demos")
+    first = made.product("demos")
+    assert again.passport["sha256"] == first.passport["sha256"]
+    assert again.passport["made_by"] == {"file": "gift.hdf5" if form == "copied away" else "first.hdf5"}
+
+
+def test_who_has_no_successors_is_refused(tmp_path, run_stages):
+    path = d4rl(tmp_path / "a.hdf5", timeouts=np.ones(60, bool))
+    with pytest.raises(Refused, match="has no step with a successor"):
+        run_stages({"demos": Load(str(path))}, None)
+
+
+def test_a_file_that_changes_before_it_is_copied_is_refused(tmp_path):
+    path, store = d4rl(tmp_path / "a.hdf5"), Store(tmp_path / "store")
+    pipeline = TrainingPipeline({"demos": Load(str(path))}, ["demos"], None, Hardware(), store)
+    d4rl(path, rewards=np.zeros(60))
+    with pytest.raises(Refused, match="has changed since it was looked through"):
+        pipeline.run(RunLog(tmp_path / "metrics.jsonl"))

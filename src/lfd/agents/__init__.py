@@ -22,6 +22,12 @@ from lfd.noise import Noise
 REWARD = "reward"  # the module, and the role of a frozen product, that replaces the environment's reward
 
 
+# Standard deviations beyond which a normalised observation is clipped. A glitch, or a feature that hardly moved in the
+# data and does in play, would drown all others. Gymnasium and stable-baselines 3 clip at 10, which lies within what
+# CartPole and LunarLander show by themselves.
+CLIP = 100.0
+
+
 class Normaliser(nn.Module):
     """Running mean and variance of a vector observation; the identity until `update` was called.
 
@@ -53,7 +59,9 @@ class Normaliser(nn.Module):
         self.count.copy_(total)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / (self.variance.sqrt() + 1e-3)
+        z: Tensor = (x - self.mean) / (self.variance.sqrt() + 1e-3)
+        limit = CLIP / (self.count > 0)  # infinite while nothing is known; a recorded step reads it anew
+        return z.clamp(-limit, limit)
 
     def inverse(self, x: Tensor) -> Tensor:
         return x * (self.variance.sqrt() + 1e-3) + self.mean

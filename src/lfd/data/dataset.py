@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from lfd.data.episode import Array, Episode, Observations, flatten, unflatten
 from lfd.data.layout import FORMAT, Column, columns_of, opened
-from lfd.data.passport import content_sha256, described
+from lfd.data.passport import LEDGER, content_sha256, described, examine
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 from lfd.files import load_object
@@ -24,7 +25,7 @@ class Dataset:
     """All transitions of a published file, in time order; row i is transition i. Nothing is read until it is used.
 
     Attributes:
-        passport: What the data says about itself.
+        passport: What the data says about itself; worked out anew where the file lies without it.
         spaces: Of the environment; observations there are stacked.
         stack: How many frames an observation stacks on axis 0; 1 is none.
         columns: `observations` [N, ...] (single frames when stacked; a dict for dict spaces), `actions`, `rewards`,
@@ -34,8 +35,12 @@ class Dataset:
         nbytes: Of all columns.
     """
 
-    def __init__(self, path: Path, passport: dict[str, Any], spaces: Spaces, stack: int, mapped: dict[str, Array]):
-        self.path, self.passport, self.spaces, self.stack = path, passport, spaces, stack
+    def __init__(
+        self, path: Path, passport: dict[str, Any] | None, spaces: Spaces, stack: int, mapped: dict[str, Array]
+    ):
+        self.path, self.spaces, self.stack = path, spaces, stack
+        if passport is not None:
+            self.passport = passport
         self.starts, self._returns = np.array(mapped.pop("starts")), np.array(mapped.pop("returns"))
         self.nbytes = sum(column.nbytes for column in mapped.values())
         self.final = unflatten(_take_out(mapped, "final/"))
@@ -50,7 +55,7 @@ class Dataset:
         """Maps a published file.
 
         Raises:
-            Refused: there is no such file, it is not in this form, or its passport is missing or another file's.
+            Refused: there is no such file, it is not in this form, or the passport beside it is another file's.
         """
         if not path.is_file():
             raise Refused(f"data: {path} does not exist")
@@ -67,6 +72,16 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.columns["rewards"])
+
+    @cached_property
+    def passport(self) -> dict[str, Any]:
+        with opened(self.path) as file:
+            columns = columns_of(file)
+        last = self.ends - 1
+        ledger = np.zeros(len(last), LEDGER)
+        ledger["length"], ledger["return"], ledger["complete"] = self.ends - self.starts, self._returns, True
+        ledger["terminated"], ledger["truncated"] = (self.columns[name][last] for name in ("terminals", "timeouts"))
+        return {"format": FORMAT} | examine(self.path, columns, self.spaces, self.stack, ledger)
 
     def verify(self) -> None:
         """Read the whole file. Raises Refused if its content is not what its passport says."""
@@ -168,14 +183,15 @@ def is_own(path: Path) -> bool:
         return "format" in file.attrs and "spaces" in file.attrs
 
 
-def _passport(path: Path, columns: dict[str, Column]) -> dict[str, Any]:
+def _passport(path: Path, columns: dict[str, Column]) -> dict[str, Any] | None:
+    """The one beside a file; None if there is none."""
     beside = path.parent / "passport.json"
-    if not beside.is_file():
-        raise Refused(f"data: {path} has no passport.json beside it; import the file again")
+    if not beside.exists():
+        return None
     passport = load_object(beside, "transitions", "episodes", "columns", "sha256", "returns", "lengths")
     counts = {"transitions": columns["rewards"].shape[0], "episodes": columns["starts"].shape[0]}
     if not counts.items() <= passport.items() or passport["columns"] != described(columns):
-        raise Refused(f"data: {beside} is not the passport of {path.name}; import the file again")
+        raise Refused(f"data: {beside} is not the passport of {path.name}; move it away, and one is made anew")
     return passport
 
 

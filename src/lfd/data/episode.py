@@ -16,6 +16,8 @@ from lfd.errors import Refused
 Array = npt.NDArray[Any]
 Observations = Array | dict[str, Array]
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclass
 class Episode:
@@ -39,6 +41,11 @@ class Episode:
     def is_complete(self) -> bool:
         """Whether the final observation is known."""
         return all(len(column) == len(self) + 1 for column in flatten(self.observations).values())
+
+
+def kept_of(episode: Episode) -> int:
+    """How many of its transitions can be learnt from: the last one needs a successor unless it terminated."""
+    return len(episode) if episode.is_complete or episode.terminated else len(episode) - 1
 
 
 def flatten(observations: Observations) -> dict[str, Array]:
@@ -90,27 +97,40 @@ def conform(episode: Episode, spaces: Spaces, stack: int = 1) -> Episode:
     return result
 
 
-def check_finite(episode: Episode, where: str) -> None:
-    """Raise Refused at the first observation, action or reward that is NaN or infinite."""
+def check_numbers(episode: Episode, where: str) -> None:
+    """Raise Refused unless each observation, action and reward is a finite number in float32, and one row a step."""
     columns = flatten(episode.observations) | {"actions": episode.actions, "rewards": episode.rewards}
     for name, column in columns.items():
+        if column.dtype.kind not in "biuf":
+            raise Refused(f"{where}: {name} are {column.dtype} values (text or objects); expected numbers")
+        if 0 in column.shape[1:]:
+            raise Refused(f"{where}: {name} have the shape {column.shape}, with no number in a row; expected some")
         if column.dtype.kind != "f":
             continue
-        rows = np.isfinite(column).reshape(len(column), -1).all(1)
-        if not rows.all():
+        wrong = ~np.isfinite(column) if column.dtype.itemsize <= 4 else ~(np.abs(column) <= _LARGEST)
+        if wrong.any():
+            at = tuple(int(index) for index in np.argwhere(wrong)[0])
+            value = column[at]
+            what = "beyond what float32 holds" if np.isfinite(value) else "not finite numbers"
             raise Refused(
-                f"{where}: {name} of step {int(rows.argmin())} are not finite numbers; leave that episode out"
+                f"{where}: {name} of step {at[0]} are {what} ({_cell(name, at[1:])} is {value:g}); correct them, or "
+                "leave that episode out"
             )
+    _check_lengths(episode, f"{where}: ")
 
 
-def _check_lengths(episode: Episode) -> None:
+def _cell(name: str, at: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, at))}]" if at else name
+
+
+def _check_lengths(episode: Episode, where: str = "data: ") -> None:
     steps = len(episode)
     lengths = {name: len(column) for name, column in flatten(episode.observations).items()}
     wrong = {name: n for name, n in lengths.items() if n != max(lengths.values()) or n not in (steps, steps + 1)}
-    per_step = {"rewards": len(episode.rewards)} | {f"infos/{k}": len(v) for k, v in episode.infos.items()}
+    per_step = {"rewards": episode.rewards.size} | {f"infos/{k}": len(v) for k, v in episode.infos.items()}
     wrong |= {name: n for name, n in per_step.items() if n != steps}
     if wrong or steps == 0:
-        raise Refused(f"data: an episode has {steps} actions, but {wrong or 'no transition'}; expected one row a step")
+        raise Refused(f"{where}an episode has {steps} actions, but {wrong or 'no transition'}; expected one row a step")
 
 
 def _cast(name: str, column: Array, space: gym.Space[Any]) -> Array:

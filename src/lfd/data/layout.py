@@ -34,11 +34,17 @@ def opened(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file to read.
 
     Raises:
-        Refused: HDF5 cannot open it.
+        Refused: HDF5 cannot open it, or somebody has it open to write.
     """
     try:
         file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except OSError as error:
+        # of a file that is open by SWMR, or was when its writer died, HDF5 tells in words
+        if isinstance(error, BlockingIOError) or "unable to lock file" in str(error) or "already open" in str(error):
+            raise Refused(
+                f"data: {path} is in use by another process, which has it open to write; repeat the command once it "
+                f"is closed (HDF5: {error})"
+            ) from error
         raise Refused(f"data: {path} is damaged: {error}") from error
     with file:
         yield file

@@ -14,6 +14,11 @@ from lfd.data.episode import Array
 from lfd.data.layout import Column
 from lfd.envs.spaces import Spaces
 
+# One row an episode, in the order of collection. `return` is the whole episode's, a dropped last reward included;
+# `complete`: its final observation was known.
+LEDGER = np.dtype(
+    [("length", "<i8"), ("return", "<f8"), ("terminated", "?"), ("truncated", "?"), ("complete", "?")],
+)
 _BLOCK_BYTES = 16 << 20
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: Fibonacci hashing
 

@@ -22,11 +22,6 @@ from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 from lfd.files import save_json, sync
 
-# One row an episode, in the order of collection. `return` is the whole episode's, a dropped last reward included;
-# `complete`: its final observation was known.
-LEDGER = np.dtype(
-    [("length", "<i8"), ("return", "<f8"), ("terminated", "?"), ("truncated", "?"), ("complete", "?")],
-)
 _ALIGNMENT = 64
 _METADATA_BYTES = 1 << 20  # far more than HDF5 needs for a few dozen columns
 

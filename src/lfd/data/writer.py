@@ -9,8 +9,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lfd.data.episode import Array, Episode, conform, flatten, step_dtype, unflatten
-from lfd.data.publish import LEDGER, Log, publish
+from lfd.data.episode import Array, Episode, conform, flatten, kept_of, step_dtype, unflatten
+from lfd.data.passport import LEDGER
+from lfd.data.publish import Log, publish
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 from lfd.files import full_disk_told, load_json, save_json, sync
@@ -61,7 +62,7 @@ class Writer:
         episode = conform(episode, self._spaces, self._stack)
         complete, value = episode.is_complete, float(episode.rewards.sum(dtype=np.float64))
         if not complete:
-            if not episode.terminated and len(episode) == 1:
+            if not kept_of(episode):
                 return
             episode = _completed(episode)
         self._check_infos(episode.infos)

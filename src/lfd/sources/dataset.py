@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lfd.batch import Batch
 from lfd.data import Dataset
+from lfd.data.episode import Array, flatten, unflatten
+from lfd.data.ranges import plausible, sampled
 from lfd.errors import Refused
 from lfd.sources import TRANSITION, Source, Stream, World
 from lfd.sources.draws import Draws
@@ -115,9 +117,26 @@ def split(dataset: Dataset, share: float) -> tuple[Rows, Rows]:
 def statistics(dataset: Dataset, limit: int = 1_000_000) -> Iterator[Any]:
     """Observations [N, ...] from which an agent's normaliser is made: all rows, or `limit` evenly spaced ones.
 
-    They come in parts, because observations with frames in them exceed memory.
+    They come in parts, because observations with frames in them exceed memory. Values that lie far from all others of
+    their dimension are brought nearer: one glitch would decide the scale of all the rest.
     """
     count = len(dataset)
     at = np.arange(count) if count <= limit else np.linspace(0, count - 1, limit).astype(np.int64)
+    bounds = _bounds(dataset, at)
     for start in range(0, len(at), 10_000):
-        yield dataset.observations(at[start : start + 10_000])
+        part = flatten(dataset.observations(at[start : start + 10_000]))
+        yield unflatten(
+            {name: np.clip(column, *bounds[name]) if name in bounds else column for name, column in part.items()}
+        )
+
+
+def _bounds(dataset: Dataset, at: Rows) -> dict[str, tuple[Array, Array]]:
+    """By column of floats, the lowest and the highest value of each dimension that lies not far from all others."""
+    found = {}
+    for name, column in flatten(dataset.columns["observations"]).items():
+        if column.dtype.kind == "f":
+            rows = at[:: sampled(len(at), math.prod(column.shape[1:]))]
+            low, high = plausible(column.take(rows, axis=0).reshape(len(rows), -1))
+            shape = column.shape[1:]
+            found[name] = low.astype(column.dtype).reshape(shape), high.astype(column.dtype).reshape(shape)
+    return found

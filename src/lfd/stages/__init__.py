@@ -94,8 +94,14 @@ class Stage(ABC):
         if self.interacts():
             raise Refused(f"{name}: steps an environment and there is none; choose an env, or targets=[fqe]")
 
+    def look(self, env: Env | None, store: Path) -> None:  # noqa: B027 - most bring nothing in
+        """Look through what it brings in from outside, before anything else is asked; `store` remembers what is found.
+
+        Raises Refused if it cannot be used.
+        """
+
     def spaces(self) -> Spaces | None:
-        """The spaces of what it brings in from outside; None if it brings nothing in. Raises Refused."""
+        """The spaces of what it brings in from outside; None if it brings nothing in."""
         return None
 
     @abstractmethod

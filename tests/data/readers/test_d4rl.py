@@ -81,7 +81,7 @@ def test_without_timeouts_the_time_limit_is_counted(write, columns):
     path = write(columns)
     expected = [(3, True, False, False), (4, False, True, False), (2, False, False, False)]
     assert ends(read(path, max_episode_steps=4)) == expected
-    with pytest.raises(Refused, match="give max_episode_steps"):
+    with pytest.raises(Refused, match="give dataset.max_episode_steps"):
         list(read(path))
 
 
@@ -118,3 +118,27 @@ def test_text_is_no_column(write, columns):
         file.create_dataset("observations", data=["a"] * 9)
     with pytest.raises(Refused, match="observations holds object"):
         list(read(path))
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e5])
+def test_resets_are_found_in_any_unit(write, columns, unit):
+    del columns["timeouts"]
+    rows = {name: columns[name] * np.float32(unit) for name in ("observations", "next_observations")}
+    expected = [(3, True, False, True), (4, False, False, True), (2, False, False, True)]
+    assert ends(read(write(columns | rows))) == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rounding_is_no_reset(write, columns, dtype):
+    columns["next_observations"] = columns["next_observations"].astype(dtype)
+    columns["observations"][:, 2] += 1000  # a dimension of which its size, not its spread, decides the rounding
+    columns["next_observations"][:, 2] += 1000
+    assert [len(episode) for episode in read(write(columns))] == [3, 4, 2]
+
+
+def test_flags_that_were_never_written_are_all_0(write, columns):
+    del columns["timeouts"]
+    path = write(columns)
+    with h5py.File(path, "a") as file:
+        file.create_dataset("timeouts", (9,), bool)
+    assert ends(read(path))[1] == (4, False, False, True)

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import io
 import json
 
 import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from lfd.data import read
+from lfd.data.survey import survey
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 
@@ -100,3 +103,123 @@ def test_observations_without_a_final_row(folder, spaces):
             del file[f"episode_4/observations/{key}"]
             file[f"episode_4/observations/{key}"] = rows
     assert [index for index, episode in enumerate(read(folder, spaces)) if not episode.is_complete] == [4]
+
+
+# What the metadata name
+
+
+def described(space):
+    """As Minari serialises it."""
+    if isinstance(space, gym.spaces.Dict):
+        return {"type": "Dict", "subspaces": {key: described(part) for key, part in space.spaces.items()}}
+    if isinstance(space, gym.spaces.Discrete):
+        return {"type": "Discrete", "dtype": "int64", "start": int(space.start), "n": int(space.n)}
+    low, high = space.low.tolist(), space.high.tolist()
+    return {"type": "Box", "dtype": str(space.dtype), "shape": list(space.shape), "low": low, "high": high}
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A folder of two episodes of four steps with these spaces in its metadata, or (before 0.5) in the file itself."""
+
+    def write(observation, action, observations, actions, older=False):
+        data = tmp_path / "set" / "data"
+        data.mkdir(parents=True)
+        metadata = {
+            "observation_space": json.dumps(described(observation)),
+            "action_space": json.dumps(described(action)),
+        }
+        if not older:
+            (data / "metadata.json").write_text(json.dumps(metadata | {"data_format": "hdf5", "jpeg_encoding": True}))
+        with h5py.File(data / "main_data.hdf5", "w") as file:
+            file.attrs.update(metadata if older else {})
+            for index in range(2):
+                group = file.create_group(f"episode_{index}")
+                for name, column in (observations if isinstance(observations, dict) else {"": observations}).items():
+                    at = f"observations/{name}".strip("/")
+                    if isinstance(column, list):
+                        group.create_dataset(at, (len(column),), h5py.vlen_dtype(np.uint8))
+                        for row, one in enumerate(column):
+                            group[at][row] = one
+                    else:
+                        group[at] = column
+                group["actions"], group["rewards"] = actions, np.ones(4)
+                group["terminations"], group["truncations"] = np.arange(4) == 3, np.zeros(4, bool)
+        return data.parent
+
+    return write
+
+
+BOX = gym.spaces.Box(-np.inf, np.inf, (3,))
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_bounds_that_the_metadata_name_are_taken(written, older):
+    action = gym.spaces.Box(np.array([-0.4, -2], np.float32), np.array([0.4, 2], np.float32))
+    path = written(BOX, action, np.zeros((5, 3)), np.full((4, 2), 0.3), older)
+    assert survey(path)[0].spaces == Spaces(BOX, action)
+
+
+def test_actions_and_observations_that_nobody_did_or_saw_are_known(written):
+    path = written(gym.spaces.Discrete(30), gym.spaces.Discrete(5), np.arange(5), np.array([0, 1, 2, 1]))
+    assert survey(path)[0].spaces == Spaces(gym.spaces.Discrete(30), gym.spaces.Discrete(5))
+
+
+def test_discrete_spaces_that_count_from_elsewhere_count_from_0(written):
+    observation = gym.spaces.Dict({"place": gym.spaces.Discrete(9, start=-2), "vector": BOX})
+    seen = {"place": np.arange(5) - 2, "vector": np.zeros((5, 3))}
+    path = written(observation, gym.spaces.Discrete(3, start=1), seen, np.array([1, 3, 2, 1]))
+    found, episodes = survey(path)
+    assert found.spaces.action == gym.spaces.Discrete(3)
+    assert found.spaces.observation["place"] == gym.spaces.Discrete(9)
+    assert episodes[0].actions.tolist() == [0, 2, 1, 0] and episodes[0].observations["place"].tolist() == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert "counts its actions from 1" in found.notes[0]
+
+
+def test_actions_beyond_the_named_bounds_are_refused(written):
+    path = written(BOX, gym.spaces.Box(-0.4, 0.4, (1,)), np.zeros((5, 3)), np.full((4, 1), 0.6))
+    with pytest.raises(Refused, match="8 of 8 actions lie beyond the bounds"):
+        survey(path)
+
+
+def jpeg(frame):
+    made = io.BytesIO()
+    Image.fromarray(frame).save(made, format="JPEG")
+    return np.frombuffer(made.getvalue(), np.uint8)
+
+
+@pytest.mark.parametrize("in_dict", [False, True])
+@pytest.mark.parametrize("equal", [False, True])
+def test_images_stored_as_jpeg_are_decoded(written, equal, in_dict):
+    smooth = (np.indices((40, 48, 3)).sum(0) * 2).astype(np.uint8)
+    frames = [smooth if equal else (smooth // (index + 1)).astype(np.uint8) for index in range(5)]
+    stored = [jpeg(frame) for frame in frames]
+    assert (len({len(one) for one in stored}) == 1) == equal
+    column = np.stack(stored) if equal else stored  # Minari makes a plain matrix of rows of one length
+    image = gym.spaces.Box(0, 255, (40, 48, 3), np.uint8)
+    observation = gym.spaces.Dict({"image": image}) if in_dict else image
+    path = written(observation, gym.spaces.Discrete(2), {"image": column} if in_dict else column, np.zeros(4, int))
+    found, episodes = survey(path)
+    assert found.spaces.observation == observation
+    seen = episodes[1].observations["image"] if in_dict else episodes[1].observations
+    assert seen.shape == (5, 40, 48, 3) and np.abs(seen.astype(int) - np.stack(frames)).mean() < 4
+
+
+def test_infos_that_only_some_episodes_have_are_left_out(folder, spaces):
+    with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
+        file["episode_3/infos/time"] = np.zeros(4)
+        file["episode_4/infos/time"] = np.zeros((5, 2))
+    assert survey(folder, spaces)[0].infos == ["success"]
+
+
+def test_bounds_that_the_metadata_leave_open_are_those_of_the_values(written):
+    action = gym.spaces.Box(np.array([-np.inf, -3], np.float32), np.array([np.inf, 3], np.float32))
+    actions = np.array([[5.0, 0], [-4, 1], [0, 0], [0, 0]])
+    found = survey(written(BOX, action, np.zeros((5, 3)), actions), taken=lambda episodes: iter([next(episodes)]))[0]
+    assert (found.spaces.action.low.tolist(), found.spaces.action.high.tolist()) == ([-4, -3], [5, 3])

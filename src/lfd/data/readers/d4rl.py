@@ -9,11 +9,12 @@ import h5py
 import numpy as np
 
 from lfd.data.episode import Episode
-from lfd.data.readers.flat import Flags, breaks, ends_of, episodes, time_limit
+from lfd.data.readers.flat import breaks, ends_of, episodes, flags_of, time_limit
 from lfd.data.readers.hdf5 import NUMBERS, alike, plain
 from lfd.errors import Refused
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
+_NUMBERS, _FLAGS = (*REQUIRED[:-1], "next_observations"), (REQUIRED[-1], "timeouts")
 
 
 def read_d4rl(path: Path, file: h5py.File, max_episode_steps: int | None) -> Iterator[Episode]:
@@ -25,32 +26,37 @@ def read_d4rl(path: Path, file: h5py.File, max_episode_steps: int | None) -> Ite
     Raises:
         Refused: a column is missing, is a pickle or has another length; or nothing says where episodes were truncated.
     """
-    columns = alike(path, file, REQUIRED)
+    # a link to nothing is there too, and is refused
+    names, flags = (
+        tuple(name for name in names if name in REQUIRED or file.id.links.exists(name.encode()))
+        for names in (_NUMBERS, _FLAGS)
+    )
+    columns = alike(path, file, names, flags)
     count = len(columns["rewards"])
-    terminals = _flags(columns.pop("terminals"))
-    timeouts = _flags(plain(path, file, "timeouts")) if "timeouts" in file else None
-    successors = plain(path, file, "next_observations") if "next_observations" in file else None
+    told = {name: flags_of(path, name, columns.pop(name)) for name in flags}
+    terminals, timeouts = told["terminals"], told.get("timeouts")
+    successors = columns.pop("next_observations", None)
     if timeouts is None and successors is None and max_episode_steps is None:
         raise Refused(
             f"data: {path} has neither timeouts nor next_observations, so nothing says where the time limit struck; "
-            "give max_episode_steps"
+            "give dataset.max_episode_steps"
         )
-    flags = terminals if timeouts is None else terminals | timeouts
+    over = terminals if timeouts is None else terminals | timeouts
     if successors is not None:
-        flags = flags | breaks(columns["observations"], successors)
+        if successors.shape != columns["observations"].shape:
+            raise Refused(
+                f"data: {path}: next_observations have the shape {successors.shape}; expected that of observations, "
+                f"{columns['observations'].shape}"
+            )
+        over = over | breaks(columns["observations"], successors)
     if timeouts is None and max_episode_steps is not None:
-        timeouts = time_limit(flags, max_episode_steps) & ~terminals
-        flags = flags | timeouts
-    ends = ends_of(flags)
+        timeouts = time_limit(over, max_episode_steps) & ~terminals
+        over = over | timeouts
+    ends = ends_of(over)
     truncated = np.zeros(len(ends), bool) if timeouts is None else timeouts[ends - 1]
     known = None if successors is None else {"observations": successors}
     infos = {name: plain(path, file, name) for name in _info_names(file, count)}
-    yield from episodes(columns | infos, ends, terminals[ends - 1], truncated, known)
-
-
-def _flags(column: h5py.Dataset) -> Flags:
-    # Some files keep flags as (N, 1), some as floats.
-    return np.asarray(column[:]).reshape(-1) > 0.5
+    yield from episodes(path, columns | infos, ends, terminals[ends - 1], truncated, known)
 
 
 def _info_names(file: h5py.File, count: int) -> list[str]:

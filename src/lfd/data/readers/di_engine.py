@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 
 from lfd.data.episode import Array, Episode, flatten
-from lfd.data.readers.flat import Flags, Rows, breaks, ends_of, episodes, reasons
+from lfd.data.readers.flat import Flags, Rows, breaks, ends_of, episodes, flags_of, reasons
 from lfd.data.readers.hdf5 import alike
 from lfd.data.readers.unpickle import load
 from lfd.errors import Refused
@@ -34,14 +34,17 @@ def read_di_engine(path: Path, max_episode_steps: int | None) -> Iterator[Episod
     if missing:
         raise Refused(f"data: {path}: a transition has no {', '.join(missing)}; it has {', '.join(map(str, steps[0]))}")
     try:
-        columns = {"actions": _column(steps, "action"), "rewards": _column(steps, "reward")} | _observed(steps, "obs")
-        done = _flags(_column(steps, "done"))
+        columns: dict[str, Array] = {
+            "actions": _column(steps, "action"),
+            "rewards": _column(steps, "reward"),
+        } | _observed(steps, "obs")
+        done = flags_of(path, "done", _column(steps, "done"))
         successors = _observed(steps, "next_obs") if "next_obs" in steps[0] else None
     except (KeyError, TypeError, ValueError) as error:
         raise Refused(f"data: {path}: its transitions are not all alike: {error}") from error
     known = np.zeros_like(done)
     known[ends] = True
-    return _episodes(columns, successors, done, known, max_episode_steps)
+    return _episodes(path, columns, successors, done, known, max_episode_steps)
 
 
 def read_di_engine_hdf5(path: Path, file: h5py.File, max_episode_steps: int | None) -> Iterator[Episode]:
@@ -50,14 +53,16 @@ def read_di_engine_hdf5(path: Path, file: h5py.File, max_episode_steps: int | No
     Raises:
         Refused: a column is missing, is not an array of numbers or has another length.
     """
-    columns = alike(path, file, (*REQUIRED, "next_obs") if "next_obs" in file else REQUIRED)
-    done = _flags(columns["done"][:])
+    names = REQUIRED[:-1]
+    columns = alike(path, file, (*names, "next_obs") if file.id.links.exists(b"next_obs") else names, ("done",))
+    done = flags_of(path, "done", columns["done"])
     successors = {"observations": columns["next_obs"]} if "next_obs" in columns else None
     rows = {"observations": columns["obs"], "actions": columns["action"], "rewards": columns["reward"]}
-    return _episodes(rows, successors, done, np.zeros_like(done), max_episode_steps)
+    return _episodes(path, rows, successors, done, np.zeros_like(done), max_episode_steps)
 
 
 def _episodes(
+    path: Path,
     columns: Mapping[str, Rows],
     successors: Mapping[str, Rows] | None,
     done: Flags,
@@ -67,11 +72,15 @@ def _episodes(
     """`known`: [N] True on last rows that the file tells beside `done`."""
     flags = done | known
     for name, column in (successors or {}).items():
+        if column.shape != columns[name].shape:
+            raise Refused(
+                f"data: {path}: next_obs have the shape {column.shape}; expected that of obs, {columns[name].shape}"
+            )
         flags |= breaks(columns[name], column)
     ends = ends_of(flags)
     terminated, truncated = reasons(ends, max_episode_steps, otherwise=True)
     ended = done[ends - 1]
-    return episodes(columns, ends, terminated & ended, truncated & ended, successors)
+    return episodes(path, columns, ends, terminated & ended, truncated & ended, successors)
 
 
 def _transitions(content: Any) -> tuple[list[Any], list[int]]:
@@ -82,10 +91,6 @@ def _transitions(content: Any) -> tuple[list[Any], list[int]]:
         return content, []
     ends = np.cumsum([len(episode) for episode in content]) - 1
     return [step for episode in content for step in episode], ends.tolist()
-
-
-def _flags(done: Array) -> Flags:
-    return done.reshape(-1) > 0.5
 
 
 def _observed(steps: list[dict[str, Any]], key: str) -> dict[str, Array]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 
 from lfd.data.episode import Array, Episode
-from lfd.data.readers.flat import Rows, ends_of, episodes, reasons
+from lfd.data.readers.flat import Rows, check_memory, ends_of, episodes, flags_of, reasons, same_lengths
 from lfd.errors import Refused
 
 _BASELINES = {"obs", "actions", "rewards", "episode_starts"}
@@ -24,42 +24,63 @@ def read_npz(path: Path, max_episode_steps: int | None) -> Iterator[Episode]:
         Refused: the archive is damaged or of another form, or an array in it is a pickle.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = set(archive.files)
-            if names >= _BASELINES:
-                arrays = {name: _array(path, archive, name) for name in sorted(_BASELINES)}
-                return _baselines(arrays, max_episode_steps)
-            if names >= _IMITATION:
-                arrays = {name: _array(path, archive, name) for name in sorted(_IMITATION)}
-                return _imitation(arrays, max_episode_steps)
-    except (BadZipFile, EOFError) as error:
-        raise Refused(f"data: {path} is a damaged archive: {error}") from error
+        with ZipFile(path) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+            for wanted, form in ((_BASELINES, _baselines), (_IMITATION, _imitation)):
+                if wanted <= names:
+                    check_memory(path, sum(archive.getinfo(f"{name}.npy").file_size for name in wanted))
+                    return form(path, {name: _array(path, archive, name) for name in sorted(wanted)}, max_episode_steps)
+    except (BadZipFile, EOFError, KeyError, zlib.error) as error:
+        raise Refused(f"data: {path} is a damaged archive: {error}; copy it again") from error
     raise Refused(
         f"data: {path} has {', '.join(sorted(names)) or 'no arrays'}; expected {', '.join(sorted(_BASELINES))} "
         f"(stable-baselines 2) or {', '.join(sorted(_IMITATION))} (imitation)"
     )
 
 
-def _array(path: Path, archive: Any, name: str) -> Array:
-    try:
-        array: Array = archive[name]
-    except ValueError as error:  # numpy's way to say that it would have to unpickle
-        raise Refused(f"data: {path}: {name} is a pickled object array, not numbers ({error})") from error
+def _array(path: Path, archive: ZipFile, name: str) -> Array:
+    with archive.open(f"{name}.npy") as file:
+        try:
+            array: Array = np.lib.format.read_array(file, allow_pickle=False)
+        except ValueError as error:
+            if "pickle" in str(error):  # numpy's way to say that it would have to unpickle
+                raise Refused(f"data: {path}: {name} is a pickled object array, not numbers ({error})") from error
+            raise Refused(f"data: {path}: {name} is a damaged array: {error}; write it again") from error
+    if not array.ndim:
+        raise Refused(f"data: {path}: {name} is a single number; expected one row a step")
     return array
 
 
-def _baselines(arrays: dict[str, Array], max_episode_steps: int | None) -> Iterator[Episode]:
+def _baselines(path: Path, arrays: dict[str, Array], max_episode_steps: int | None) -> Iterator[Episode]:
+    same_lengths(path, arrays)
+    starts = flags_of(path, "episode_starts", arrays["episode_starts"])
+    if not starts.any():
+        raise Refused(f"data: {path}: episode_starts is never true; expected it at the first step of each episode")
     columns: dict[str, Rows] = {
         "observations": arrays["obs"],
         "actions": arrays["actions"],
         "rewards": arrays["rewards"],
     }
-    ends = ends_of(np.append(arrays["episode_starts"].reshape(-1)[1:].astype(bool), True))
-    return episodes(columns, ends, *reasons(ends, max_episode_steps, otherwise=False), None)
+    ends = ends_of(np.append(starts[1:], True))
+    return episodes(path, columns, ends, *reasons(ends, max_episode_steps, otherwise=False), None)
 
 
-def _imitation(arrays: dict[str, Array], max_episode_steps: int | None) -> Iterator[Episode]:
-    ends = np.append(arrays["indices"], len(arrays["acts"]))
+def _imitation(path: Path, arrays: dict[str, Array], max_episode_steps: int | None) -> Iterator[Episode]:
+    same_lengths(path, {name: arrays[name] for name in ("acts", "rews")})
+    steps, indices = len(arrays["acts"]), arrays["indices"]
+    ends = np.append(indices, steps)
+    if indices.dtype.kind not in "iu" and indices.size or indices.ndim > 1 or (np.diff(ends, prepend=0) <= 0).any():
+        raise Refused(
+            f"data: {path}: indices are {_listed(indices)}; expected where each episode but the first begins, rising "
+            f"from 1 to below the {steps} of acts"
+        )
+    ends = ends.astype(np.int64)
+    for name, expected in (("obs", steps + len(ends)), ("terminal", len(ends))):
+        if len(arrays[name]) != expected:
+            raise Refused(
+                f"data: {path} has {len(arrays[name])} {name}; expected {expected}, as its indices tell of {len(ends)} "
+                f"episodes with {steps} steps"
+            )
     # Each episode has one observation more than actions, all in one array.
     finals = ends + np.arange(len(ends))
     firsts = np.append(0, finals[:-1] + 1)
@@ -69,6 +90,10 @@ def _imitation(arrays: dict[str, Array], max_episode_steps: int | None) -> Itera
         "rewards": arrays["rews"],
     }
     terminated, truncated = reasons(ends, max_episode_steps, otherwise=False)
-    ended = arrays["terminal"].astype(bool)
+    ended = flags_of(path, "terminal", arrays["terminal"])
     successors = {"observations": np.delete(arrays["obs"], firsts, axis=0)}
-    return episodes(columns, ends, terminated & ended, truncated & ended, successors)
+    return episodes(path, columns, ends, terminated & ended, truncated & ended, successors)
+
+
+def _listed(values: Array) -> str:
+    return f"{values.reshape(-1)[:5].tolist()}{'…' if values.size > 5 else ''}"

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import json
+
 import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 
 from lfd.data import Writer
-from lfd.data.readers.described import described
+from lfd.data.survey import survey
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
+
+
+def described(*given, **asked):
+    return survey(*given, **asked)[0]
 
 
 def d4rl(path, observations, actions, **columns):
@@ -34,7 +40,8 @@ def test_our_own_files_tell(tmp_path, vector, frames, make, stack):
     writer = Writer(tmp_path / "log", spaces, stack)
     writer.add(make(spaces, 3, stack=stack))
     writer.finalise(tmp_path / "data.hdf5", {})
-    assert described(tmp_path / "data.hdf5") == (spaces, stack, True)
+    found = described(tmp_path / "data.hdf5")
+    assert (found.spaces, found.stack, found.tells_ends) == (spaces, stack, True)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +82,7 @@ def test_pixels_counts_and_vectors_are_told_apart(tmp_path):
 
 def test_whether_ends_are_told_hangs_on_the_file_and_the_time_limit(tmp_path):
     path = baselines(tmp_path / "a.npz", np.zeros((9, 1), int))
-    assert not described(path).tells_ends and described(path, 5).tells_ends
+    assert not described(path).tells_ends and described(path, max_episode_steps=5).tells_ends
     ends = np.array([False, True, False])
     told = d4rl(tmp_path / "b.hdf5", np.zeros((3, 2)), np.zeros((3, 1), np.float32), timeouts=ends)
     assert described(told).tells_ends
@@ -88,5 +95,49 @@ def test_a_file_that_changes_is_read_again(tmp_path):
 
 
 def test_nothing_is_refused(tmp_path):
-    with pytest.raises(Refused, match="does not exist"):
+    with pytest.raises(Refused, match="there is no such file"):
         described(tmp_path / "nowhere")
+
+
+def test_a_far_value_and_a_still_dimension_are_told_of(tmp_path):
+    draw = np.random.default_rng(0)
+    observations = draw.normal(size=(3000, 3)).astype(np.float32)
+    observations[1234, 2] = 800.0
+    observations[:, 1] = 5 + 1e-7 * observations[:, 1]
+    path = d4rl(
+        tmp_path / "a.hdf5", observations, np.zeros((3000, 1), np.float32), timeouts=np.arange(3000) % 100 == 99
+    )
+    far, still = described(path).notes
+    assert far.startswith("a.hdf5: observations[2] of episode 12, step 34 is 800, where nearly all lie from -3.")
+    assert still.startswith("a.hdf5: observations[1] hardly moves (it is 5 with a standard deviation of")
+
+
+def test_ordinary_data_is_told_nothing_of(tmp_path):
+    draw = np.random.default_rng(0)
+    path = d4rl(tmp_path / "a.hdf5", draw.standard_t(3, size=(3000, 2)), draw.uniform(-1, 1, (3000, 1)))
+    assert described(path).notes == []
+
+
+@pytest.mark.parametrize(("excess", "is_refused"), [(1e-7, False), (5e-4, False), (2e-3, True)])
+def test_rounding_beyond_the_bounds_is_no_action_beyond_them(tmp_path, excess, is_refused):
+    spaces = Spaces(gym.spaces.Box(-np.inf, np.inf, (4,)), gym.spaces.Box(-1, 1, (1,)))
+    path = d4rl(
+        tmp_path / "a.hdf5", np.eye(3, 4) @ np.ones((4, 4)) * [[1], [2], [3]], np.array([[0.5], [-1 - excess], [1.0]])
+    )
+    if not is_refused:
+        assert survey(path, spaces)[0].notes == []
+        return
+    with pytest.raises(Refused, match="1 of 3 actions lie beyond the bounds"):
+        survey(path, spaces)
+    assert "1 of 3 actions lie beyond the bounds and are clipped" in survey(path, spaces, clip_actions=True)[0].notes[0]
+
+
+def test_what_is_remembered_is_what_was_found(tmp_path):
+    found = described(d4rl(tmp_path / "a.hdf5", np.zeros((9, 2)), np.zeros((9, 1), np.float32)))
+    assert type(found).from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_large_files_are_not_held(tmp_path, monkeypatch):
+    path = d4rl(tmp_path / "a.hdf5", np.zeros((9, 2)), np.zeros((9, 1), np.float32))
+    monkeypatch.setattr("lfd.data.survey._HELD_BYTES", 100)
+    assert survey(path)[1] is None

@@ -1,0 +1,305 @@
+"""A look through a file before anything is made of it: the spaces that it shows, and what cannot be learnt from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+import gymnasium as gym
+import numpy as np
+
+from lfd.data.episode import Array, Episode, flatten
+from lfd.data.ranges import Range, cell
+from lfd.data.readers import named, read
+from lfd.envs.spaces import Spaces
+from lfd.errors import Refused
+
+_HELD_BYTES = 256 << 20  # episodes of a file up to this size stay in memory, so that it is read once
+# Files and networks round: actions that reach beyond their bounds by less than this share of half the range.
+ROUNDING = 1e-3
+_HARDLY = 1e-3  # the smallest standard deviation that normalising brings near 1
+
+
+class Survey(NamedTuple):
+    """What was found of the episodes that were asked for."""
+
+    spaces: Spaces
+    stack: int  # frames that an observation stacks; 1 is none
+    tells_ends: bool  # does the file say of any episode how that ended?
+    infos: list[str]  # the infos that all episodes have in the same form
+    notes: list[str]  # lines to tell
+    lengths: dict[
+        str, int
+    ]  # `episodes`; the `longest`, how many are of its `same` length; the longest `stopped` by a limit
+    named: bool = False  # are the spaces those that the metadata of somebody else's file name?
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "spaces": self.spaces.to_json()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Survey:
+        return cls(**{**content, "spaces": Spaces.from_json(content["spaces"])})
+
+
+def survey(
+    path: Path,
+    spaces: Spaces | None = None,
+    stack: int = 1,
+    max_episode_steps: int | None = None,
+    taken: Callable[[Iterator[Episode]], Iterator[Episode]] = iter,
+    clip_actions: bool = False,
+) -> tuple[Survey, list[Episode] | None]:
+    """Reads a file in any form, and the episodes that `taken` chooses if they are small enough to be held.
+
+    Without `spaces` (of an environment), our own files and Minari's metadata tell them. Of other files the values do:
+    whole numbers are actions or observations from 0 to the largest one, bytes are pixels, other observations have no
+    bounds; the bounds of continuous actions are -1 and 1 if all keep to these, as most collections have them, else
+    those that were reached in each dimension.
+
+    Raises:
+        Refused: as `read` does; nothing is in it, its actions are in no form that can be learnt or beyond what the
+            environment takes (`clip_actions` admits continuous ones), or a value is absurdly far from all others.
+    """
+    notes: list[str] = []
+    own = named(path) if spaces is None else None
+    if own is not None:
+        spaces, stack = own.spaces, own.stack
+        if own.first_action:
+            notes.append(
+                f"{path.name} counts its actions from {own.first_action}; here they count from 0, and the policy's do"
+            )
+    look = _Look(path, spaces, spaces is None or (own is not None and not own.is_own and not _bounded(spaces.action)))
+    episodes = look.through(read(path, spaces, max_episode_steps, stack))
+    held: list[Episode] | None = []
+    size = 0
+    for episode in taken(episodes):
+        look.choose(episode)
+        size += sum(column.nbytes for column in _columns(episode).values())
+        if held is not None:
+            held.append(episode)
+        if size > _HELD_BYTES:
+            held = None
+    for _ in episodes if look.shows else ():  # what the values show, they show in the whole file
+        pass
+    return look.result(stack, clip_actions, notes)._replace(named=own is not None and not own.is_own), held
+
+
+def _bounded(space: gym.Space[Any]) -> bool:
+    return not isinstance(space, gym.spaces.Box) or space.is_bounded()
+
+
+def bounded(episode: Episode, space: gym.Space[Any]) -> Episode:
+    """The episode with continuous actions within the bounds of their space."""
+    if isinstance(space, gym.spaces.Box):
+        episode.actions = np.clip(episode.actions, space.low, space.high)
+    return episode
+
+
+@final
+class _Look:
+    """What is gathered of a file while its episodes pass."""
+
+    def __init__(self, path: Path, spaces: Spaces | None, shows: bool) -> None:
+        """`shows`: do the values show what `spaces` do not tell?"""
+        self._path, self._spaces, self.shows = path, spaces, shows
+        self._ranges: dict[str, Range] = {}
+        self._infos: dict[str, Any] | None = None
+        self._index, self._tells_ends = -1, False
+        self._actions = _Outside(spaces)
+        self._lengths, self._stopped = Counter[int](), 0
+
+    def through(self, episodes: Iterator[Episode]) -> Iterator[Episode]:
+        for self._index, episode in enumerate(episodes):  # noqa: B020 - which one it is, is told of what is wrong in it
+            if self.shows:
+                self._widen(episode)
+            yield episode
+
+    def choose(self, episode: Episode) -> None:
+        infos = {name: (column.dtype, column.shape[1:]) for name, column in episode.infos.items()}
+        known = infos if self._infos is None else self._infos
+        self._infos = {name: form for name, form in known.items() if infos.get(name) == form}
+        self._lengths[len(episode)] += 1
+        if episode.truncated and not episode.terminated:
+            self._stopped = max(self._stopped, len(episode))
+        if self._spaces is not None:
+            self._actions.look(episode, self._index)
+        if not self.shows:
+            self._widen(episode)
+
+    def result(self, stack: int, clip_actions: bool, notes: list[str]) -> Survey:
+        if self._index < 0:
+            raise Refused(f"data: {self._path} holds no episodes")
+        for column in self._ranges.values():
+            column.flush()
+        notes = [*notes, *self._actions.judge(self._path, clip_actions), *self._judge()]
+        longest = max(self._lengths)
+        lengths = {
+            "episodes": self._lengths.total(), "longest": longest, "same": self._lengths[longest],
+            "stopped": self._stopped,
+        }  # fmt: skip
+        tells_ends = self._tells_ends or self._index == 0
+        return Survey(self._all_spaces(), stack, tells_ends, sorted(self._infos or ()), notes, lengths)
+
+    def _widen(self, episode: Episode) -> None:
+        self._tells_ends |= episode.terminated or episode.truncated
+        for name, column in _columns(episode).items():
+            known = self._ranges.setdefault(name, Range(column))
+            if column.shape[1:] != known.shape:
+                raise Refused(
+                    f"data: {self._path}, episode {self._index}: {name} have the shape {column.shape[1:]}; "
+                    f"expected {known.shape}, as in the episodes before"
+                )
+            known.add(column, self._index)
+
+    def _judge(self) -> Iterator[str]:
+        """A line for each column with a value far from all others, or that hardly moves."""
+        for name, column in self._ranges.items():
+            far = column.farthest()
+            if far is not None:
+                where = (
+                    f"{cell(name, column, far.dimension)} of episode {far.episode}, step {far.step} is {far.value:g}"
+                )
+                others = f", where nearly all lie from {far.low:.4g} to {far.high:.4g}" if np.isfinite(far.low) else ""
+                if far.is_absurd:
+                    raise Refused(f"data: {self._path}: {where}{others}; correct it, or leave that episode out")
+                yield f"{self._path.name}: {where}{others}; correct it if it is a glitch"
+            if name.startswith("observations") and column.dtype.kind == "f" and len(column.shape) < 2:
+                yield from self._still(name, column)
+
+    def _still(self, name: str, column: Range) -> Iterator[str]:
+        mean, deviation = column.deviations()
+        still = np.flatnonzero(deviation < _HARDLY).tolist() if column.rows > 1 else []
+        if still:
+            first, more = still[0], f" and {len(still) - 1} more" if len(still) > 1 else ""
+            yield (
+                f"{self._path.name}: {cell(name, column, first)}{more} hardly moves (it is {mean[first]:.4g} with a "
+                f"standard deviation of {deviation[first]:.2g}); leave it out, or scale it, if it says something"
+            )
+
+    def _all_spaces(self) -> Spaces:
+        if self._spaces is None:
+            return self._shown()
+        if not self.shows:
+            return self._spaces
+        named, shown = self._spaces.action, self._action(self._ranges["actions"])
+        assert isinstance(named, gym.spaces.Box) and isinstance(shown, gym.spaces.Box)
+        low, high = (np.where(np.isfinite(a), a, b) for a, b in ((named.low, shown.low), (named.high, shown.high)))
+        return self._spaces._replace(action=gym.spaces.Box(low, high, dtype=np.float32))
+
+    def _shown(self) -> Spaces:
+        """The spaces that the values show."""
+        columns = dict(self._ranges)
+        action = self._action(columns.pop("actions"))
+        columns.pop("rewards")
+        parts = {name.removeprefix("observations/"): self._observation(name, one) for name, one in columns.items()}
+        return Spaces(parts["observations"] if "observations" in columns else gym.spaces.Dict(parts), action)
+
+    def _action(self, values: Range) -> gym.spaces.Space[Any]:
+        if values.dtype.kind == "f":
+            low, high = values.low.astype(np.float32), values.high.astype(np.float32)
+            if (low >= -1).all() and (high <= 1).all():
+                low, high = -np.ones_like(low), np.ones_like(high)
+            same = low == high  # a range without width could not be scaled
+            return gym.spaces.Box(low - same, high + same, dtype=np.float32)
+        if values.low.size > 1 or values.low.min() < 0:
+            raise Refused(
+                f"data: {self._path}: its actions are {values.low.size} whole numbers from {values.low.min():g}, which "
+                "no algorithm here takes: expected one from 0, or floats"
+            )
+        return self._counted("actions", values)
+
+    def _observation(self, name: str, values: Range) -> gym.spaces.Space[Any]:
+        if values.is_pixels:
+            return gym.spaces.Box(0, 255, values.shape, np.uint8)
+        if values.dtype.kind in "bui" and values.low.size == 1 and values.low.min() >= 0:
+            return self._counted(name, values)
+        return gym.spaces.Box(-np.inf, np.inf, values.shape or (1,), np.float32)
+
+    def _counted(self, name: str, values: Range) -> gym.spaces.Discrete:
+        most, episode, step = values.top()
+        # Each number is an output of a network, or an input.
+        if most > 1_000 and values.distinct() < most / 100:
+            raise Refused(
+                f"data: {self._path}: {name} of episode {episode}, step {step} is {most:,.0f}, and only "
+                f"{values.distinct()} different numbers occur; expected numbers from 0 on, or floats for amounts"
+            )
+        return gym.spaces.Discrete(int(most) + 1)
+
+
+@final
+class _Outside:
+    """Which actions, and counted observations, an environment does not know."""
+
+    def __init__(self, spaces: Spaces | None) -> None:
+        self._spaces = spaces
+        self._seen = self._outside = 0
+        self._first = ""
+        self._low, self._high = np.inf, -np.inf
+
+    def look(self, episode: Episode, index: int) -> None:
+        assert self._spaces is not None
+        observation = self._spaces.observation
+        parts = observation.spaces if isinstance(observation, gym.spaces.Dict) else {"": observation}
+        for key, space in parts.items():
+            if isinstance(space, gym.spaces.Discrete):
+                name = f"observations/{key}" if key else "observations"
+                column = flatten(episode.observations)[name].reshape(-1)
+                wrong = (column < 0) | (column >= space.n)
+                if wrong.any():
+                    row = int(wrong.argmax())
+                    raise Refused(
+                        f"data: {name} of episode {index}, step {row} is {column[row]}; expected a whole number from 0 "
+                        f"to {space.n - 1}, as the environment has them"
+                    )
+        self._look_at(episode.actions, index)
+
+    def judge(self, path: Path, clip: bool) -> Iterator[str]:
+        """A line of what will be clipped. Raises Refused where the environment cannot do what was done."""
+        if not self._outside:
+            return
+        assert self._spaces is not None
+        count = f"{self._outside:,} of {self._seen:,} actions"
+        if isinstance(self._spaces.action, gym.spaces.Discrete):
+            most = int(self._spaces.action.n) - 1
+            counted = "; they count from 1: subtract 1" if (self._low, self._high) == (1, most + 1) else ""
+            raise Refused(
+                f"data: {path}: {count} are none of the environment's (the first: {self._first}); expected whole "
+                f"numbers from 0 to {most}{counted or '; choose the environment that they are from, or correct them'}"
+            )
+        if not clip:
+            raise Refused(
+                f"data: {path}: {count} lie beyond the bounds (the first: {self._first}); choose the environment that "
+                "they are from, scale them, or clip them by dataset.clip_actions=true"
+            )
+        yield f"{path.name}: {count} lie beyond the bounds and are clipped (the first: {self._first})"
+
+    def _look_at(self, actions: Array, index: int) -> None:
+        assert self._spaces is not None
+        space = self._spaces.action
+        self._seen += len(actions)
+        if isinstance(space, gym.spaces.Discrete):
+            low, high = int(actions.min()), int(actions.max())
+            self._low, self._high = min(self._low, low), max(self._high, high)
+            if low >= 0 and high < space.n:
+                return
+            wrong, bounds = (actions < 0) | (actions >= space.n), ""
+        else:
+            assert isinstance(space, gym.spaces.Box)
+            least = ROUNDING * (space.high - space.low) / 2
+            each = (actions < space.low - least) | (actions > space.high + least)
+            if not each.any():
+                return
+            wrong = each.any(axis=1)
+            dimension = int(each[wrong.argmax()].argmax())
+            bounds = f" in a dimension from {space.low[dimension]:g} to {space.high[dimension]:g}"
+            actions = actions[:, dimension]
+        row = int(wrong.argmax())
+        self._first = self._first or f"{actions[row]:g}{bounds} of episode {index}, step {row}"
+        self._outside += int(wrong.sum())
+
+
+def _columns(episode: Episode) -> dict[str, Array]:
+    columns = flatten(episode.observations) | {"actions": episode.actions, "rewards": episode.rewards}
+    return {name: np.asarray(column) for name, column in columns.items()}
