@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lfd.provenance import provenance
+from lfd.provenance import provenance, without_secrets
 
 
 def git(folder: Path, *arguments: str) -> None:
@@ -50,3 +50,29 @@ def test_code_that_is_not_of_a_checkout_has_no_commit(tmp_path: Path, checkout: 
 def test_it_does_without_git(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert provenance("cpu", checkout)["git"] is None
+
+
+SECRETS = {
+    "logger.api_key=abc123def": "logger.api_key=HIDDEN",
+    "+env.kwargs.token='a b'": "+env.kwargs.token=HIDDEN",
+    "https://tom:hunter2@git.example/x.git": "https://HIDDEN@git.example/x.git",
+    "https://ghp_abcdefghijklmnop@github.com/x": "https://HIDDEN@github.com/x",
+    "see ghp_abcdefghijklmnop": "see HIDDEN",
+    'password: "x y"': "password: HIDDEN",
+    "lr=1e-3 dataset.path=tom@lab.npz": "lr=1e-3 dataset.path=tom@lab.npz",
+}
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_what_looks_like_a_secret_is_hidden(text: str) -> None:
+    assert without_secrets(text) == SECRETS[text]
+
+
+def test_no_secret_of_the_environment_is_kept(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SECRET", "xyzzy-plugh")
+    monkeypatch.setattr(sys, "argv", ["run.py", "outputs=/home/xyzzy-plugh"])
+    (checkout / "code.py").write_text("x = 'xyzzy-plugh'\nurl = 'https://me:pw@host/'\n")
+    told = provenance("cpu", checkout)
+    assert told["argv"] == ["run.py", "outputs=/home/HIDDEN"]
+    assert "xyzzy" not in json.dumps(told) and "me:pw" not in json.dumps(told)
+    assert "+x = 'HIDDEN'" in told["git"]["diff"]

@@ -1,6 +1,8 @@
 """A stored policy acts on raw observations as it did when it was trained, wherever it is read."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,10 @@ from PIL import Image
 
 import lfd
 from lfd.errors import Refused
+from lfd.files import load_tensors, save_tensors
 from lfd.stages.trained import open_trained
 from tests import programs
+from tests.tampering import tampered
 
 WATCH = Path(__file__).parents[1] / "scripts" / "watch.py"
 
@@ -80,6 +84,35 @@ def test_what_is_no_observation_is_refused(run_folder, observation, says):
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(Refused, match="no result.json"):
         lfd.load(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(0, 120, 10))
+def test_a_damaged_run_is_told_by_its_folder_or_acts_as_ever(seed, run_folder, tmp_path):
+    for one in range(seed, seed + 10):
+        folder = tampered(run_folder.parents[1], tmp_path / str(one), run_folder.name, one)
+        try:
+            assert lfd.load(folder).act([0.0] * 4) in (0, 1)
+        except Refused as refusal:
+            assert str(refusal).startswith(str(folder)), refusal
+
+
+def test_weights_that_are_no_numbers_are_refused(run_folder, tmp_path):
+    shutil.copytree(run_folder.parents[1], tmp_path / "outputs")
+    (weights,) = tmp_path.glob("outputs/artifacts/fit-*/agent.safetensors")
+    values = load_tensors(weights)
+    name = next(name for name, value in values.items() if value.is_floating_point() and value.dim() == 2)
+    values[name][0, 0] = float("nan")
+    save_tensors(weights, values)
+    with pytest.raises(Refused, match=f"{name} is not finite"):
+        lfd.load(tmp_path / "outputs" / "runs" / run_folder.name)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused(run_folder, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    os.mkfifo(folder / "result.json")
+    with pytest.raises(Refused, match="no plain file"):
+        lfd.load(folder)
 
 
 def test_watch_films_a_run(run_folder):

@@ -11,7 +11,7 @@ SRC = Path(__file__).parents[1] / "src" / "lfd"
 # Each room imports from rows above its own, and from itself.
 ROWS = [
     ["errors", "purity"],
-    ["batch", "capture", "maths", "noise", "schedule", "files", "keys", "hardware", "provenance"],
+    ["batch", "capture", "maths", "noise", "schedule", "files", "keys", "hardware", "interrupts", "provenance"],
     ["log"],
     ["nets", "envs"],
     ["agents", "data", "report", "terminal"],
@@ -27,6 +27,7 @@ ROWS = [
     ["pipeline", "reading", "housekeeping"],
     ["composing"],
     ["refusals"],
+    ["values"],
     ["experiment"],
     ["run", "trials"],
     ["estimates"],
@@ -36,7 +37,7 @@ ROWS = [
     ["cli"],
 ]
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
-KNOW_HYDRA = {"composing", "refusals", "experiment", "sweep", "cli"}
+KNOW_HYDRA = {"composing", "refusals", "values", "experiment", "sweep", "cli"}
 
 
 def modules() -> dict[str, Path]:

@@ -1,12 +1,15 @@
 """What a single run leaves behind, however it ends."""
 
+import errno
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lfd import cli
 from lfd.errors import Interrupted, LabelsNeeded, Refused
@@ -118,7 +121,7 @@ def test_what_was_deleted_from_a_run_folder_is_drawn_again(call: Call, tmp_path:
 def test_a_run_that_fails_says_why_and_what_it_has_stays_in_use(
     call: Call, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call("learn.steps=400", "algo.lr=1e30") == 4
+    assert call("learn.steps=400", "+optim@algo.optim.policy=row", "algo.optim.policy.kind=sgd", "algo.lr=1000") == 4
     failed = result(tmp_path)
     assert failed["status"] == "failed" and "not finite" in failed["reason"] and failed["exit_code"] == 4
     assert failed["reason"] in " ".join(capsys.readouterr().err.split())
@@ -152,3 +155,50 @@ def test_a_refusal_changes_nothing(call: Call, tmp_path: Path) -> None:
     assert call("learn.steps=20", "score.policies=[nobody]") == 2
     assert call("learn.steps=20", "learn.init_from=demos") == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_chosen_stands_in_the_result_and_the_configuration(call: Call, tmp_path: Path) -> None:
+    assert call("learn.steps=20") == 0
+    options = result(tmp_path)["options"]
+    chosen = {"algo": "bc", "env": "cartpole", "dataset": "random", "expert": "trained", "pipeline": "standard"}
+    assert options.items() >= (chosen | {"expert_algo": "ppo", "learner": "ppo", "logger": "none"}).items()
+    config = (only_run(tmp_path) / "config.yaml").read_text()
+    assert yaml.safe_load(config)["options"] == options
+    # Somebody takes it as it is.
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "again.yaml").write_text(f"# @package _global_\noptions: {options}\nseed: 0\n")
+    assert call("learn.steps=20", "--config-dir", "mine", "+experiment=again") == 0
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 1
+
+
+def test_values_of_the_environment_are_not_written_out(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "outputs"))
+    monkeypatch.setenv("MY_TOKEN", "xyzzy-plugh")
+    assert call("learn.steps=20", "outputs=${oc.env:SCRATCH}", "algo.losses.bc.every=${oc.env:ONE,1}") == 0
+    texts = {path.name: path.read_text() for path in only_run(tmp_path).iterdir() if path.suffix != ".png"}
+    assert "outputs: ${oc.env:SCRATCH}" in texts["config.yaml"]
+
+
+def test_the_handler_of_an_error_does_not_hide_it(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*_: Any, **__: Any) -> None:
+        shutil.rmtree(tmp_path / "outputs")
+        raise OSError(errno.EROFS, "Read-only file system", "outputs/artifacts/x")
+
+    monkeypatch.setattr(TrainingPipeline, "run", run)
+    assert call("learn.steps=20") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("lfd: outputs/artifacts/x cannot be used (Read-only file system)") and told.count("\n") == 1
+
+
+def test_what_a_killed_process_left_beside_the_files_goes(call: Call, tmp_path: Path) -> None:
+    assert call("learn.steps=20") == 0
+    run = only_run(tmp_path)
+    for name in ("result.json.999999999.tmp", "metrics.jsonl.999999998.tmp", "report.html"):
+        (run / name).write_text("")
+    (run / "report.html").unlink()
+    assert call("learn.steps=20") == 0
+    assert not list(run.glob("*.tmp"))

@@ -19,12 +19,13 @@ from lfd import cli, sweep
 from lfd.errors import Interrupted, Refused
 from lfd.hardware import Hardware
 from lfd.refusals import parsed
+from lfd.stages.collect import Collect
 
 TINY = [
     "env=cartpole", "expert.steps=40", "expert.check.every=0", "expert.stop.score=null", "learn.steps=50",
     "learn.check.every=0", "dataset.transitions=300", "score.episodes=2",
 ]  # fmt: skip
-LONGER = [*TINY, "dataset=random", "algo=bc"]
+LONGER = [one for one in TINY if not one.startswith("expert.")] + ["dataset=random", "algo=bc"]
 LONGER[LONGER.index("learn.steps=50")] = "learn.steps=1_500"
 PARALLEL = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
@@ -113,16 +114,35 @@ def test_a_larger_sweep_in_parallel_reuses_the_smaller_and_the_same_line_runs_no
 def test_a_fault_in_one_job_is_told_and_the_others_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    run = Collect.run
+
+    def broken(self: Collect, lab: Any) -> Any:
+        if self.seed == 1:
+            raise ZeroDivisionError("ours")
+        return run(self, lab)
+
+    monkeypatch.setattr(Collect, "run", broken)
+    code = here(monkeypatch, tmp_path, "-m", *TINY[4:], "dataset=random", "algo=bc", "dataset.seed=1,2")
+    found = summary(tmp_path, capsys.readouterr().out)
+    assert code == 1
+    assert [len(group["returns"]) for group in found["groups"]] == [0, 1]
+    assert "a fault of ours: ZeroDivisionError: ours" in found["failures"][0]["reason"]
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/*/result.json")]
+    (failed,) = [result for result in results if result["status"] == "failed"]
+    assert "Traceback" in failed["traceback"] and failed["exit_code"] == 1
+
+
+def test_an_environment_that_fails_in_one_job_is_told_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Gymnasium takes any value for gravity, and multiplies with it in the first step.
     line = [*TINY[4:], "env=pendulum", "dataset=random", "algo=bc", "+env.kwargs.g=heavy,9.81"]
     code = here(monkeypatch, tmp_path, "-m", *line)
     found = summary(tmp_path, capsys.readouterr().out)
-    assert code == 1
+    assert code == 2
     assert [len(group["returns"]) for group in found["groups"]] == [0, 1]
-    assert "a fault of ours: " in found["failures"][0]["reason"]
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/*/result.json")]
-    (failed,) = [result for result in results if result["status"] == "failed"]
-    assert "Traceback" in failed["traceback"] and failed["exit_code"] == 1
+    reason = found["failures"][0]["reason"]
+    assert reason.startswith("environment Pendulum-v1: step 1 of episode") and "failed with TypeError" in reason
 
 
 class Pool:
@@ -186,6 +206,43 @@ def test_a_signal_to_the_sweep_alone_stops_jobs_in_all_processes(tmp_path: Path)
     assert not list(tmp_path.glob("outputs/sweeps/*/.stop-*"))
 
 
+HANGING = """
+import time
+import gymnasium as gym
+class Hang(gym.Wrapper):
+    def step(self, action):
+        open("hanging", "w").close()
+        while True:
+            try:
+                time.sleep(60)
+            except BaseException:
+                pass
+gym.register("Hang-v0", lambda render_mode=None: Hang(gym.make("CartPole-v1")))
+"""
+
+
+@pytest.mark.parametrize("more", [[], PARALLEL])
+def test_a_second_ctrl_c_ends_a_sweep_whose_jobs_hang(tmp_path: Path, more: list[str]) -> None:
+    (tmp_path / "hanging.py").write_text(HANGING)
+    line = ["env=gym", "env.id=hanging:Hang-v0", "algo=bc", "dataset=random", "seed=0,1"]
+    process = start(tmp_path, "-m", *line, *more)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "hanging").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    for _ in range(2):
+        time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 75 and "lfd: stopped at once; the same command continues\n" in told, told
+    assert "Traceback" not in told, told
+    with pytest.raises(ProcessLookupError):  # no worker is left of the whole group
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+
+
 def test_a_job_is_named_by_what_it_differs_in() -> None:
     part = sweep.Sweep("abc", ("env.kwargs.g", "seed"), 1, Path("stop"), 0)
     assert part.name(["algo=bc", "+env.kwargs.g=9.81", "seed=1"]) == "+env.kwargs.g=9.81 seed=1"
@@ -193,14 +250,39 @@ def test_a_job_is_named_by_what_it_differs_in() -> None:
 
 def test_a_line_expands_to_all_combinations_in_order() -> None:
     line = parsed(["algo=bc,cql", "learn.steps=5", "seed=range(2)"], sweep=True)
-    assert sweep._combinations(line) == [
+    assert sweep._combinations(line, None) == [
         ["algo=bc", "learn.steps=5", "seed=0"],
         ["algo=bc", "learn.steps=5", "seed=1"],
         ["algo=cql", "learn.steps=5", "seed=0"],
         ["algo=cql", "learn.steps=5", "seed=1"],
     ]
     with pytest.raises(Refused, match="list the values"):
-        sweep._combinations(parsed(["algo.lr=interval(0,1)"], sweep=True))
+        sweep._combinations(parsed(["algo.lr=interval(0,1)"], sweep=True), None)
+
+
+def test_what_no_job_reads_is_refused_and_what_one_reads_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lfd.trials.SECONDS", 0.0)
+    assert here(monkeypatch, tmp_path, "-m", "algo=ppo,bc", "dataset=random", "dry_run=true") == 0
+    capsys.readouterr()
+    assert here(monkeypatch, tmp_path, "-m", "algo=ppo,dqn", "dataset=random", "dry_run=true") == 2
+    assert capsys.readouterr().err.startswith("lfd: dataset=random: no stage of this run reads dataset; ")
+
+
+def test_a_fault_while_a_job_is_composed_ends_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = sweep.build
+
+    def build(cfg: Any, choices: Any, overrides: list[str]) -> Any:
+        return {}["nothing"] if "seed=1" in overrides else whole(cfg, choices, overrides)
+
+    monkeypatch.setattr(sweep, "build", build)
+    line = [one for one in LONGER if not one.startswith("learn.steps")]
+    assert here(monkeypatch, tmp_path, "-m", *line, "learn.steps=20", "seed=0,1") == 1
+    found = summary(tmp_path, capsys.readouterr().out)
+    assert found["groups"][0]["seeds"] == ["0"] and "a fault of ours: KeyError" in found["failures"][0]["reason"]
 
 
 def test_if_no_job_can_run_it_is_one_line_and_nothing_is_written(

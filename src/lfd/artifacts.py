@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self, final
 from weakref import WeakSet
 
 from lfd.errors import Interrupted, Refused
-from lfd.files import full_disk_told, load_object, save_json, sync
+from lfd.files import full_disk_told, load_object, naming, save_json, sync
 from lfd.keys import describe, key_of
 
 __all__ = ["MARKER", "Building", "Done", "Lock", "Store", "describe", "discard", "record_of"]
@@ -44,7 +44,8 @@ class Lock:
         """Opens and locks; BlockingIOError if `operation` has LOCK_NB and somebody else holds the lock."""
         descriptor = os.open(path, flags, 0o666)
         try:
-            fcntl.flock(descriptor, operation)
+            with naming(path):
+                fcntl.flock(descriptor, operation)
         except BaseException:
             os.close(descriptor)
             raise

@@ -1,26 +1,30 @@
 """From a composed configuration to working objects: with cli.py the only room that knows Hydra."""
 
-import dataclasses
 import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Override
 from omegaconf import BooleanNode, DictConfig, ListConfig, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 from omegaconf.nodes import IntegerNode
 
 from lfd.envs import Env
-from lfd.errors import Refused, nearest
+from lfd.errors import DiskFull, Refused, foreign_code, foreign_error, nearest, system_error
 from lfd.hardware import Hardware
 from lfd.learner import Algo, Phase, Target
 from lfd.log import Logger, NoLogger, Tensorboard, Wandb
+from lfd.log.progress import tell
 from lfd.optim import Optim
-from lfd.refusals import alias_of, follow, parsed, placed, sentence
-from lfd.registry import AGENTS, ENVS, LOSSES, SOURCES, with_plugins
+from lfd.provenance import without_secrets
+from lfd.refusals import follow, parsed, place, placed, sentence
+from lfd.registry import AGENTS, BROKEN, ENVS, LOSSES, SOURCES, with_plugins
 from lfd.stages import Stage
 from lfd.stages.appraise import Appraise
 from lfd.stages.collect import Collect
@@ -30,6 +34,7 @@ from lfd.stages.fit import Fit
 from lfd.stages.inspect import Inspect
 from lfd.stages.load import Load
 from lfd.stages.relabel import Relabel
+from lfd.values import check_kinds, check_numbers, hidden, references, refuse_strays, resolved_yaml
 
 STAGES: dict[str, type[Stage]] = {
     "fit": Fit,
@@ -46,6 +51,7 @@ STAGES: dict[str, type[Stage]] = {
 }
 LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 
+OPTIONS = "options"  # at the root of a run's config.yaml: what was chosen; nothing reads it
 # What stands at the root beside the stages.
 ROOT: dict[str, Any] = {
     "seed": IntegerNode(0),
@@ -77,6 +83,8 @@ class Experiment:
     dry_run: bool
     film: bool
     names: dict[str, str]  # what was chosen: {"algo": "cql", "env": "cartpole"}; of env=gym its id
+    options: dict[str, str]  # what was chosen in all groups, by where it stands
+    references: dict[str, set[str]]  # name at the root -> the others that it speaks of
     config: str  # the resolved configuration, as YAML
     overrides: list[str]
 
@@ -95,32 +103,42 @@ def register() -> None:
     }  # fmt: skip
     for group, table in tables.items():
         for name, kind in with_plugins(group, table).items():  # type: ignore[arg-type]
+            try:
+                OmegaConf.structured(kind)
+            except OmegaConfBaseException as error:
+                # The types of its fields, say; of ours they all are known.
+                reason = str(error).partition("\n")[0]
+                BROKEN[group, name] = Refused(f"lfd.{group}: {name}: no configuration can hold its fields: {reason}")
+                continue
             store.store(group=group, name=name, node=kind)
+    for refusal in BROKEN.values():
+        tell(f"left out: {refusal}")
 
 
 def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> Experiment:
     """The objects of a composed configuration. Raises Refused."""
     for override in parsed(overrides, sweep=False):
-        is_key = override.package is None and "/" not in override.key_or_group and override.key_or_group not in choices
-        if is_key and not override.is_delete():
-            follow(cfg, override.key_or_group)
+        _check_override(cfg, override, choices)
+    secrets = check_kinds(cfg, ROOT)
     _check_learner(cfg, choices)
-    _check_read(cfg, overrides)
-    content = _objects(cfg)
+    try:
+        content = _objects(cfg)
+    except Refused as refusal:
+        raise Refused(hidden(str(refusal), secrets)) from refusal
     names = {key: str(choices[key]) for key in ("algo", "env", "dataset", "pipeline") if key in choices}
+    options = {one.rpartition("@")[2]: str(choices[one]) for one in sorted(choices) if _is_told(one)}
     env = content["env"]
     stages = {name: node for name, node in content.items() if isinstance(node, Stage)}
     if env is not None and any(override.key_or_group == "env.id" for override in parsed(overrides, sweep=False)):
         # `env=gym` says nothing; and the name is to be one of a folder
-        names["env"] = re.sub(r"[^\w.-]+", "-", env.id)
+        names["env"] = re.sub(r"[^\w.-]+", "-", env.id)[:80]
     if env is None and content["film"]:
         raise Refused("film=true: with env=none there is nothing to film; leave it out, or choose an env")
-    if content["seed"] < 0:
-        raise Refused(f"seed is {content['seed']}; 0 or more is expected")
     content["hardware"].open()
-    outputs = Path(content["outputs"])
-    _check_folder(outputs)
+    outputs = _check_folder(content["outputs"])
     _check_actions(env, stages, choices, outputs / "artifacts")
+    if env is not None and content["film"]:
+        _check_film(env)
     return Experiment(
         stages=stages,
         targets=content["targets"],
@@ -132,9 +150,36 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[str]) -> 
         dry_run=content["dry_run"],
         film=content["film"],
         names=names,
-        config=OmegaConf.to_yaml(cfg, resolve=True),
+        config=without_secrets(resolved_yaml(cfg, options, secrets)),
+        options=options,
+        references=references(cfg),
         overrides=overrides,
     )
+
+
+def _is_told(choice: str) -> bool:
+    """Is it a group that people choose from, and not a file of hyperparameters or a class?"""
+    group, _, package = choice.partition("@")
+    chosen_by_others = ("impl", "tuned", "stage", "agent", "loss", "source", "optim", "target", "phase")
+    return "/" not in group and group not in chosen_by_others and "." not in package and not package.startswith("_")
+
+
+def _check_override(cfg: DictConfig, override: Override, choices: Mapping[str, Any]) -> None:
+    """Refuse what Hydra takes and that changes nothing, or leaves nothing where something has to be."""
+    key, line = override.key_or_group, override.input_line
+    if override.is_delete():
+        if key in ROOT:
+            raise Refused(f"{line}: {key} has to be there; choose another value instead, or leave this out")
+        return
+    if key.partition(".")[0] == OPTIONS:
+        raise Refused(f"{line}: {OPTIONS} only tells what a run was made of; choose as in algo=cql")
+    if override.package is not None or "/" in key or key in choices:
+        return
+    if (choice := f"algo@{key}") in choices and not isinstance(override.value(), dict):
+        raise Refused(f"{line}: {key} is chosen by name; write {choice}={str(line).partition('=')[2]}")
+    follow(cfg, key)
+    if override.value() == {} and OmegaConf.select(cfg, key, throw_on_resolution_failure=False):
+        raise Refused(f"{line}: a table is merged into what is there, so this removes nothing; ~{key}.<key> does")
 
 
 def _objects(cfg: DictConfig) -> dict[str, Any]:
@@ -145,27 +190,25 @@ def _objects(cfg: DictConfig) -> dict[str, Any]:
         raise placed(cfg, refusal) from refusal
     except OmegaConfBaseException as error:
         raise sentence(error) or error from error
+    except (TypeError, ValueError, AttributeError, ArithmeticError, LookupError) as error:
+        # The constructor of a part, which may be other people's, met a value that it did not think of.
+        raise foreign_error(f"making {'.'.join(place(cfg)[0])} of its values", error) from error
     refuse_strays(content)
+    # Where several names lead to one part, it is told by its own.
+    own = [str(name) for name in cfg if not cfg._get_node(name)._is_interpolation()]  # type: ignore[union-attr]
+    check_numbers({name: content[name] for name in sorted(own, key=lambda name: name not in ROOT)})
     for name, value in content.items():
         # A group may only choose, as `actions` does, and leave nothing at the root.
-        if name not in ROOT and not isinstance(value, Stage) and value != {}:
+        if name not in (*ROOT, OPTIONS) and not isinstance(value, Stage) and value != {}:
             hint = nearest(name, content.keys() - {name}) if isinstance(value, dict) else "a stage is expected there"
             raise Refused(f"{name} is {value!r}, which nothing reads; {hint}")
+    for name in ("seed", "targets", "outputs", "dry_run", "film"):
+        if content[name] is None:
+            raise Refused(f"{name} is null; a value is expected there, or leave it out")
     targets = content["targets"]
-    if not isinstance(targets, list):
-        raise Refused(f"targets is {targets!r}; a list of stages is expected, as in targets=[score]")
+    if not isinstance(targets, list) or len(set(targets)) < len(targets):
+        raise Refused(f"targets is {targets!r}; a list of stages is expected, as in targets=[score], and each once")
     return dict(content)
-
-
-def refuse_strays(value: Any, here: str = "") -> None:
-    """Refuse keys that a component does not have: `+` and other people's yaml can add them, and nothing reads them."""
-    if dataclasses.is_dataclass(value):
-        known = {field.name for field in dataclasses.fields(value)}
-        for name in vars(value).keys() - known:
-            raise Refused(f"{here}.{name}: {here} has no {name!r}; {nearest(name, known)}")
-    parts = value.items() if isinstance(value, dict) else vars(value).items() if dataclasses.is_dataclass(value) else ()
-    for name, part in parts:
-        refuse_strays(part, f"{here}.{name}".lstrip("."))
 
 
 def _check_learner(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
@@ -180,15 +223,29 @@ def _check_learner(cfg: DictConfig, choices: Mapping[str, Any]) -> None:
         )
 
 
-def _check_read(cfg: DictConfig, overrides: list[str]) -> None:
-    """Refuse values of an algorithm at the root that no stage of this pipeline learns by."""
-    names = [str(name) for name in cfg]
-    nodes = {name: cfg[name] for name in names if not OmegaConf.is_missing(cfg, name)}
-    used = {alias_of(cfg, f"{name}.algo") for name, node in nodes.items() if OmegaConf.is_dict(node) and "algo" in node}
-    for override in parsed(overrides, sweep=False):
-        root = override.key_or_group.partition(".")[0]
-        if "." in override.key_or_group and ROOT.get(root) is Algo and root not in {"algo", *used}:
-            raise Refused(f"{override.input_line}: no stage learns by {root}; set what is below algo, or leave it out")
+def unread(experiment: Experiment, order: Sequence[str]) -> list[Override]:
+    """Overrides of what nothing reads among the stages in `order`, directly or through interpolations."""
+    read, ahead = set(), [*order, *(name for name, kind in ROOT.items() if kind is not Algo)]
+    while ahead:
+        if (name := ahead.pop()) not in read:
+            read.add(name)
+            ahead += experiment.references.get(name, ())
+    found = []
+    for override in parsed(experiment.overrides, sweep=False):
+        # An option is of what its package says: algo@learner; one of `algo` also names the run.
+        root = (override.package or override.key_or_group).partition(".")[0]
+        names_run = override.key_or_group == "algo" and override.package is None
+        if root in experiment.references and not names_run and root not in read and not override.is_delete():
+            found.append(override)
+    return found
+
+
+def refuse_unread(overrides: Sequence[Override]) -> None:
+    """Refuse the first of overrides that nothing reads."""
+    for override in overrides:
+        root = (override.package or override.key_or_group).partition(".")[0]
+        way = "set what is below algo" if ROOT.get(root) is Algo else "name a stage that does in targets=[...]"
+        raise Refused(f"{override.input_line}: no stage of this run reads {root}; {way}, or leave it out")
 
 
 def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any], store: Path) -> None:
@@ -211,9 +268,36 @@ def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mappin
             )
 
 
-def _check_folder(outputs: Path) -> None:
-    """It can be made and written to, as far as that can be told without doing so."""
-    place = outputs.absolute()
-    found = next(one for one in (place, *place.parents) if one.exists())
-    if not found.is_dir() or not os.access(found, os.W_OK):
-        raise Refused(f"outputs={outputs}: {found} is no folder that can be written to; choose another")
+def _check_folder(outputs: str) -> Path:
+    """What a run keeps there can be made, which is found out by making and removing a folder."""
+    if not outputs:
+        raise Refused("outputs is empty; a folder is expected, as in outputs=elsewhere")
+    wanted = Path(outputs).absolute()
+    for folder in (wanted, *(wanted / name for name in ("artifacts", "runs", "sweeps"))):
+        found = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+        try:
+            with suppress(FileNotFoundError):
+                folder.lstat()  # a name may be too long
+            made = found / f".lfd-{os.getpid()}"
+            made.mkdir(exist_ok=True)
+            made.rmdir()
+        except (OSError, ValueError) as error:
+            if isinstance(ending := system_error(error), DiskFull):
+                raise ending from error
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise Refused(
+                f"outputs={outputs}: {found} is no folder that can be written to ({reason}); choose another"
+            ) from error
+    return Path(outputs)
+
+
+def _check_film(env: Env) -> None:
+    """Some environments cannot be drawn, and some not on every machine."""
+    drawn = env.make(1, training=False, render=True)
+    try:
+        drawn.reset([0])
+        with warnings.catch_warnings(), foreign_code(f"film=true: drawing {env.id}", "leave film out"):
+            warnings.simplefilter("ignore")  # they say the same, and less well
+            drawn.render()
+    finally:
+        drawn.close()

@@ -129,7 +129,7 @@ def script(name: str) -> Callable[[gym.Env[Any, Any]], Act]:
     with foreign_code(f"expert.script={name}", hint):
         found = getattr(importlib.import_module(module), function)
     if not callable(found):
-        raise Refused(f"expert.script={name}: {function} is no function but of type {type(found).__name__}")
+        raise Refused(f"expert.script={name}: {function} is no function but a {type(found).__name__}")
     return found  # type: ignore[no-any-return]
 
 

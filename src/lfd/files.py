@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import sys
 import time
 import warnings
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from lfd.errors import DiskFull, Refused
+from lfd.errors import Refused, system_error
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,24 +27,32 @@ _BLOCK = 16 << 20  # bytes
 
 @contextmanager
 def full_disk_told(path: Path) -> Iterator[None]:
-    """Tells a full disk, or an exhausted quota, met in the body as one line about `path`."""
+    """Tells what the system refuses in the body, a full disk above all, as one line; `path` is what it is about."""
     try:
         yield
     except OSError as error:
-        # a limit on file sizes is a full disk to the user
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if (ending := system_error(error, path)) is None:
             raise
-        raise DiskFull(
-            f"the disk is full ({path} could not be written): free some space and repeat the command; "
-            "finished work is kept"
-        ) from error
+        raise ending from error
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Gives an error of the system the path that is lost where a descriptor is used."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def sync(path: Path) -> None:
     """Forces a file's content, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -80,6 +89,24 @@ def write(path: Path, content: bytes) -> None:
         sync(path.parent)
 
 
+def remove_left(folder: Path) -> None:
+    """Removes what processes that were killed while they wrote have left beside their files."""
+    for path in folder.iterdir():
+        found = re.fullmatch(r".+\.(\d+)\.tmp", path.name)
+        if found and not _lives(int(found[1])):
+            path.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def point(path: Path, name: str) -> None:
     """`path` becomes a link to what is called so beside it, at once and whatever it was before."""
     beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -109,11 +136,20 @@ def save_json(path: Path, content: Any) -> None:
 def load_json(path: Path) -> Any:
     """What `save_json` wrote; Refused if the file is missing or broken."""
     try:
+        _check_plain(path)
         return json.loads(path.read_bytes())
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror}): expected a JSON file there") from error
     except ValueError as error:
         raise Refused(f"{path} is not whole JSON ({error}): remove it and repeat the command") from error
+    except RecursionError as error:
+        raise Refused(f"{path} is nested deeper than anything of ours: remove it and repeat the command") from error
+
+
+def _check_plain(path: Path) -> None:
+    """Refuse a pipe or a device, which may have no end; OSError if there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise Refused(f"{path} is no plain file: expected one that can be read to its end")
 
 
 def load_object(path: Path, *fields: str) -> dict[str, Any]:
@@ -144,6 +180,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
+        _check_plain(path)
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise Refused(f"{path} is not a whole safetensors file ({error}): remove it and repeat the command") from error

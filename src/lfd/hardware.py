@@ -3,8 +3,10 @@
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 import torch
 
@@ -39,6 +41,15 @@ class Hardware:
         # macOS binds no process to cores, and cannot tell
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         torch.set_num_threads(self.threads or (max(1, cores // self.jobs) if frames else 1))
+
+
+def memory() -> int:
+    """Bytes that this machine, or the container that this is in, has in all."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for told in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with suppress(OSError, ValueError):  # no such file, or it says "max"
+            limits.append(int(Path(told).read_text()))
+    return min(limits)
 
 
 def _keep_memory() -> None:

@@ -1,12 +1,11 @@
 """TrainingPipeline: resolve names, check the wiring, skip what exists, run the rest, resume."""
 
 import shutil
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
+from threading import Event
 from typing import Any
 
 from lfd.artifacts import MARKER, Building, Done, Store, record_of
@@ -14,11 +13,13 @@ from lfd.envs import Env, Spaces
 from lfd.errors import Refused, nearest
 from lfd.files import file_sha256
 from lfd.hardware import Hardware
+from lfd.interrupts import asking
 from lfd.keys import describe
 from lfd.log import MetricsLog, Progress, RunLog, read_records
 from lfd.paces import expected_seconds
 from lfd.provenance import provenance
 from lfd.stages import Lab, Product, Stage
+from lfd.stages.feasible import check_feasible
 
 METRICS = "metrics.jsonl"
 STATE = "state"  # a stage's checkpoints
@@ -105,6 +106,11 @@ class TrainingPipeline:
         for name in self.order:
             self.stages[name].check_wiring(name, spaces, available)
             self.stages[name].check_inputs(name, self.stages)
+        stack = 1 if self.env is None else self.env.stack
+        for name in self.order:
+            check_feasible(name, self.stages, spaces, stack, self.store.root)
+            if self.env is not None:
+                self.stages[name].check_env(name, self.env)
         return spaces
 
     def _spaces_of_files(self) -> Spaces:
@@ -168,7 +174,7 @@ class TrainingPipeline:
         progress = Progress([(name, self.expected(name) if name in missing else 0.0) for name in self.order], job=job)
         reports: dict[str, Report] = {}
         try:
-            with _signals(stop) as stopping:
+            with _asked_to_stop(stop) as stopping:
                 for name in self.order:
                     if name in missing:
                         reports[name] = self._make(name, run_log, progress, stopping)
@@ -272,17 +278,8 @@ def _name(text: str, names: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _signals(stop: Path | None) -> Iterator[Callable[[], bool]]:
+def _asked_to_stop(stop: Path | None) -> Iterator[Callable[[], bool]]:
     """While inside, SIGTERM and Ctrl-C only ask to stop; the stages do so where they can resume."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield lambda: asked or (stop is not None and stop.exists())
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    asked = Event()
+    with asking(asked.set):
+        yield lambda: asked.is_set() or (stop is not None and stop.exists())

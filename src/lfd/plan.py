@@ -2,7 +2,7 @@
 
 from lfd.artifacts import Store, record_of
 from lfd.estimates import Estimate, estimates
-from lfd.experiment import Experiment
+from lfd.experiment import Experiment, refuse_unread, unread
 from lfd.log.progress import Span, short
 from lfd.pipeline import TrainingPipeline
 from lfd.report.table import MISSING, align
@@ -16,13 +16,15 @@ DAY = 24 * 3600.0  # seconds
 HEADINGS = ["stage", "verb", "reads", "product", "", "amount", "time", "memory", "disk"]
 
 
-def plan(experiment: Experiment) -> str:
+def plan(experiment: Experiment, in_sweep: bool = False) -> str:
     """The table: a row a stage in the order of work, the total of what has to be made, and how it was estimated.
 
-    Raises Refused where running the experiment would.
+    Raises Refused where running the experiment would; of a sweep it is judged as a whole what nothing reads.
     """
     with Store(experiment.outputs / "artifacts") as store:
         pipeline = pipeline_of(experiment, store)
+        if not in_sweep:
+            refuse_unread(unread(experiment, pipeline.order))
         missing = pipeline.missing()
         found, note = estimates(pipeline, missing)
         rows = [_row(pipeline, name, found.get(name)) for name in pipeline.order]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -18,6 +19,25 @@ PACKAGES = (
 DIFF_LIMIT = 1_000_000  # characters
 
 
+# Names of what is nobody's business, in the environment, on a command line or in code.
+_SECRET = r"[\w.-]*(?:secret|token|passw|credential|api_?key|access_?key|private_?key)[\w.-]*"
+_SHAPES = (
+    (re.compile(rf"""({_SECRET}["']?\s*[=:]\s*)("[^"\n]*"|'[^'\n]*'|[^\s"',;}}\])]+)""", re.I), r"\1HIDDEN"),
+    (re.compile(r"(\b[a-z][\w+.-]*://)[^\s/@\"']+@", re.I), r"\1HIDDEN@"),  # user:password@ of a URL
+    (re.compile(r"\b(?:gh[a-z]_|github_pat_|glpat-|hf_|sk-|xox[a-z]-|AKIA)[\w-]{12,}"), "HIDDEN"),
+)
+
+
+def without_secrets(text: str) -> str:
+    """A text without the values of variables of the environment that go by the name of a secret, and what looks so."""
+    for name, value in os.environ.items():
+        if len(value) > 5 and re.search(rf"{_SECRET}|key$|auth", name, re.I):
+            text = text.replace(value, "HIDDEN")
+    for shape, instead in _SHAPES:
+        text = shape.sub(instead, text)
+    return text
+
+
 def provenance(device: str, source: Path = Path(__file__).parent) -> dict[str, Any]:
     """JSON that says what made a result; `device` is told by the caller, `source` is the folder of the code that ran.
 
@@ -30,7 +50,7 @@ def provenance(device: str, source: Path = Path(__file__).parent) -> dict[str, A
         "platform": platform.platform(),
         "host": platform.node(),
         "cpus": os.cpu_count(),
-        "argv": sys.argv,
+        "argv": [without_secrets(word) for word in sys.argv],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -52,6 +72,7 @@ def _git_state(source: Path) -> dict[str, Any] | None:
     commit, diff = _git(source, "rev-parse", "HEAD"), _git(source, "diff", "--no-ext-diff", "HEAD")
     if commit is None or diff is None:
         return None
+    diff = without_secrets(diff)
     untracked = _git(source, "ls-files", "--others", "--exclude-standard") or ""
     if len(diff) > DIFF_LIMIT:
         diff = f"{diff[:DIFF_LIMIT]}\n… {len(diff) - DIFF_LIMIT} more characters\n"

@@ -17,7 +17,7 @@ from lfd.errors import Refused, nearest
 from lfd.noise import derive
 from lfd.registry import ENVS, with_plugins
 from lfd.report.film import save_film
-from lfd.stages.trained import open_trained, trained_folder
+from lfd.stages.trained import read_trained, trained_folder, undamaged
 
 
 @final
@@ -82,21 +82,27 @@ def load(run: str | Path, stage: str = "learn", member: int = 0) -> Policy:
 
     Raises Refused if there is none.
     """
-    folder = trained_folder(Path(run), stage)
-    record = record_of(folder)
-    if record is None or record["kind"] != "fit":
-        raise Refused(f"{run}: {folder.name} is no stored policy; repeat the run's command to make it again")
-    trained = open_trained(folder)
-    if not 0 <= member < trained.members:
-        raise Refused(f"member {member}: the policy has {trained.members}, counted from 0")
-    agent = trained.agents()[member]
-    if "env" not in record["material"]:
-        return Policy(agent, None)
-    described = {**record["material"]["env"]}
+    with undamaged(Path(run)):
+        folder = trained_folder(Path(run).expanduser(), stage)
+        record = record_of(folder)
+        if record is None or record["kind"] != "fit":
+            raise Refused(f"{folder.name} is no stored policy; repeat the run's command to make it again")
+        trained = read_trained(folder, Path(run))
+        if not 0 <= member < trained.members:
+            raise Refused(f"member {member}: the policy has {trained.members}, counted from 0")
+        return Policy(trained.agents()[member], _env_of(record["material"]))
+
+
+def _env_of(material: Mapping[str, Any]) -> Env | None:
+    """The environment that stands in what a key was made of."""
+    if "env" not in material:
+        return None
+    described = {**material["env"]}
     for name in ("versions", "fire"):
         described.pop(name, None)
     kind = described.pop("kind")
     kinds = {one.__name__: one for one in with_plugins("env", ENVS).values()}
     if kind not in kinds:
-        raise Refused(f"{run}: environments of kind {kind!r} are not installed; {nearest(kind, kinds)}")
-    return Policy(agent, kinds[kind](**described))
+        raise Refused(f"environments of kind {kind!r} are not installed; {nearest(kind, kinds)}")
+    env: Env = kinds[kind](**described)
+    return env

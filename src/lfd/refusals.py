@@ -1,6 +1,7 @@
 """What is wrong with a configuration, as one line: Hydra's and omegaconf's errors, and what these let pass."""
 
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -14,8 +15,9 @@ from yaml import MarkedYAMLError
 
 from lfd.composing import Composer
 from lfd.errors import Refused, nearest
+from lfd.registry import BROKEN
 
-UNSOUND = (HydraException, OmegaConfBaseException, MarkedYAMLError)  # what composing raises
+UNSOUND = (HydraException, OmegaConfBaseException, MarkedYAMLError, RecursionError)  # what composing raises
 _FOLDERS = ("hydra.run.", "hydra.sweep.", "hydra.output_subdir", "hydra.job.chdir")
 _KINDS = {"Integer": "a whole number", "Float": "a number"}
 
@@ -31,6 +33,8 @@ def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
             raise Refused(f"{line}: cannot be read; key=value is expected, as in learn.steps=500") from error
         if not override.key_or_group:
             raise Refused(f"{line}: there is no key; key=value is expected, as in learn.steps=500")
+        if override.is_delete() and not isinstance(override.value(), str | None):
+            raise Refused(f"{line}: ~ takes a key away and needs no value; write ~{override.key_or_group}")
         if override.is_sweep_override() and not sweep:
             as_list = f"{line.partition('=')[0]}=[...]"
             raise Refused(f"{line}: several values; add -m to run one job each, or write {as_list} for a list")
@@ -45,6 +49,45 @@ def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
             raise Refused(f"{found[key].input_line} {line}: {key} is given twice; leave one out")
         found[key] = override
     return list(found.values())
+
+
+_PLACES = re.compile(r"(\+{0,2}(?:outputs|(?:\w+\.)*path)=)(.*)", re.DOTALL)
+_QUOTED = re.compile(r"""\s*('([^'\\]|\\.)*'|"([^"\\]|\\.)*")\s*""", re.DOTALL)
+
+
+def literal(line: str, sweep: bool) -> str:
+    """An override as it was typed; what it gives as a path is quoted for Hydra, to which `,`, `=` and others are signs.
+
+    In a sweep, commas part several paths, unless there is a file of the whole name.
+    """
+    match = _PLACES.fullmatch(line)
+    if match is None or match[2] in ("", "null", "???") or _QUOTED.fullmatch(match[2]):
+        return line
+    key, path = match.groups()
+    if sweep and not _exists(path):
+        try:
+            OverridesParser.create().parse_override(line)
+            return line
+        except HydraException:
+            return key + ",".join(map(_quoted, path.split(",")))
+    return key + _quoted(path)
+
+
+def _quoted(path: str) -> str:
+    if _QUOTED.fullmatch(path):
+        return path
+    if "${" in path and _exists(path):
+        path = path.replace("${", "\\${")
+    # Backslashes are doubled only before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + found[2].replace("'", "\\'"), path)
+    return f"'{escaped}'"
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError):
+        return False
 
 
 def follow(cfg: DictConfig, key: str, new: bool = False) -> None:
@@ -102,7 +145,7 @@ def _unknown(node: DictConfig, here: str, part: str, key: str) -> str:
 
 def placed(cfg: DictConfig, refusal: Refused) -> Refused:
     """The refusal of a part's value with the key of the part before it."""
-    path, keys = _place(cfg, ())
+    path, keys = place(cfg)
     text, where = str(refusal), ".".join(path)
     if not where or text.startswith(where):
         return refusal
@@ -110,23 +153,26 @@ def placed(cfg: DictConfig, refusal: Refused) -> Refused:
     return Refused(f"{where}.{text}" if text.partition(" ")[0].rstrip(":") in keys else f"{where}: {text}")
 
 
-def _place(node: DictConfig, path: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """The deepest part that refuses to be made, and its fields."""
+def place(node: DictConfig, path: tuple[str, ...] = ()) -> tuple[tuple[str, ...], list[str]]:
+    """The deepest part that fails to be made, and its fields."""
     for name in node:
         child = node._get_node(name)
         if not isinstance(child, DictConfig) or child._is_interpolation() or child._is_none() or child._is_missing():
             continue
         try:
             OmegaConf.to_object(child)
-        except Refused:
-            return _place(child, (*path, str(name)))
         except OmegaConfBaseException:
             continue
+        except Exception:
+            return place(child, (*path, str(name)))
     return path, [str(name) for name in node]
 
 
-def sentence(error: Exception) -> Refused | None:
-    """Hydra's, omegaconf's or YAML's own error as a refusal; None if it is none of these."""
+def sentence(error: BaseException, composer: Composer | None = None) -> Refused | None:
+    """Hydra's, omegaconf's or YAML's own error as a refusal; None if it is none of these.
+
+    `composer` knows the files that they speak of.
+    """
     cause = error.__cause__ or error.__context__
     match error:
         case MarkedYAMLError(problem_mark=mark, problem=problem):
@@ -136,21 +182,36 @@ def sentence(error: Exception) -> Refused | None:
             return Refused(f"{error.full_key} is missing; add {error.full_key}=...")
         case MissingConfigException(missing_cfg_file=str(missing)):
             group, _, option = missing.rpartition("/")
+            if (group, option) in BROKEN:
+                return BROKEN[group, option]
             hint = nearest(option, [one for one in error.options or [] if not one.endswith("schema")])
-            return Refused(f"{_reader(error)}{group} has no option {option!r}; {hint}")
+            return Refused(f"{_reader(error, composer)}{group} has no option {option!r}; {hint}")
         case HydraException() if isinstance(cause, OmegaConfBaseException):
-            return Refused(f"{_reader(error)}{_value_error(cause)}")
+            return Refused(f"{_reader(error, composer)}{_value_error(cause)}")
         case OmegaConfBaseException():
             return Refused(_value_error(error))
+        case RecursionError():
+            return Refused(_circle(error, composer))
         case HydraException():
-            return Refused(" ".join(str(error).split("\nSee ")[0].split()))
+            text = re.sub(r"^In '.*?':", "", str(error).split("\nSee ")[0])
+            return Refused(f"{_reader(error, composer)}{' '.join(text.split())}")
     return None
 
 
-def _reader(error: HydraException) -> str:
+def _reader(error: HydraException, composer: Composer | None) -> str:
     """The yaml file that Hydra's message begins with, "In 'algo/mine': ..."; empty if it is about the command line."""
     match = re.match(r"In '(.*?)':", str(error))
-    return f"conf/{match[1]}.yaml: " if match else ""
+    return f"{composer.file(match[1])}: " if match and composer else ""
+
+
+def _circle(error: RecursionError, composer: Composer | None) -> str:
+    """Which file lists itself, if one does; interpolations too can have no end."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        node: Any = getattr(frame.f_locals.get("root"), "node", None)
+        if composer is not None and hasattr(node, "get_config_path"):
+            path = composer.file(str(node.get_config_path()))
+            return f"{path}: its defaults list leads back to itself; leave out what does"
+    return "a value of the configuration refers to itself; give it one of its own"
 
 
 def _value_error(error: OmegaConfBaseException) -> str:
@@ -169,9 +230,40 @@ def _value_error(error: OmegaConfBaseException) -> str:
         text = f"there is no {match[1]!r}; {nearest(match[1], match[2].split(', '))}"
     elif key == "_dummy_" and (match := re.match(r"Interpolation key '(.*)' not found", text)):
         key, text = "", f"~{match[1]}: other choices depend on {match[1]}; choose another instead of none"
+    elif text.endswith("does not support deletion"):
+        text = "it cannot be taken away; set it to another value"
+    elif text.endswith("is not Optional"):
+        text = "null cannot stand here; a value is expected"
     elif text.startswith(("Invalid type assigned", "Cannot assign")):
         text = "a single value cannot stand here; set one of the keys below it"
     return f"{key}: {text}" if key else text
+
+
+def check_hydra(hydra: DictConfig, master: DictConfig | None = None) -> None:
+    """Refuse settings of Hydra's, in a file or on the line, that would be read by nobody.
+
+    `master` is Hydra's own part of a sweep, of which `hydra` is a job's.
+    """
+    chosen = hydra.runtime.choices["hydra/sweeper"]
+    if chosen != "basic":
+        raise Refused(
+            f"hydra/sweeper={chosen}: a sweep here runs all combinations of the values of its line; leave it out and "
+            "list them, as in -m algo.lr=1e-4,1e-3"
+        )
+    for name in ("params", "max_batch_size"):
+        if (value := hydra.sweeper.get(name)) is not None:
+            raise Refused(f"hydra.sweeper.{name} is {value}: expected nothing; list the values, as in -m seed=0,1,2")
+    folders = {"run.dir": ".", "sweep.dir": ".", "sweep.subdir": ".", "output_subdir": None, "job.chdir": False}
+    for key, value in folders.items():
+        if OmegaConf.select(hydra, key) != value:
+            raise Refused(f"hydra.{key} is set: a run's folder is named by what it computes; set outputs=...")
+    if master is None:
+        if hydra.mode is not None and hydra.mode.name == "MULTIRUN":
+            raise Refused("hydra.mode is MULTIRUN: a sweep is asked for on the line; add -m")
+        if hydra.callbacks:
+            raise Refused(f"hydra.callbacks has {', '.join(hydra.callbacks)}: only sweeps call them; add -m")
+    elif hydra.launcher != master.launcher:
+        raise Refused("hydra.launcher is set in a file: expected on the line, as in hydra/launcher=joblib")
 
 
 @final
@@ -218,11 +310,16 @@ class Tree:
 
     def _check_option(self, override: Override) -> None:
         options, value = self._composer.options(override.key_or_group), override.value()
+        key, group = override.get_key_element(), override.key_or_group
+        if isinstance(value, dict) or (isinstance(value, list) and not override.is_add()):
+            several = ",".join(map(str, value)) or options[0]
+            raise Refused(f"{override.input_line}: one option is expected; -m {key}={several} makes a job of each")
         for option in value if isinstance(value, list) else [value]:
+            if (group, str(option)) in BROKEN:
+                raise BROKEN[group, str(option)]
             if option not in options:
                 # `null` is no slip of the pen, whatever looks like it
                 word, typed = ("null", "") if option is None else (str(option), str(option))
-                key, group = override.get_key_element(), override.key_or_group
                 raise Refused(f"{key}={word}: {group} has no option {word!r}; {nearest(typed, options)}")
 
     def _chosen(self) -> DictConfig:
@@ -244,5 +341,5 @@ class Tree:
             raise Refused(f"{line}: {key} is chosen already; leave out the plus")
         if key not in chosen and not (override.is_add() or override.is_force_add()):
             same = [other for other in chosen if other.partition("@")[0] == override.key_or_group]
-            hint = f"{nearest(key, same)} a new one takes a plus: +{line}"
-            raise Refused(f"{line}: nothing is chosen at {key}; {hint}")
+            hint = f"{nearest(key, same)} " if same else ""
+            raise Refused(f"{line}: nothing is chosen at {key}; {hint}a new one takes a plus: +{line}")

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from enum import Enum
+from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, get_type_hints
 
@@ -36,7 +37,7 @@ from lfd.algos.td3 import TD3, DeterministicGradient
 from lfd.algos.td3_bc import TD3BC
 from lfd.algos.trex import TREX
 from lfd.envs import Atari, Env, Gym, MiniGrid
-from lfd.errors import Refused, nearest
+from lfd.errors import FOREIGN, Refused, foreign_code, nearest
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.interactive import Interactive
@@ -95,9 +96,32 @@ AGENTS: dict[str, type[AgentSpec]] = {
 }
 
 
+BROKEN: dict[tuple[str, str], Refused] = {}  # group and name of a package's part -> why it cannot be used
+
+
 def with_plugins(group: str, table: Mapping[str, type[Any]]) -> dict[str, type[Any]]:
-    """The table and what installed packages add to it."""
-    return {**table} | {entry.name: entry.load() for entry in entry_points(group=f"lfd.{group}")}
+    """The table and what installed packages add to it; a part that cannot be used is left out, and BROKEN says why."""
+    first, *others = table.values()
+    base = next(kind for kind in first.__mro__ if all(issubclass(other, kind) for other in others))
+    return {**table} | _plugins(group, base)
+
+
+@cache
+def _plugins(group: str, base: type[Any]) -> dict[str, type[Any]]:
+    found = {}
+    for entry in entry_points(group=f"lfd.{group}"):
+        package = f" of the package {entry.dist.name}" if entry.dist else ""
+        called = f"lfd.{group}: {entry.name} = {entry.value}{package}"
+        FOREIGN[entry.module.partition(".")[0]] = called
+        try:
+            with foreign_code(f"importing {called}"):
+                kind = entry.load()
+            if not (isinstance(kind, type) and issubclass(kind, base) and dataclasses.is_dataclass(kind)):
+                raise Refused(f"{called}: expected a dataclass that is a {base.__name__}, got another {type(kind)}")
+            found[entry.name] = kind
+        except Refused as refusal:
+            BROKEN[group, entry.name] = refusal
+    return found
 
 
 def to_json(part: Any, group: str, table: Mapping[str, type[Any]]) -> dict[str, Any]:
@@ -111,7 +135,7 @@ def from_json(content: Mapping[str, Any], group: str, table: Mapping[str, type[A
     """The part that `to_json` wrote. Raises Refused if its class is not installed."""
     name, known = content["name"], with_plugins(group, table)
     if name not in known:
-        raise Refused(f"{group} {name!r} is not installed; {nearest(name, known)}")
+        raise BROKEN.get((group, name)) or Refused(f"{group} {name!r} is not installed; {nearest(name, known)}")
     types = get_type_hints(known[name])
     values = {}
     for key, value in content["fields"].items():

@@ -4,19 +4,20 @@ import hashlib
 import json
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lfd.artifacts import Store
-from lfd.errors import Ending, Interrupted, LabelsNeeded
-from lfd.experiment import Experiment
-from lfd.files import load_object, save_json, write
+from lfd.errors import Ending, Interrupted, LabelsNeeded, ending_of
+from lfd.experiment import Experiment, refuse_unread, unread
+from lfd.files import load_object, remove_left, save_json, write
 from lfd.log import RunInfo, RunLog, read_records
 from lfd.log.progress import tell
 from lfd.pipeline import METRICS, Report, TrainingPipeline
-from lfd.provenance import provenance
+from lfd.provenance import provenance, without_secrets
 from lfd.reading import Policy
 from lfd.report import curves, draw_rewards, report_html
 from lfd.report.run_page import REWARDS
@@ -37,6 +38,8 @@ def run_experiment(
     names: dict[str, str] = {}
     with Store(experiment.outputs / "artifacts", lambda line: tell(_told(line, job, names))) as store:
         pipeline = pipeline_of(experiment, store)
+        if not job:
+            refuse_unread(unread(experiment, pipeline.order))
         names |= {key: name for name, key in pipeline.keys.items()}
         folder = run_folder(experiment, pipeline)
         sinks = experiment.logger.open(RunInfo(folder, yaml.safe_load(experiment.config), group))
@@ -77,11 +80,15 @@ def finished(folder: Path, pipeline: TrainingPipeline, film: bool = False) -> di
 
 def ended_by(error: BaseException) -> dict[str, Any]:
     """What result.json says of a run that this ended; one that is "interrupted" is continued by the same command."""
-    match error:
-        case Interrupted() | LabelsNeeded():
-            return {"status": "interrupted", "reason": str(error), "exit_code": error.exit_code}
-        case Ending():
-            return {"status": "failed", "reason": str(error), "exit_code": error.exit_code}
+    return {key: without_secrets(value) if isinstance(value, str) else value for key, value in _end(error).items()}
+
+
+def _end(error: BaseException) -> dict[str, Any]:
+    match ending_of(error) or error:
+        case Interrupted() | LabelsNeeded() as ending:
+            return {"status": "interrupted", "reason": str(ending), "exit_code": ending.exit_code}
+        case Ending() as ending:
+            return {"status": "failed", "reason": str(ending), "exit_code": ending.exit_code}
         case Exception():
             reason = f"a fault of ours: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             return {"status": "failed", "reason": reason, "exit_code": 1, "traceback": traceback.format_exc()}
@@ -107,8 +114,11 @@ def _run(
         _draw(experiment, pipeline, folder, result)
     except BaseException as error:
         end = ended_by(error)
-        save_json(folder / RESULT, _result(experiment, pipeline, folder) | end)
-        run_log.finish(end["status"], {})
+        # Where the disk is full or gone, nothing can be left there, and it is the error that counts.
+        with suppress(OSError, Ending):
+            save_json(folder / RESULT, _result(experiment, pipeline, folder) | end)
+        with suppress(OSError):
+            run_log.finish(end["status"], {})
         raise
     save_json(folder / RESULT, result)
     run_log.finish("done", result)
@@ -116,8 +126,10 @@ def _run(
 
 
 def _begin(experiment: Experiment, pipeline: TrainingPipeline, folder: Path) -> None:
+    remove_left(folder)
     write(folder / "config.yaml", experiment.config.encode())
-    write(folder / "overrides.yaml", "".join(f"- {json.dumps(one)}\n" for one in experiment.overrides).encode())
+    overrides = [without_secrets(one) for one in experiment.overrides]
+    write(folder / "overrides.yaml", "".join(f"- {json.dumps(one)}\n" for one in overrides).encode())
     save_json(folder / "provenance.json", provenance(experiment.hardware.device.value))
     # Killed without a chance to say so, it was interrupted; and what it uses is in use.
     end = ended_by(Interrupted("at work, or killed while it was"))
@@ -131,7 +143,8 @@ def _result(experiment: Experiment, pipeline: TrainingPipeline, folder: Path) ->
         "status": "done",
         "exit_code": 0,
         "run": folder.name,
-        "overrides": experiment.overrides,
+        "options": experiment.options,
+        "overrides": [without_secrets(one) for one in experiment.overrides],
         "scores": {},
         "stages": {name: {"artifact": key} for name, key in stored.items()},
     }

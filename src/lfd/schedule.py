@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 from typing import Any
 
 from lfd.errors import Refused
@@ -59,14 +60,16 @@ def schedule(value: Any, what: str, low: float = 0.0, high: float = math.inf) ->
         if shape not in Shape.__members__:
             raise Refused(f"{what}: shape {shape!r} is not one of {', '.join(Shape.__members__)}")
         numbers = [value["start"], value["end"], value["steps"], value.get("warmup", 0)]
-        if not all(isinstance(number, int | float) for number in numbers) or numbers[2] < 1 or numbers[3] < 0:
-            raise Refused(f"{what}: start and end are numbers, steps is 1 or more gradient steps and warmup 0 or more")
+        if not all(isinstance(one, int | float) and not isinstance(one, bool) and isfinite(one) for one in numbers):
+            raise Refused(f"{what}: start, end, steps and warmup are finite numbers")
+        if numbers[2] < 1 or numbers[3] < 0 or any(one != int(one) for one in numbers[2:]):
+            raise Refused(f"{what}: steps is a whole number of gradient steps, 1 or more, and warmup 0 or more")
         made = Schedule(numbers[0], numbers[1], int(numbers[2]), Shape[shape], int(numbers[3]))
         if made.shape is Shape.exponential and not (made.start > 0 and made.end > 0):
             raise Refused(f"{what}: an exponential schedule needs start and end above 0")
     else:
         raise Refused(f"{what}: {value!r} is neither a number nor {{start: …, end: …, steps: …}}")
     for number in (made.start, made.end):
-        if not (low <= number <= high and math.isfinite(number)):
+        if not (low <= number <= high and isfinite(number)):
             raise Refused(f"{what}: {number} is outside [{low}, {high}]")
     return made

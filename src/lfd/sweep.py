@@ -1,16 +1,15 @@
 """Sweeps: the jobs of one line, each judged, run and reported on its own."""
 
 import os
-import signal
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from hashlib import sha256
 from itertools import product
+from math import ceil, isfinite, prod
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -19,24 +18,28 @@ from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Glob, IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lfd.artifacts import Store
-from lfd.errors import Interrupted, Refused
-from lfd.experiment import Experiment, build
+from lfd.errors import Ending, Interrupted, Refused, foreign_code, foreign_error, nearest
+from lfd.experiment import Experiment, build, refuse_unread, unread
 from lfd.files import load_object, write
+from lfd.interrupts import asking
+from lfd.interrupts import ignore as ignore_signals
 from lfd.log.progress import tell
 from lfd.plan import plan
-from lfd.refusals import parsed
+from lfd.provenance import without_secrets
+from lfd.refusals import check_hydra, parsed
 from lfd.report import sweep_html, sweep_json, sweep_table
 from lfd.run import RESULT, ended_by, finished, pipeline_of, run_experiment, run_folder
 
-Explain = Callable[[Exception, Namespace], NoReturn]
+Explain = Callable[[BaseException, Namespace], NoReturn]
 EXIT_CODES = (75, 74, 1, 3, 4, 2, 0)  # the first that a job has is the sweep's
 
+MOST = 10_000  # jobs
 NOT_BEGUN = ("interrupted", "not begun", Interrupted.exit_code)
 
 
@@ -64,11 +67,13 @@ class Job:
     overrides: list[str]
     experiment: Experiment | None = None
     folder: Path | None = None  # of its run; None if it was refused before it had one
+    fault: BaseException | None = None  # of ours, met while it was composed
+    unread: list[Override] = field(default_factory=list)  # what nothing in it reads
     result: dict[str, Any] | None = None  # as in result.json
 
     def end(self, end: dict[str, Any]) -> dict[str, Any]:
         """It ended so, asked by these overrides."""
-        self.result = end | {"overrides": self.overrides}
+        self.result = end | {"overrides": [without_secrets(one) for one in self.overrides]}
         return self.result
 
     def stop(self, status: str, reason: str, exit_code: int) -> dict[str, Any]:
@@ -91,9 +96,12 @@ def run_sweep(given: Namespace, folder: Path, config: str, explain: Explain) -> 
     with initialize_config_dir(str(folder), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration(config, [*settings, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+        check_hydra(master.hydra, master.hydra)
         chosen = [one for one in overrides if not one.is_hydra_override()]
-        jobs = [_look(line, loader, master, given, explain) for line in _combinations(chosen)]
+        _at_once(master, 1)
+        jobs = [_look(line, loader, master, given, explain) for line in _combinations(chosen, loader)]
         outputs = _outputs(jobs)
+        _refuse_unread(jobs)
         if any(job.experiment and job.experiment.dry_run for job in jobs):
             return _plans(jobs)
         varies = tuple(one.get_key_element().lstrip("+") for one in chosen if one.is_sweep_override())
@@ -113,17 +121,50 @@ def _line(override: Override) -> str:
     return override.input_line
 
 
-def _combinations(overrides: Sequence[Override]) -> list[list[str]]:
-    """One list of overrides a job; the last key varies fastest."""
-    return [list(one) for one in product(*(_values(override) for override in overrides))]
+def _combinations(overrides: Sequence[Override], loader: Any) -> list[list[str]]:
+    """One list of overrides a job; the last key varies fastest. `loader` knows the options that a glob() stands for."""
+    counts = [_count(override) for override in overrides]
+    if (total := prod(counts)) > MOST:
+        raise Refused(f"these values make {total:,} jobs; {MOST:,} or fewer are expected, so sweep over fewer values")
+    return [list(one) for one in product(*(_values(override, loader) for override in overrides))]
 
 
-def _values(override: Override) -> list[str]:
+def _count(override: Override) -> int:
+    """How many values it has, which are not written out for that."""
+    line, value = _line(override), override.value()
+    if isinstance(value, IntervalSweep):
+        raise Refused(f"{line}: a range of real numbers has no end; list the values, as in lr=1e-4,1e-3")
+    if isinstance(value, RangeSweep):
+        start, stop, step = value.start, value.stop, value.step
+        if not all(isinstance(one, int | float) and isfinite(one) for one in (start, stop, step)) or not step:
+            raise Refused(f"{line}: expected a range of finite numbers and a step other than 0")
+        count = max(0, ceil((float(stop) - float(start)) / float(step)))  # type: ignore[arg-type]
+    else:
+        count = len(value.list) if isinstance(value, ChoiceSweep) else 1
+    if not count:
+        raise Refused(f"{line}: no value is in it; expected one or more, as in seed=0,1,2")
+    return count
+
+
+def _values(override: Override, loader: Any) -> list[str]:
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, Glob):
+        options = loader.get_group_options(override.key_or_group)
+        if not options:
+            raise Refused(f"{_line(override)}: glob() chooses among options of a group; list the values of {key}")
+        if not (found := [one for one in value.filter(options) if not one.endswith("schema")]):
+            raise Refused(f"{_line(override)}: no option of {key} is called so; {nearest('', options)}")
+        return [f"{key}={one}" for one in found]
     if not override.is_sweep_override():
         return [_line(override)]
-    if not override.is_discrete_sweep():
-        raise Refused(f"{_line(override)}: a range of real numbers has no end; list the values, as in lr=1e-4,1e-3")
-    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _refuse_unread(jobs: Sequence[Job]) -> None:
+    """Refuse a key that no job reads."""
+    wired = [job for job in jobs if job.folder is not None]
+    keys = set.intersection(*({one.get_key_element() for one in job.unread} for job in wired))
+    refuse_unread([one for job in wired[:1] for one in job.unread if one.get_key_element() in keys])
 
 
 def _look(overrides: list[str], loader: Any, master: DictConfig, given: Namespace, explain: Explain) -> Job:
@@ -132,28 +173,35 @@ def _look(overrides: list[str], loader: Any, master: DictConfig, given: Namespac
     try:
         cfg = loader.load_sweep_config(master, overrides)
         choices = cfg.hydra.runtime.choices
+        check_hydra(cfg.hydra, master.hydra)
         with open_dict(cfg):
             del cfg["hydra"]
         job.experiment = build(cfg, choices, overrides)
         with Store(job.experiment.outputs / "artifacts") as store:
             pipeline = pipeline_of(job.experiment, store)
+            job.unread = unread(job.experiment, pipeline.order)
             job.folder = run_folder(job.experiment, pipeline)
             stored = finished(job.folder, pipeline, job.experiment.film)
             if stored is not None:
                 job.end(stored)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         try:
             explain(error, Namespace(**{**vars(given), "overrides": overrides, "multirun": False}))
         except Refused as refusal:
             job.stop("refused", str(refusal), refusal.exit_code)
+        except (Exception, SystemExit) as fault:  # it ends this job and no other
+            job.end(ended_by(fault))
+            job.fault = fault
     return job
 
 
 def _outputs(jobs: Sequence[Job]) -> Path:
-    """Where results go. Raises Refused if no job can run."""
+    """Where results go. Raises Refused, or a fault, if no job can run."""
     for job in jobs:
         if job.experiment is not None and job.folder is not None:
             return job.experiment.outputs
+    for fault in (job.fault for job in jobs if job.fault is not None):
+        raise fault
     reasons = list(dict.fromkeys(job.result["reason"] for job in jobs if job.result is not None))
     raise Refused("; ".join(reasons))
 
@@ -162,7 +210,7 @@ def _plans(jobs: Sequence[Job]) -> int:
     for job in jobs:
         print(" ".join(job.overrides))
         if job.experiment is not None and job.folder is not None:
-            print(plan(job.experiment), end="\n\n")
+            print(plan(job.experiment, in_sweep=True), end="\n\n")
         elif job.result is not None:
             print(f"{job.result['status']}: {job.result['reason']}\n")
     return 2 if any(job.folder is None for job in jobs) else 0
@@ -171,6 +219,8 @@ def _plans(jobs: Sequence[Job]) -> int:
 def _at_once(master: DictConfig, jobs: int) -> int:
     """How many jobs the launcher runs side by side on this machine: one, unless it has a number of its own."""
     asked = master.hydra.launcher.get("n_jobs")
+    if asked is not None and (not isinstance(asked, int) or asked == 0):
+        raise Refused(f"hydra.launcher.n_jobs is {asked}; how many at once is expected, or -1 for one on each core")
     return 1 if asked is None else max(1, min(joblib.effective_n_jobs(asked), jobs))
 
 
@@ -188,9 +238,10 @@ def _announce(jobs: Sequence[Job], sweep: Sweep) -> None:
 def _run(todo: list[Job], sweep: Sweep, context: HydraContext, master: DictConfig) -> None:
     """Launch until every job has ended: a worker that dies takes the pool with it, and the rest gets another."""
     sweep.stop.unlink(missing_ok=True)
-    launcher = Plugins.instance().instantiate_launcher(context, partial(run_job, sweep=sweep), master)
+    with foreign_code("hydra/launcher"):
+        launcher = Plugins.instance().instantiate_launcher(context, partial(run_job, sweep=sweep), master)
     try:
-        with _stopped_by_signals(sweep.stop):
+        with asking(sweep.stop.touch):
             while pending := [job for job in todo if job.result is None]:
                 begun = time.time_ns()
                 try:
@@ -199,6 +250,10 @@ def _run(todo: list[Job], sweep: Sweep, context: HydraContext, master: DictConfi
                         job.end(end.return_value)
                 except BrokenExecutor:
                     _bury(pending, begun, sweep.stop.exists())
+                except Ending:
+                    raise
+                except Exception as error:  # jobs raise nothing
+                    raise foreign_error("hydra/launcher", error, "jobs that have run are stored") from error
     finally:
         sweep.stop.unlink(missing_ok=True)
 
@@ -219,17 +274,6 @@ def _bury(pending: Sequence[Job], begun: int, stopped: bool) -> None:
             job.stop("failed", "its process died before it could begin", 1)
 
 
-@contextmanager
-def _stopped_by_signals(stop: Path) -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C ask all jobs to stop, whichever process they are in."""
-    before = {number: signal.signal(number, lambda *_: stop.touch()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def run_job(cfg: DictConfig, sweep: Sweep) -> dict[str, Any]:
     """A job as a launcher runs it. It returns how it ended and never raises: that would end its neighbours too."""
     settings = HydraConfig.get()
@@ -238,8 +282,7 @@ def run_job(cfg: DictConfig, sweep: Sweep) -> dict[str, Any]:
     job = Job(overrides)
     if os.getpid() != sweep.process:
         # A terminal sends Ctrl-C to the whole group, but only the sweep's own process decides what it means.
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+        ignore_signals()
     if sweep.stop.exists():
         return job.stop(*NOT_BEGUN)
     try:
@@ -249,7 +292,7 @@ def run_job(cfg: DictConfig, sweep: Sweep) -> dict[str, Any]:
         name = sweep.name(job.overrides)
         return run_experiment(experiment, name, sweep.id, sweep.stop)
     # Whatever it is, the other jobs go on; the reason is told at once and stands in the table.
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         end = job.end(ended_by(error))
         if isinstance(error, Interrupted):
             sweep.stop.touch()

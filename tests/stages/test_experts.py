@@ -83,7 +83,7 @@ def test_what_is_no_expert_is_refused(counting, run_stages, tmp_path, monkeypatc
         (Script("tests.experts:one"), "has no attribute 'one'"),
         (Script("tests.experts:__doc__"), "is no function"),
         (Script("broken:act"), "SyntaxError"),
-        (Script("builtins:len"), "it is in no file"),
+        (Script("builtins:staticmethod"), "it is in no file"),
     ]
     for stage, said in cases:
         with pytest.raises(Refused, match=said):
@@ -182,7 +182,7 @@ def test_what_is_a_continuous_action(given, is_one, counting_continuous):
     [
         (
             "os:environ",
-            "expert.script=os:environ: environ is no function but of type _Environ$",
+            "expert.script=os:environ: environ is no function but a _Environ$",
         ),  # and not what is in it
         (
             "tests.experts:no_such",

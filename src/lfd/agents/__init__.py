@@ -286,3 +286,13 @@ class AgentSpec(ABC):
     @abstractmethod
     def build(self, spaces: Spaces) -> Agent:
         """A new agent, its weights drawn from torch's global generator."""
+
+
+def sketched(make: Callable[[], Agent]) -> Agent:
+    """An agent by its shapes alone, which takes no memory however large they are."""
+    try:
+        with torch.device("meta"):
+            return make()
+    except (NotImplementedError, RuntimeError):
+        # Other people's agents may want to see numbers while they are built.
+        return make()

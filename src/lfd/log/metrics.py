@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, final
 
 from lfd.errors import Refused
+from lfd.files import naming
 from lfd.log.progress import tell
 from lfd.log.sinks import Sink
 
@@ -82,12 +83,14 @@ class MetricsLog:
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; the line is flushed, so a killed process loses nothing that was written."""
-        self._file.write(_encode(record))
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(_encode(record))
+            self._file.flush()
 
     def offset(self) -> int:
         """Bytes written so far, synced to disk first: what a checkpoint stores for `rewind`."""
-        os.fsync(self._file.fileno())
+        with naming(self.path):
+            os.fsync(self._file.fileno())
         return self._file.seek(0, os.SEEK_END)
 
     def rewind(self, offset: int) -> None:
@@ -110,7 +113,8 @@ class MetricsLog:
 
     def close(self) -> None:
         """Close the file; nothing more is written."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
 
 
 @final
@@ -126,8 +130,9 @@ class RunLog:
     """
 
     def __init__(self, path: Path, sinks: Sequence[Sink] = ()) -> None:
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         self._file = fresh.open("wb")
         fresh.replace(path)
         self._sinks = list(sinks)
@@ -139,8 +144,9 @@ class RunLog:
 
     def write(self, record: Record) -> None:
         """Append one record and hand it to the sinks."""
-        self._file.write(_encode(record))
-        self._file.flush()
+        with naming(self.path):
+            self._file.write(_encode(record))
+            self._file.flush()
         self._tell(lambda sink: sink.write(record))
 
     def film(self, stage: str, path: Path) -> None:
@@ -149,7 +155,8 @@ class RunLog:
 
     def finish(self, status: str, result: Mapping[str, Any]) -> None:
         """Close the file and the sinks; `status` is "done", "interrupted" or "failed", `result` as in result.json."""
-        self._file.close()
+        with naming(self.path):
+            self._file.close()
         self._tell(lambda sink: sink.finish(status, result))
 
     def _tell(self, call: Callable[[Sink], None]) -> None:

@@ -107,7 +107,7 @@ class WandbSink(Sink):
             console="off",
             disable_git=True,
             disable_job_creation=True,
-            x_disable_meta=offline,
+            x_disable_meta=True,  # it would send the command line as it was typed; the configuration says the same
             x_disable_machine_info=offline,
             x_disable_stats=offline,
             init_timeout=30,
@@ -138,6 +138,6 @@ class WandbSink(Sink):
             "sent": self._sent,
             "films": self._films,
         }
-        fresh = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+        fresh = self._file.with_name(f"{self._file.name}.{os.getpid()}.tmp")
         fresh.write_text(to_json(state))
         fresh.replace(self._file)

@@ -32,7 +32,10 @@ class Demonstrations(Source):
 
     def __post_init__(self) -> None:
         if self.n_step < 1 or not 0 <= self.validation < 1:
-            raise Refused("of a dataset source, n_step is 1 or more and validation a share in [0, 1)")
+            raise Refused(
+                f"n_step is {self.n_step} and validation {self.validation:g}; 1 or more, and a share in [0, 1), are "
+                "expected"
+            )
         if self.return_range is not None and (not 0 < self.return_range < math.inf or self.reward is not None):
             raise Refused(
                 f"return_range is {self.return_range:g}; a number above 0 is expected, and no constant reward beside it"

@@ -125,6 +125,9 @@ class Stage(ABC):
     def check_inputs(self, name: str, stages: Mapping[str, "Stage"]) -> None:  # noqa: B027 - most take any product
         """Raise Refused if it cannot use what one of these stages gives."""
 
+    def check_env(self, name: str, env: Env) -> None:  # noqa: B027 - most need only its spaces
+        """Raise Refused if it cannot work in this environment, although its spaces fit."""
+
     def check_snapshot(self, what: str, index: int | None) -> None:  # noqa: B027 - most keep none, and are not asked
         """Raise Refused if it will not keep the earlier state that `what` asks for; None is the last one."""
 

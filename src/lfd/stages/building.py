@@ -60,28 +60,35 @@ def _normalise(agent: Agent, fit: Recipe, lab: Lab) -> None:
             agent.update_normalisers(tensors(part, torch.device("cpu")))
 
 
-def _take_over(agent: Agent, earlier: Agent, name: str) -> None:
-    """Take the values of all modules that both have; what carries one name must be one network."""
+def check_start(what: str, agent: Agent, earlier: Agent) -> list[str]:
+    """The modules that both have. Raises Refused where not all of what carries one name is one network."""
     if bool(earlier.normalisers) != bool(agent.normalisers):
         saw = "normalised" if earlier.normalisers else "raw"
         wanted = str(bool(earlier.normalisers)).lower()
-        raise Refused(f"init_from={name}: its networks saw {saw} observations; set algo.normalize_obs={wanted}")
+        raise Refused(f"{what}: its networks saw {saw} observations; set algo.normalize_obs={wanted}")
     common = [module for module in earlier.nets if module in agent.nets]
     if not common:
         raise Refused(
-            f"init_from={name}: its {type(earlier).__name__} has no module in common with the "
-            f"{type(agent).__name__} of this stage"
+            f"{what}: its {type(earlier).__name__} has no module in common with the {type(agent).__name__} of this "
+            "stage; choose an algo that has"
         )
     own, theirs = agent.state_dict(), earlier.state_dict()
     for module in common:
         shapes = [_shapes(state, f"nets.{module}.") for state in (own, theirs)]
         if shapes[0] != shapes[1]:
             raise Refused(
-                f"init_from={name}: its {module!r} is another network than that of this stage; "
-                "give both agents the same algo.agent"
+                f"{what}: its {module!r} is another network than that of this stage; give both agents the same "
+                "algo.agent"
             )
+    return common
+
+
+def _take_over(agent: Agent, earlier: Agent, name: str) -> None:
+    """Take the values of all modules that both have."""
+    common = check_start(f"init_from={name}", agent, earlier)
     taken = ("normalisers.", *(f"nets.{module}." for module in common))
-    agent.load_state_dict({**own, **{key: value for key, value in theirs.items() if key.startswith(taken)}})
+    theirs = {key: value for key, value in earlier.state_dict().items() if key.startswith(taken)}
+    agent.load_state_dict({**agent.state_dict(), **theirs})
 
 
 def _shapes(state: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Size]:

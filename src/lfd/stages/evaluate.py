@@ -36,8 +36,9 @@ class Evaluate(Stage):
 
     def __post_init__(self) -> None:
         positive(self, episodes=self.episodes, num_envs=self.num_envs)
-        if not self.policies:
-            raise Refused("policies is empty; name whom to score, as in [learn]")
+        if not self.policies or len(set(self.policies)) < len(self.policies):
+            told = f"is {list(self.policies)}" if self.policies else "is empty"
+            raise Refused(f"policies {told}; name whom to score, as in [learn], and each once")
 
     def inputs(self) -> dict[str, Product]:
         return {split_name(name)[0]: Product.actor for name in self.policies if name != "random"}

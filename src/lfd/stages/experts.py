@@ -8,13 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+import torch
+
 from lfd.algos import MISSING
-from lfd.envs import Spaces
+from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.experts import Keyboard, Queue, Scripted, script, script_file
 from lfd.files import load_object, save_json
 from lfd.stages import Lab, Product, Stage, Summary
-from lfd.stages.trained import Trained, open_trained, trained_folder
+from lfd.stages.trained import Trained, open_trained, read_trained, trained_folder, undamaged
 
 
 @dataclass
@@ -48,7 +50,8 @@ class Pretrained(Ready):
     def folder(self) -> Path:
         if self.path == MISSING:
             raise Refused("expert.path is missing; give a run, as in expert=pretrained expert.path=outputs/runs/ppo-…")
-        return trained_folder(Path(self.path).expanduser(), self.stage)
+        with undamaged(Path(self.path)):
+            return trained_folder(Path(self.path).expanduser(), self.stage)
 
     def material(self, digest: Callable[[Path], str]) -> Any:
         # Weights and what is built around them; the rest of the folder tells how they came to be.
@@ -56,7 +59,7 @@ class Pretrained(Ready):
         return replace(self, path=" ".join(digest(path) for path in [*files, self.folder / "agent.json"]), stage="")
 
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
-        trained = open_trained(self.folder)
+        trained = read_trained(self.folder, Path(self.path))
         if not trained.acts:
             raise Refused(f"{name}: {self.path} judges and does not act; choose a policy")
         theirs = trained.spaces
@@ -72,6 +75,8 @@ class Pretrained(Ready):
         for path in self.folder.iterdir():
             if path.suffix == ".safetensors" or path.name == "agent.json":
                 shutil.copy2(path, lab.folder)
+        # Somebody may have changed it while it was copied.
+        read_trained(lab.folder, Path(self.path))
         return Summary(seconds=time.monotonic() - began)
 
     @staticmethod
@@ -97,6 +102,15 @@ class Script(Ready):
         if self.script == MISSING:
             raise Refused(f"{name}.script is missing; name a function, as in {name}.script=my_module:my_function")
         script(self.script)
+
+    def check_env(self, name: str, env: Env) -> None:
+        """Asks it once what to do first, before anybody waits for it."""
+        one = env.make(1, training=False)
+        try:
+            seen = one.reset([0])
+            Scripted(self.script).policy(one, torch.device("cpu"))(seen)
+        finally:
+            one.close()
 
     def run(self, lab: Lab) -> Summary:
         save_json(lab.folder / "script.json", {"script": self.script})

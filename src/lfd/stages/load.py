@@ -58,7 +58,10 @@ class Load(Stage):
     def file(self) -> Path:
         if self.path == MISSING:
             raise Refused("dataset.path is missing; give the file, as in dataset=file dataset.path=demos.npz")
-        return source(Path(self.path).expanduser())
+        path = Path(self.path).expanduser()
+        if not path.exists() and not path.is_symlink():
+            raise Refused(f"dataset.path={self.path}: there is no such file")
+        return source(path)
 
     def look(self, env: Env | None, store: Path) -> None:
         limit = self.max_episode_steps or _time_limit(env)

@@ -146,8 +146,22 @@ class Recipe(Stage, ABC):
 
     def check_snapshot(self, what: str, index: int | None) -> None:
         in_rounds = any(isinstance(source, Interactive) for source in self.read().values())
-        if index is not None and index >= self.checkpoints and not in_rounds:
+        if index is None:
+            return
+        if in_rounds and not self.checkpoints:
+            # Whoever drove in a round is kept.
+            if self.stop.rounds is not None and index >= self.stop.rounds:
+                raise Refused(
+                    f"{what}: there are {self.stop.rounds} rounds, counted from 0; set stop.rounds, or ask less"
+                )
+            return
+        if index >= self.checkpoints:
             raise Refused(
                 f"{what}: checkpoints={self.checkpoints} keeps that many earlier states, counted from 0; set "
                 f"checkpoints={index + 1} or more where it is trained"
+            )
+        if index >= (checks := -(-self.steps // self.check.every)):
+            raise Refused(
+                f"{what}: steps={self.steps} with check.every={self.check.every} makes {checks} checks, each of which "
+                "may keep one state, counted from 0; check more often, or train longer"
             )

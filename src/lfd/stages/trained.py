@@ -1,12 +1,17 @@
 """A trained policy on disk: weights, how to build the agent around them, and how it came to be."""
 
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
-from lfd.agents import Agent, AgentSpec
+from lfd.agents import Agent, AgentSpec, sketched
 from lfd.envs import Spaces, VecEnv
 from lfd.episodes import Policy, greedy
 from lfd.errors import Refused, nearest
@@ -17,6 +22,7 @@ from lfd.noise import Noise
 from lfd.registry import AGENTS, LOSSES, from_json, to_json, with_plugins
 
 WEIGHTS = "agent.safetensors"
+LARGEST = 10**8  # numbers in an observation
 
 
 @final
@@ -71,20 +77,62 @@ class Trained(Expert):
                     "set checkpoints of the fit stage, and check.every so that there are as many checks"
                 )
             file = self.snapshots[snapshot]["file"]
-        weights = load_tensors(self.folder / file)
-        spec: AgentSpec = from_json(self.content["spec"], "agent", AGENTS)
-        return [self._agent(spec, weights, index) for index in range(self.members)]
+        with undamaged(self.folder):
+            weights = load_tensors(self.folder / file)
+            self._check_shapes(file, weights)
+            return [self._agent(weights, index) for index in range(self.members)]
 
-    def _agent(self, spec: AgentSpec, weights: dict[str, torch.Tensor], index: int) -> Agent:
+    def _agent(self, weights: dict[str, torch.Tensor], index: int) -> Agent:
+        agent = self._blank()
+        wanted = agent.state_dict()
+        agent.load_state_dict({name: weights[name] if self.members == 1 else weights[name][index] for name in wanted})
+        agent.publish()
+        return agent
+
+    def _blank(self) -> Agent:
+        spec: AgentSpec = from_json(self.content["spec"], "agent", AGENTS)
         agent = spec.build(self.spaces)
         for loss in self.content["losses"]:
             agent.add(from_json(loss, "loss", LOSSES).modules(agent))
         if self.content["normalize_obs"]:
             agent.normalise_observations()
-        wanted = agent.state_dict()
-        agent.load_state_dict({name: weights[name] if self.members == 1 else weights[name][index] for name in wanted})
-        agent.publish()
         return agent
+
+    def _check_shapes(self, file: str, weights: dict[str, torch.Tensor]) -> None:
+        """Before anything is built as large as a description says: it may say what it likes."""
+        lead = (self.members,) if self.members > 1 else ()
+        for name, wanted in sketched(self._blank).state_dict().items():
+            there = tuple(weights[name].shape) if name in weights else None
+            if there != (*lead, *wanted.shape):
+                raise Refused(f"{file} has {name} of the shape {there}, its agent.json needs {(*lead, *wanted.shape)}")
+
+    def check(self) -> None:
+        """Read everything there is. Raises Refused, or whatever comes of a damaged description."""
+        shapes = re.findall(r'"box": \[([^\]]*)\]', json.dumps(self.content["spaces"]))
+        if any(math.prod(map(int, shape.split(","))) > LARGEST for shape in shapes if shape):
+            raise Refused(f"agent.json has a space of more than {LARGEST:,} numbers")
+        for snapshot in (None, *range(len(self.snapshots))):
+            for agent in self.agents(snapshot):
+                for name, value in agent.state_dict().items():
+                    if not torch.isfinite(value).all():
+                        raise Refused(f"{name} is not finite")
+
+
+@contextmanager
+def undamaged(path: Path) -> Iterator[None]:
+    """Turns whatever comes of reading what somebody may have changed into Refused, which names `path`."""
+    try:
+        yield
+    except Refused as refusal:
+        told = str(refusal)
+        raise Refused(told if told.startswith(str(path)) else f"{path}: {told}") from refusal
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, MemoryError, RecursionError,
+            RuntimeError, TypeError, ValueError) as error:  # fmt: skip
+        told = " ".join(str(error).split())[:200]
+        raise Refused(
+            f"{path}: the policy there is damaged ({type(error).__name__}: {told}); take another copy of it, or repeat "
+            "its command"
+        ) from error
 
 
 def judge(product: Trained, what: str) -> Agent:
@@ -126,6 +174,14 @@ def open_trained(folder: Path) -> Trained:
     return Trained(folder, load_object(folder / "agent.json", *fields))
 
 
+def read_trained(folder: Path, path: Path) -> Trained:
+    """The policy in an artifact's folder, read whole. Raises Refused, naming `path`, by which the user knows it."""
+    with undamaged(path):
+        trained = open_trained(folder)
+        trained.check()
+        return trained
+
+
 def trained_folder(path: Path, stage: str) -> Path:
     """The artifact of a run's stage, or the artifact itself. Raises Refused if `path` is neither."""
     if (path / "artifact.json").exists():
@@ -137,4 +193,7 @@ def trained_folder(path: Path, stage: str) -> Path:
     stages = load_object(path / "result.json").get("stages", {})
     if stage not in stages:
         raise Refused(f"{path}: the run has no stage {stage!r}; {nearest(stage, stages)}")
-    return path.parent.parent / "artifacts" / str(stages[stage]["artifact"])
+    key = stages[stage]["artifact"]
+    if not isinstance(key, str) or Path(key).name != key:
+        raise Refused(f"{path}: its result.json names {str(key)[:80]!r} as the artifact of {stage!r}, which is no key")
+    return path.absolute().parent.parent / "artifacts" / key

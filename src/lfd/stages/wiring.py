@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import final
 
-from lfd.agents import REWARD, Agent
+from lfd.agents import REWARD, Agent, sketched
 from lfd.agents.judge import RecurrentReward
 from lfd.algos import Loss
 from lfd.envs import Spaces
-from lfd.errors import Refused, nearest
+from lfd.errors import Refused, foreign_code, nearest
 from lfd.sources import Source
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.interactive import Interactive
@@ -37,7 +37,8 @@ class Wiring:
         if self._fit.reads_checks and not algo.agent.acts:
             raise Refused(f"{name}: {kind} does not act: stop rules on scores and checkpoints have nothing to look at")
         self._check_sources(name)
-        agent = algo.agent.build(spaces)
+        with foreign_code(f"{name}: building {kind}", "see algo.agent"):
+            agent = sketched(lambda: algo.agent.build(spaces))
         for row, loss in algo.losses.items():
             self._check_modules(f"{name}: losses.{row}", loss, agent)
             self._check_columns(name, row, loss, datasets)
