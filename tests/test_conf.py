@@ -12,7 +12,7 @@ from lfd.cli import config_folder
 from lfd.data.survey import Survey
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
-from lfd.experiment import Experiment, build, register
+from lfd.experiment import Experiment, build, refuse_unread, register, unread
 from lfd.help import EXAMPLES, GROUPS, KEYS, options
 from lfd.pipeline import TrainingPipeline
 from lfd.run import pipeline_of
@@ -176,9 +176,13 @@ def test_a_learner_that_an_algorithm_does_not_have_is_refused(folder):
 
 def test_values_of_an_algorithm_that_no_stage_learns_by_are_refused(folder):
     for line in (["algo=gail", "learner.lr=1e-4"], ["algo=bc", "learner.steps=5"]):
-        with pytest.raises(Refused, match=f"{line[1]}: no stage learns by learner; set what is below algo"):
-            composed(line)
-    composed(["algo=trex", "learner.lr=1e-4", "expert_algo.lr=1e-3", "fqe_algo.steps=5"])
+        experiment, _ = composed(line)
+        with pytest.raises(Refused, match=f"{line[1]}: no stage of this run reads learner; set what is below algo"):
+            refuse_unread(unread(experiment, wired(experiment, folder).order))
+    experiment, _ = composed(
+        ["algo=trex", "learner.lr=1e-4", "expert_algo.lr=1e-3", "targets=[score,fqe]", "fqe.steps=5"]
+    )
+    assert not unread(experiment, wired(experiment, folder).order)
 
 
 @pytest.mark.parametrize("line", [*EXAMPLES, *KEYS])

@@ -13,7 +13,7 @@ import torch
 from lfd.algos import MISSING
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
-from lfd.experts import Keyboard, Queue, Scripted, script, script_file
+from lfd.experts import Keyboard, Queue, Scripted, script_file
 from lfd.files import load_object, save_json
 from lfd.stages import Lab, Product, Stage, Summary
 from lfd.stages.trained import Trained, open_trained, read_trained, trained_folder, undamaged
@@ -101,7 +101,7 @@ class Script(Ready):
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
         if self.script == MISSING:
             raise Refused(f"{name}.script is missing; name a function, as in {name}.script=my_module:my_function")
-        script(self.script)
+        script_file(self.script)
 
     def check_env(self, name: str, env: Env) -> None:
         """Asks it once what to do first, before anybody waits for it."""
