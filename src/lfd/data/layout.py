@@ -45,6 +45,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
                 f"data: {path} is in use by another process, which has it open to write; repeat the command once it "
                 f"is closed (HDF5: {error})"
             ) from error
+        if isinstance(error, PermissionError):
+            raise Refused(
+                f"data: {path} cannot be read (Permission denied); expected a file that you may read"
+            ) from error
         raise Refused(f"data: {path} is damaged: {error}") from error
     with file:
         yield file

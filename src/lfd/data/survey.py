@@ -11,14 +11,13 @@ import gymnasium as gym
 import numpy as np
 
 from lfd.data.episode import Array, Episode, flatten
+from lfd.data.outside import Outside
 from lfd.data.ranges import Range, cell
 from lfd.data.readers import named, read
 from lfd.envs.spaces import Spaces
 from lfd.errors import Refused
 
 _HELD_BYTES = 256 << 20  # episodes of a file up to this size stay in memory, so that it is read once
-# Files and networks round: actions that reach beyond their bounds by less than this share of half the range.
-ROUNDING = 1e-3
 _HARDLY = 1e-3  # the smallest standard deviation that normalising brings near 1
 
 
@@ -30,9 +29,8 @@ class Survey(NamedTuple):
     tells_ends: bool  # does the file say of any episode how that ended?
     infos: list[str]  # the infos that all episodes have in the same form
     notes: list[str]  # lines to tell
-    lengths: dict[
-        str, int
-    ]  # `episodes`; the `longest`, how many are of its `same` length; the longest `stopped` by a limit
+    # How many `episodes`; steps of the `longest`, how many have the `same`; of the longest that a limit `stopped`.
+    lengths: dict[str, int]
     named: bool = False  # are the spaces those that the metadata of somebody else's file name?
 
     def to_json(self) -> dict[str, Any]:
@@ -63,14 +61,15 @@ def survey(
             environment takes (`clip_actions` admits continuous ones), or a value is absurdly far from all others.
     """
     notes: list[str] = []
-    own = named(path) if spaces is None else None
-    if own is not None:
-        spaces, stack = own.spaces, own.stack
-        if own.first_action:
+    tells = named(path) if spaces is None else None
+    if tells is not None:
+        spaces, stack = tells.spaces, tells.stack
+        if tells.first_action:
             notes.append(
-                f"{path.name} counts its actions from {own.first_action}; here they count from 0, and the policy's do"
+                f"{path.name} counts its actions from {tells.first_action}; here they count from 0, and the policy's do"
             )
-    look = _Look(path, spaces, spaces is None or (own is not None and not own.is_own and not _bounded(spaces.action)))
+    is_foreign = tells is not None and not tells.is_own
+    look = _Look(path, spaces, spaces is None or (is_foreign and not _bounded(spaces.action)))
     episodes = look.through(read(path, spaces, max_episode_steps, stack))
     held: list[Episode] | None = []
     size = 0
@@ -83,7 +82,7 @@ def survey(
             held = None
     for _ in episodes if look.shows else ():  # what the values show, they show in the whole file
         pass
-    return look.result(stack, clip_actions, notes)._replace(named=own is not None and not own.is_own), held
+    return look.result(stack, clip_actions, notes)._replace(named=is_foreign), held
 
 
 def _bounded(space: gym.Space[Any]) -> bool:
@@ -107,7 +106,7 @@ class _Look:
         self._ranges: dict[str, Range] = {}
         self._infos: dict[str, Any] | None = None
         self._index, self._tells_ends = -1, False
-        self._actions = _Outside(spaces)
+        self._actions = Outside(spaces)
         self._lengths, self._stopped = Counter[int](), 0
 
     def through(self, episodes: Iterator[Episode]) -> Iterator[Episode]:
@@ -226,78 +225,6 @@ class _Look:
                 f"{values.distinct()} different numbers occur; expected numbers from 0 on, or floats for amounts"
             )
         return gym.spaces.Discrete(int(most) + 1)
-
-
-@final
-class _Outside:
-    """Which actions, and counted observations, an environment does not know."""
-
-    def __init__(self, spaces: Spaces | None) -> None:
-        self._spaces = spaces
-        self._seen = self._outside = 0
-        self._first = ""
-        self._low, self._high = np.inf, -np.inf
-
-    def look(self, episode: Episode, index: int) -> None:
-        assert self._spaces is not None
-        observation = self._spaces.observation
-        parts = observation.spaces if isinstance(observation, gym.spaces.Dict) else {"": observation}
-        for key, space in parts.items():
-            if isinstance(space, gym.spaces.Discrete):
-                name = f"observations/{key}" if key else "observations"
-                column = flatten(episode.observations)[name].reshape(-1)
-                wrong = (column < 0) | (column >= space.n)
-                if wrong.any():
-                    row = int(wrong.argmax())
-                    raise Refused(
-                        f"data: {name} of episode {index}, step {row} is {column[row]}; expected a whole number from 0 "
-                        f"to {space.n - 1}, as the environment has them"
-                    )
-        self._look_at(episode.actions, index)
-
-    def judge(self, path: Path, clip: bool) -> Iterator[str]:
-        """A line of what will be clipped. Raises Refused where the environment cannot do what was done."""
-        if not self._outside:
-            return
-        assert self._spaces is not None
-        count = f"{self._outside:,} of {self._seen:,} actions"
-        if isinstance(self._spaces.action, gym.spaces.Discrete):
-            most = int(self._spaces.action.n) - 1
-            counted = "; they count from 1: subtract 1" if (self._low, self._high) == (1, most + 1) else ""
-            raise Refused(
-                f"data: {path}: {count} are none of the environment's (the first: {self._first}); expected whole "
-                f"numbers from 0 to {most}{counted or '; choose the environment that they are from, or correct them'}"
-            )
-        if not clip:
-            raise Refused(
-                f"data: {path}: {count} lie beyond the bounds (the first: {self._first}); choose the environment that "
-                "they are from, scale them, or clip them by dataset.clip_actions=true"
-            )
-        yield f"{path.name}: {count} lie beyond the bounds and are clipped (the first: {self._first})"
-
-    def _look_at(self, actions: Array, index: int) -> None:
-        assert self._spaces is not None
-        space = self._spaces.action
-        self._seen += len(actions)
-        if isinstance(space, gym.spaces.Discrete):
-            low, high = int(actions.min()), int(actions.max())
-            self._low, self._high = min(self._low, low), max(self._high, high)
-            if low >= 0 and high < space.n:
-                return
-            wrong, bounds = (actions < 0) | (actions >= space.n), ""
-        else:
-            assert isinstance(space, gym.spaces.Box)
-            least = ROUNDING * (space.high - space.low) / 2
-            each = (actions < space.low - least) | (actions > space.high + least)
-            if not each.any():
-                return
-            wrong = each.any(axis=1)
-            dimension = int(each[wrong.argmax()].argmax())
-            bounds = f" in a dimension from {space.low[dimension]:g} to {space.high[dimension]:g}"
-            actions = actions[:, dimension]
-        row = int(wrong.argmax())
-        self._first = self._first or f"{actions[row]:g}{bounds} of episode {index}, step {row}"
-        self._outside += int(wrong.sum())
 
 
 def _columns(episode: Episode) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -120,9 +121,11 @@ def told(path: Path) -> Iterator[None]:
             f"data: {path} declares more than the memory holds; expected a file that is whole, or split it"
         ) from error
     except OSError as error:
-        if error.strerror and error.filename:
+        # HDF5 names the file in its text only
+        if error.errno and (error.filename or isinstance(error, PermissionError | FileNotFoundError)):
             raise Refused(
-                f"data: {error.filename} cannot be read ({error.strerror}); expected a file of yours"
+                f"data: {error.filename or path} cannot be read ({os.strerror(error.errno)}); expected a file that you "
+                "may read"
             ) from error
         raise foreign_error(f"data: reading {path}", error, "it is damaged: copy or make it again") from error
     except Exception as error:

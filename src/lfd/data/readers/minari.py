@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium as gym
 import h5py
 import numpy as np
-from PIL import Image
 
 from lfd.data.episode import Array, Episode, Observations
 from lfd.data.readers.flat import check_memory, flags_of, same_lengths
@@ -179,6 +178,8 @@ def _rows(path: Path, name: str, item: h5py.Dataset, start: int) -> Array:
 
 
 def _images(path: Path, name: str, rows: Array) -> Array:
+    from PIL import Image
+
     found = []
     for index, row in enumerate(rows):
         try:
