@@ -195,7 +195,7 @@ CASES = [
     ReseededGenerator, RestoredGenerator, RefilledBuffer, SharedBuffer, Checkpointed, Applied, Exchanged,
 ]  # fmt: skip
 # What is no field of the loss and no global generator is only seen beside the loss itself, at steps 4, 8, 16, ….
-LATE = {HiddenCounter, SharedBuffer}
+LATE = [HiddenCounter, SharedBuffer]
 
 
 class Remembering(nn.Module):

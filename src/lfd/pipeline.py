@@ -105,7 +105,7 @@ class TrainingPipeline:
         available = [name for name in self.stages if self.stages[name].gives is Product.dataset]
         for name in self.order:
             self.stages[name].check_wiring(name, spaces, available)
-            self.stages[name].check_inputs(name, self.stages)
+            self.stages[name].check_inputs(name, self.stages, spaces)
         stack = 1 if self.env is None else self.env.stack
         for name in self.order:
             check_feasible(name, self.stages, spaces, stack, self.store.root)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lfd.agents.actor_critic import Policy, PolicyValue
-from lfd.algos.bc import Cloning
+from lfd.algos.bc import Cloning, Error
 from lfd.algos.ppo import PPO
 from lfd.data import Writer
 from lfd.envs import Gym
@@ -252,3 +252,19 @@ def test_few_transitions_of_long_episodes_take_few_steps(run_stages):
 def test_where_returns_are_asked_for_whole_episodes_are_played(run_stages):
     ran = run_stages({"demos": Collect("random", transitions=20, num_envs=8, min_return=100.0)}, Gym("Long-v0"))
     assert ran.reports["demos"].summary["env_steps"] >= 400
+
+
+@pytest.mark.parametrize("error", [Error.mse, Error.l1])
+def test_actions_are_not_drawn_from_a_spread_that_nothing_trains(run_stages, counting_continuous, counting, error):
+    def stages(error, **settings):
+        clone = Fit(Algo(Policy(SIZES), {"bc": Cloning("demos", error=error)}, batch=8), 2, check=Checks(0))
+        drawn = Collect("clone", transitions=5, **settings)
+        return {"demos": Collect("random", transitions=20), "clone": clone, "drawn": drawn}
+
+    with pytest.raises(
+        Refused, match=r"drawn.sample=true of clone draws actions from a spread that losses.bc does not"
+    ):
+        run_stages(stages(error, sample=True), counting_continuous, "refused")
+    run_stages(stages(error), counting_continuous, "mode")
+    run_stages(stages(Error.beta_nll, sample=True), counting_continuous, "trained")
+    run_stages(stages(error, sample=True), counting, "discrete")

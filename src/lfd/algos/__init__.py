@@ -75,6 +75,11 @@ class Loss(ABC):
         return None
 
     @property
+    def mode_only(self) -> bool:
+        """Does it teach a continuous policy its mode and leave its spread as that was?"""
+        return False
+
+    @property
     def one_sided(self) -> str:
         """ "never negative" or "never positive" where that is true of every reward that it brings; else empty."""
         return ""

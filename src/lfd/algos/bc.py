@@ -47,6 +47,10 @@ class Cloning(Loss):
         if self.entropy < 0:
             raise Refused(f"entropy is {self.entropy}; a weight from 0 is expected")
 
+    @property
+    def mode_only(self) -> bool:
+        return self.error in (Error.mse, Error.l1)
+
     def __call__(self, agent: PolicyAgent, batch: Batch) -> Out:
         policy = agent.distribution(batch.obs)
         if isinstance(policy, Categorical):

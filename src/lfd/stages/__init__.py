@@ -122,8 +122,13 @@ class Stage(ABC):
     def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:  # noqa: B027 - most fit anything
         """Raise Refused if it cannot work in these spaces. `datasets` names the stages that give datasets."""
 
-    def check_inputs(self, name: str, stages: Mapping[str, "Stage"]) -> None:  # noqa: B027 - most take any product
+    def check_inputs(  # noqa: B027 - most take any product
+        self, name: str, stages: Mapping[str, "Stage"], spaces: Spaces
+    ) -> None:
         """Raise Refused if it cannot use what one of these stages gives."""
+
+    def check_sampled(self, what: str, spaces: Spaces) -> None:  # noqa: B027 - most have no policy
+        """Raise Refused if it trains a policy whose actions `what` would draw from a spread that nothing trains."""
 
     def check_env(self, name: str, env: Env) -> None:  # noqa: B027 - most need only its spaces
         """Raise Refused if it cannot work in this environment, although its spaces fit."""

@@ -64,8 +64,10 @@ class Collect(Stage):
         names = [split_name(name)[0] for name in self.shares]
         return dict.fromkeys((name for name in names if name != "random"), Product.actor)
 
-    def check_inputs(self, name: str, stages: Mapping[str, Stage]) -> None:
+    def check_inputs(self, name: str, stages: Mapping[str, Stage], spaces: Spaces) -> None:
         check_snapshots(name, self.shares, stages)
+        for base in self.inputs() if self.sample else ():
+            stages[base].check_sampled(f"{name}.sample=true of {base}", spaces)
 
     def interacts(self) -> bool:
         return True

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from lfd.data import Dataset
+from lfd.envs import Spaces
 from lfd.episodes import Played, Policy, greedy, play, success_rates
 from lfd.errors import Refused
 from lfd.experts import Expert, before
@@ -43,8 +44,10 @@ class Evaluate(Stage):
     def inputs(self) -> dict[str, Product]:
         return {split_name(name)[0]: Product.actor for name in self.policies if name != "random"}
 
-    def check_inputs(self, name: str, stages: Mapping[str, Stage]) -> None:
+    def check_inputs(self, name: str, stages: Mapping[str, Stage], spaces: Spaces) -> None:
         check_snapshots(name, self.policies, stages)
+        for base in self.inputs() if self.sample else ():
+            stages[base].check_sampled(f"{name}.sample=true of {base}", spaces)
 
     def beside(self) -> tuple[str, ...]:
         return tuple(self.also)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from lfd.agents import REWARD
 from lfd.algos import MISSING
+from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.learner import Algo
 from lfd.sources import Source
@@ -134,7 +135,7 @@ class Recipe(Stage, ABC):
         """Checks count only where something reads them."""
         return self if self.reads_checks else replace(self, check=Checks())
 
-    def check_inputs(self, name: str, stages: Mapping[str, Stage]) -> None:
+    def check_inputs(self, name: str, stages: Mapping[str, Stage], spaces: Spaces) -> None:
         for role, product in self.frozen.items():
             base, snapshot = split_name(product)
             other = stages[base]
@@ -143,6 +144,15 @@ class Recipe(Stage, ABC):
                 raise Refused(
                     f"{name}: frozen.{role}={product} has {other.members} members; a single agent is expected"
                 )
+
+    def check_sampled(self, what: str, spaces: Spaces) -> None:
+        teachers = {row: loss for row, loss in self.algo.losses.items() if "policy" in loss.trains}
+        if spaces.actions == "continuous" and teachers and all(loss.mode_only for loss in teachers.values()):
+            row = next(iter(teachers))
+            raise Refused(
+                f"{what} draws actions from a spread that losses.{row} does not train, as it looks at the mode alone; "
+                "set it to false, or error=beta_nll of that loss"
+            )
 
     def check_snapshot(self, what: str, index: int | None) -> None:
         in_rounds = any(isinstance(source, Interactive) for source in self.read().values())

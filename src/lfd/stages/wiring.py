@@ -36,7 +36,7 @@ class Wiring:
             )
         if self._fit.reads_checks and not algo.agent.acts:
             raise Refused(f"{name}: {kind} does not act: stop rules on scores and checkpoints have nothing to look at")
-        self._check_sources(name)
+        self._check_sources(name, spaces)
         with foreign_code(f"{name}: building {kind}", "see algo.agent"):
             agent = sketched(lambda: algo.agent.build(spaces))
         for row, loss in algo.losses.items():
@@ -46,7 +46,7 @@ class Wiring:
         self._check_memory(name, agent)
         self._check_reward(name, agent)
 
-    def _check_sources(self, name: str) -> None:
+    def _check_sources(self, name: str, spaces: Spaces) -> None:
         table = self._fit.sources()
         direct = [source for loss in self._algo.losses.values() for source, _ in loss.slots.values()]
         opened = list(dict.fromkeys(direct))
@@ -59,6 +59,9 @@ class Wiring:
             # Each would have environments of its own, and interact as often.
             if opened.count(source) > 1 and table[source].interacts:
                 raise Refused(f"{name}: {source!r} is read in two ways; read it directly, or through one mix")
+        for source, one in self._fit.read().items():
+            if isinstance(one, Interactive) and one.sample:
+                self._fit.check_sampled(f"{name}: algo.sources.{source}.sample=true", spaces)
         fed = [
             key for key, one in self._fit.read().items() if isinstance(one, Rollout | Interactive) or one.products(key)
         ]
