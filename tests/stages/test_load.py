@@ -7,7 +7,6 @@ from lfd.data import read
 from lfd.envs import Gym
 from lfd.errors import Refused
 from lfd.hardware import Hardware
-from lfd.keys import key_of
 from lfd.log import RunLog
 from lfd.pipeline import TrainingPipeline
 from lfd.stages.load import Load
@@ -149,14 +148,6 @@ def test_actions_beyond_the_bounds_are_refused_or_clipped(tmp_path, run_stages, 
     data = run_stages({"demos": load}, PENDULUM).product("demos")
     assert data.columns["actions"].max() == 2.0 and data.passport["audit"]["actions_out_of_bounds"] == 0
     assert "demos: a.hdf5: 2 of 60 actions lie beyond the bounds and are clipped" in capsys.readouterr().err
-
-
-def test_the_key_is_what_it_was_before_actions_could_be_clipped(counting, file, tmp_path):
-    keys = []
-    for load in (Load(str(file)), Load(str(file), clip_actions=True)):
-        load.look(CARTPOLE, tmp_path / "store")
-        keys.append(key_of("load", load.material(lambda path: "digest")))
-    assert keys[0] == "load-06de2f5a194f3cb4" and keys[1] != keys[0]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,6 @@ class Survey(NamedTuple):
     notes: list[str]  # lines to tell
     # How many `episodes`; steps of the `longest`, how many have the `same`; of the longest that a limit `stopped`.
     lengths: dict[str, int]
-    named: bool = False  # are the spaces those that the metadata of somebody else's file name?
 
     def to_json(self) -> dict[str, Any]:
         return {**self._asdict(), "spaces": self.spaces.to_json()}
@@ -82,7 +81,7 @@ def survey(
             held = None
     for _ in episodes if look.shows else ():  # what the values show, they show in the whole file
         pass
-    return look.result(stack, clip_actions, notes)._replace(named=is_foreign), held
+    return look.result(stack, clip_actions, notes), held
 
 
 def _bounded(space: gym.Space[Any]) -> bool:

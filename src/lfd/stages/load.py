@@ -17,7 +17,7 @@ from lfd.data.survey import Survey, bounded, survey
 from lfd.envs import Env, Spaces
 from lfd.errors import Refused
 from lfd.files import file_sha256, load_object, save_json
-from lfd.keys import describe, key_of
+from lfd.keys import key_of
 from lfd.log.progress import tell
 from lfd.stages import Lab, Product, Stage, Summary, positive
 from lfd.stages.collect import DATA
@@ -31,6 +31,7 @@ _HELD: dict[Path, list[Episode]] = {}  # of the file that was looked through las
 class Load(Stage):
     gives: ClassVar[Product] = Product.dataset
     unit: ClassVar[str] = "transitions"
+    revision: ClassVar[int] = 2  # spaces that a file tells are taken, and resets are found in any unit
 
     path: str = MISSING  # a file or folder; its content, not its place, is part of the key
     transitions: int | None = None  # so many of the first; all when null
@@ -38,7 +39,6 @@ class Load(Stage):
     min_return: float | None = None  # episodes below are left out
     # Steps after which its episodes were cut off, which files often do not tell; the environment's when null.
     max_episode_steps: int | None = None
-
     # Continuous actions beyond the environment's bounds are brought to these; refused otherwise.
     clip_actions: bool = False
 
@@ -98,12 +98,7 @@ class Load(Stage):
             )
 
     def material(self, digest: Callable[[Path], str]) -> Any:
-        described = describe(replace(self, path=self._content(digest)))
-        if not self.clip_actions:
-            del described["fields"]["clip_actions"]  # what was stored before there was a choice is what it was
-        if self._found.named:
-            described["fields"]["spaces"] = self._found.spaces.to_json()  # which were once taken from the values
-        return described
+        return replace(self, path=self._content(digest))
 
     def _content(self, digest: Callable[[Path], str]) -> str:
         return " ".join(digest(path) for path in self._files())
