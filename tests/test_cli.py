@@ -193,6 +193,7 @@ REFUSED = {
     "-m algo=glob(zzz*)": "algo=glob(zzz*): no option of algo is called so; known: ",
     "-m seed=glob(*)": "seed=glob(*): glob() chooses among options of a group",
     "-m hydra/launcher=joblib hydra.launcher.n_jobs=0 seed=0,1": "hydra.launcher.n_jobs is 0; how many at once is",
+    "-m hydra.sweeper.params={seed:2} seed=0,1": "hydra.sweeper.params={seed:2}: expected values on the line itself",
     "-m hydra.sweeper.max_batch_size=2 seed=0,1": "hydra.sweeper.max_batch_size is 2: expected nothing; list",
     "--bogus": "unrecognized arguments: --bogus; `python run.py --help` lists the flags",
     "--config-dir nowhere": "--config-dir nowhere: there is no such folder",

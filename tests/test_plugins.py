@@ -36,7 +36,7 @@ SAYS = {
     "broken": "importing lfd.loss: broken = plugged_broken:Loss of the package plugged failed with ModuleNotFoundError",
     "nothing": "lfd.loss: nothing = plugged:nothing of the package plugged: expected a dataclass that is a Loss",
     "odd": "lfd.loss: odd: no configuration can hold its fields: Unexpected type annotation",
-    "raising": "raising = plugged:Raising of the package plugged failed with KeyError: 'mine'; HYDRA_FULL",
+    "raising": "the module plugged of the package plugged failed with KeyError: 'mine'; HYDRA_FULL",
     "leaving": "of the package plugged failed with SystemExit: 3; HYDRA_FULL_ERROR=1 shows the traceback",
 }
 TINY = ["dataset=random", "dataset.transitions=100", "learn.steps=5", "learn.check.every=0", "score.episodes=1"]

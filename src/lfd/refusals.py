@@ -45,6 +45,9 @@ def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
             )
         if key.startswith("hydra.") and not sweep:
             raise Refused(f"{line}: Hydra's own settings are for sweeps; add -m, or leave it out")
+        if key.startswith("hydra.sweeper.params"):
+            # Hydra's own parser fails on what it then merges.
+            raise Refused(f"{line}: expected values on the line itself; list them, as in -m seed=0,1,2")
         if key in found:
             raise Refused(f"{found[key].input_line} {line}: {key} is given twice; leave one out")
         found[key] = override

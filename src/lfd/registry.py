@@ -112,7 +112,8 @@ def _plugins(group: str, base: type[Any]) -> dict[str, type[Any]]:
     for entry in entry_points(group=f"lfd.{group}"):
         package = f" of the package {entry.dist.name}" if entry.dist else ""
         called = f"lfd.{group}: {entry.name} = {entry.value}{package}"
-        FOREIGN[entry.module.partition(".")[0]] = called
+        module = entry.module.partition(".")[0]
+        FOREIGN[module] = f"the module {module}{package}"
         try:
             with foreign_code(f"importing {called}"):
                 kind = entry.load()

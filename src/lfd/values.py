@@ -109,8 +109,11 @@ def hidden(text: str, secrets: Mapping[str, str]) -> str:
 
 
 def references(cfg: DictConfig) -> dict[str, set[str]]:
-    """Name at the root -> the others that interpolations below it speak of."""
-    roots = {str(name) for name in cfg}
+    """Name at the root -> the others that interpolations below it speak of.
+
+    Without those that have nothing below them: a group that only chooses, as `actions` does, leaves that.
+    """
+    roots = {str(name) for name in cfg if cfg._get_node(name) != {}}
 
     def words(node: Any) -> Iterator[str]:
         if node is None or node._is_missing() or node._is_none():

@@ -158,7 +158,7 @@ def test_atoms_are_different_rows_and_the_horizon_is_the_longest_episode(run_sta
     shown = np.sort(net.atoms[:, : data.columns["observations"].shape[1]].numpy(), axis=0)
     np.testing.assert_array_equal(shown, np.sort(data.columns["observations"], axis=0))
     assert net.horizon == (data.ends - data.starts).max()
-    with pytest.raises(Refused, match="demos has 99 rows, 100 different ones are to be drawn"):
+    with pytest.raises(Refused, match="reads 100 different rows at once, 'demos' has 99"):
         run_stages(given | {"demos": Collect("random", transitions=99)}, counting)
 
 
