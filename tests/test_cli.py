@@ -143,7 +143,6 @@ REFUSED = {
     "-m hydra/launcher=jobli": "hydra/launcher has no option 'jobli'; did you mean 'joblib'?",
     "algo=bc learner=ppo": "learner=ppo: learner is chosen by name; write algo@learner=ppo",
     "algo=bc algo@learner=dqn": "algo@learner=dqn: no stage of this run reads learner; set what is below algo",
-    "fqe.steps=5": "fqe.steps=5: no stage of this run reads fqe; name a stage that does in targets=[...]",
     "algo=[bc,cql]": "algo=[bc,cql]: one option is expected; -m algo=bc,cql makes a job of each",
     "algo.losses={}": "algo.losses={}: a table is merged into what is there, so this removes nothing; ~algo.losses.",
     "outputs=null": "outputs is null; a value is expected there",

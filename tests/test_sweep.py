@@ -266,8 +266,17 @@ def test_what_no_job_reads_is_refused_and_what_one_reads_is_not(
     monkeypatch.setattr("lfd.trials.SECONDS", 0.0)
     assert here(monkeypatch, tmp_path, "-m", "algo=ppo,bc", "dataset=random", "dry_run=true") == 0
     capsys.readouterr()
-    assert here(monkeypatch, tmp_path, "-m", "algo=ppo,dqn", "dataset=random", "dry_run=true") == 2
-    assert capsys.readouterr().err.startswith("lfd: dataset=random: no stage of this run reads dataset; ")
+    assert here(monkeypatch, tmp_path, "-m", "algo=ppo,dqn", "expert_algo.lr=1e-3", "dry_run=true") == 2
+    assert "lfd: expert_algo.lr=1e-3: no stage of this run reads expert_algo; " in capsys.readouterr().err
+
+
+def test_settings_of_a_stage_that_is_left_out_are_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lfd.trials.SECONDS", 0.0)
+    for line in (["-m", "algo=ppo,dqn", "dataset=random"], ["algo=ppo", "dataset=random"], ["algo=ppo", "fqe.steps=5"]):
+        assert here(monkeypatch, tmp_path, *line, "dry_run=true") == 0
+        assert f"{line[-1]}: changes nothing, as " in capsys.readouterr().err
 
 
 def test_a_fault_while_a_job_is_composed_ends_no_other(

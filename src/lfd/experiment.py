@@ -241,11 +241,17 @@ def unread(experiment: Experiment, order: Sequence[str]) -> list[Override]:
 
 
 def refuse_unread(overrides: Sequence[Override]) -> None:
-    """Refuse the first of overrides that nothing reads."""
+    """Refuse the first of overrides that nothing reads; those of a stage that this run leaves out are told of.
+
+    One line with other targets, or with an algorithm that needs no data, keeps its settings of the other stages.
+    """
     for override in overrides:
         root = (override.package or override.key_or_group).partition(".")[0]
-        way = "set what is below algo" if ROOT.get(root) is Algo else "name a stage that does in targets=[...]"
-        raise Refused(f"{override.input_line}: no stage of this run reads {root}; {way}, or leave it out")
+        if ROOT.get(root) is Algo:
+            raise Refused(
+                f"{override.input_line}: no stage of this run reads {root}; set what is below algo, or leave it out"
+            )
+        tell(f"{override.input_line}: changes nothing, as {root} is no part of this run; targets=[...] names what is")
 
 
 def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any], store: Path) -> None:
