@@ -93,6 +93,7 @@ def test_an_artifact_is_found_with_all_that_it_was_made_of(tmp_path: Path) -> No
         "provenance": {"time": "now"},
         "size": 14,
         "files": {"weights": 7, "deep/more": 7},
+        "sha256": {},
     }
     with store.build(KEY) as again:
         assert again == Done(folder)

@@ -75,6 +75,8 @@ def test_version_and_hydras_questions(lfd):
 REFUSED = {
     "algo=cqll": "algo=cqll: algo has no option 'cqll'; did you mean 'cql'?",
     "algo=null": "algo=null: algo has no option 'null'; known: airl, awac, ",
+    "algo=cql tuned@algo=cql_pendulm": "tuned@algo=cql_pendulm: tuned has no option 'cql_pendulm'; did you mean",
+    "env=none dataset.path=/": "data: / is a folder with ",
     "lern.steps=5": "lern.steps: there is no 'lern'; did you mean 'learn'?",
     "learn.step=5": "learn.step: learn has no 'step'; did you mean 'steps'?",
     "algo.losses.gap.wieght=1": "algo.losses.gap has no 'wieght'; did you mean 'weight'?",

@@ -104,12 +104,13 @@ def test_no_value_ends_as_a_fault(
     quick: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     planned = 0
-    for line in lines(0, 100):
+    for line in lines(0, 200):
         monkeypatch.setattr(sys, "argv", ["run.py", *line])
         code = cli.run()
         told = capsys.readouterr()
         planned += code == 0
-        assert (code == 0 and told.err == "") or (code == 2 and told.err.count("\n") == 1), (line, code, told.err)
+        ignored = all(": changes nothing, as " in one for one in told.err.splitlines())
+        assert (code == 0 and ignored) or (code == 2 and told.err.count("\n") == 1), (line, code, told.err)
         assert "Traceback" not in told.err
     # Most are refused, and some are what somebody may want.
-    assert 5 < planned < 50
+    assert 10 < planned < 100

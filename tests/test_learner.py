@@ -3,6 +3,7 @@ import torch
 
 from lfd.agents.actor_critic import PolicyValue, SoftPolicyCritic
 from lfd.agents.q import QNet
+from lfd.algos import Out
 from lfd.algos.bc import Cloning
 from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
 from lfd.algos.dqn import DQN
@@ -205,3 +206,24 @@ def test_members_draw_for_batches_of_several_sizes(counting_continuous):
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(Refused):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (None, r"losses.mine \(Mine\) answers NoneType; an Out"),
+        (Out({"value": torch.zeros(())}), "has a term for 'value', its `trains` has policy"),
+        (Out({"policy": torch.zeros(3)}), r"its term for 'policy' is a tensor \[3\]; a scalar tensor"),
+        (Out({"policy": torch.zeros(())}), "the terms of the losses for 'policy' have no gradient"),
+        (Out({"policy": torch.zeros((), requires_grad=True)}, {"loss": 1.0}), "its metric 'loss' is no scalar tensor"),
+    ],
+)
+def test_what_a_loss_must_not_answer_is_told_by_its_name(counting, answer, told):
+    class Mine(Cloning):
+        def __call__(self, agent, batch):
+            return answer
+
+    losses = {"mine": Mine("data")}
+    learner = Learner([built(PolicyValue(SIZES), counting, losses)], Algo(PolicyValue(SIZES), losses), 0, CPU)
+    with pytest.raises(Refused, match=told):
+        learner.step({"data": batch_of(4)}, ["mine"])

@@ -3,6 +3,7 @@
 import itertools
 import random
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -91,8 +92,8 @@ class Resetting(WarmStart):
         return 0.0
 
 
-class HiddenCounter(Likelihood):
-    """The same counter where nobody looks for it."""
+class IteratorCounter(Likelihood):
+    """The same counter in an iterator."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -100,6 +101,27 @@ class HiddenCounter(Likelihood):
 
     def more(self, agent, policy):
         return 0.1 * policy.entropy().mean() if next(self.numbers) > 4 else 0.0
+
+
+class GlobalCounter(Likelihood):
+    """The same counter where nobody looks for it."""
+
+    numbers = itertools.count()
+
+    def more(self, agent, policy):
+        return 0.1 * policy.entropy().mean() if next(self.numbers) > 4 else 0.0
+
+
+class CounterWithin(Likelihood):
+    """The same counter in a field of a field."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.state = SimpleNamespace(calls=0)
+
+    def more(self, agent, policy):
+        self.state.calls += 1
+        return 0.1 * policy.entropy().mean() if self.state.calls > 5 else 0.0
 
 
 class Augmented(Likelihood):
@@ -191,11 +213,12 @@ class Exchanged(Likelihood):
 
 
 CASES = [
-    WarmStart, EveryFourth, Proximal, Resetting, HiddenCounter, Augmented, NumpyAugmented, OwnNumpy, CommonNumbers,
+    WarmStart, EveryFourth, Proximal, Resetting, IteratorCounter, CounterWithin, GlobalCounter, Augmented,
+    NumpyAugmented, OwnNumpy, CommonNumbers,
     ReseededGenerator, RestoredGenerator, RefilledBuffer, SharedBuffer, Checkpointed, Applied, Exchanged,
 ]  # fmt: skip
 # What is no field of the loss and no global generator is only seen beside the loss itself, at steps 4, 8, 16, ….
-LATE = [HiddenCounter, SharedBuffer]
+LATE = [GlobalCounter, SharedBuffer]
 
 
 class Remembering(nn.Module):
@@ -232,7 +255,7 @@ def trained(make, record, net=None, steps=STEPS, at=None):
     """The weights and the losses of a training, with all generators seeded."""
     random.seed(0)
     np.random.seed(0)
-    SharedBuffer.turns = itertools.count(1)
+    SharedBuffer.turns, GlobalCounter.numbers = itertools.count(1), itertools.count()
     loss = make("demos")
     learner = learner_of(loss, record, net)
     torch.manual_seed(1)

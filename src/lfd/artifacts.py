@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Self, final
 from weakref import WeakSet
 
 from lfd.errors import Interrupted, Refused
-from lfd.files import full_disk_told, load_object, naming, save_json, sync
+from lfd.files import file_sha256, full_disk_told, load_object, naming, save_json, sync
 from lfd.keys import describe, key_of
 
 __all__ = ["MARKER", "Building", "Done", "Lock", "Store", "describe", "discard", "record_of"]
@@ -255,7 +255,8 @@ class Store:
             sync(path)
             if path.is_file():
                 sizes[str(path.relative_to(folder))] = path.stat().st_size
-        record |= {"size": sum(sizes.values()), "files": sizes}
+        weights = {name: file_sha256(folder / name, None) for name in sizes if name.endswith(".safetensors")}
+        record |= {"size": sum(sizes.values()), "files": sizes, "sha256": weights}
         save_json(folder / MARKER, record)
         return self._move(key)
 

@@ -75,7 +75,9 @@ def _ended(error: BaseException) -> int:
     with suppress(OSError):  # where nothing can be written, the exit code is all that can be told
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
-        print(f"lfd: {without_secrets(line)}", file=sys.stderr)
+        # Words of a command line may hold bytes that are no text.
+        shown = without_secrets(line).encode(errors="backslashreplace").decode()
+        print(f"lfd: {shown}", file=sys.stderr)
     return ending.exit_code if ending else 1
 
 
@@ -97,7 +99,7 @@ def _run() -> int:
 
     from lfd.composing import CONFIG, Composer
     from lfd.experiment import register
-    from lfd.refusals import check_hydra
+    from lfd.refusals import check_hydra, check_options, parsed
 
     register()
     try:
@@ -110,6 +112,7 @@ def _run() -> int:
 
             return run_sweep(given, config_folder(), CONFIG, _refuse)
         cfg = composer.compose(given.overrides)
+        check_options(parsed(given.overrides, sweep=False), composer.options)
         check_hydra(cfg.hydra)
     except Exception as error:
         _refuse(error, given)

@@ -54,9 +54,15 @@ class Interrupted(Ending):
     exit_code = 75
 
 
+PASSING = (Ending, KeyboardInterrupt, GeneratorExit)  # through other people's code, which did not raise it
+
+
 def foreign_error(what: str, error: BaseException, hint: str = "") -> Refused:
     """What other people's code raised, as one line: `what` names the code and what it was doing, `hint` the way out."""
-    text = " ".join(str(error).split())[:300]
+    try:
+        text = " ".join(str(error).split())[:300]
+    except Exception:  # what it raised cannot even be told
+        text = ""
     way = f"{hint}; " if hint else ""
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return Refused(f"{what} failed with {told}; {way}HYDRA_FULL_ERROR=1 shows the traceback")
@@ -67,9 +73,9 @@ def foreign_code(what: str, hint: str = "") -> Iterator[None]:
     """Turns whatever other people's code raises in the body, a `SystemExit` too, into Refused; see `foreign_error`."""
     try:
         yield
-    except Ending:
+    except PASSING:
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # extensions raise classes that are no Exception
         raise foreign_error(what, error, hint) from error
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lfd.batch import rows
 from lfd.envs import Env, VecEnv
 from lfd.episodes import Policy
-from lfd.errors import Ending, Refused, foreign_code, foreign_error
+from lfd.errors import PASSING, Refused, foreign_code, foreign_error
 from lfd.noise import Noise
 from lfd.terminal import ask, show
 
@@ -96,9 +96,9 @@ class Scripted(Expert):
     def _called(self, function: Callable[..., Any], *args: Any) -> Any:
         try:
             return function(*args)
-        except Ending:
+        except PASSING:
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise foreign_error(f"the script {self.name}", error, _FORM) from error
 
 

@@ -14,7 +14,7 @@ from typing import final
 
 from lfd.artifacts import MARKER, Lock, discard, record_of
 from lfd.errors import Refused
-from lfd.files import load_json, load_object, load_tensors
+from lfd.files import file_sha256, load_json, load_object, load_tensors
 from lfd.log import read_records
 
 PARTIAL_KEPT = 7 * 24 * 3600.0  # seconds without a write after which partial work may go
@@ -114,7 +114,7 @@ def gc(root: Path, runs: Path) -> list[Item]:
 def flaw(item: Item) -> str | None:
     """What is wrong with an artifact whose files are read in full; None if nothing is.
 
-    Of a dataset the sha256 is compared; weights and records have none, and are whole if they can be read.
+    Of datasets and weights the sha256 is compared; records have none, and are whole if they can be read.
     """
     from lfd.data import Dataset
 
@@ -130,6 +130,9 @@ def flaw(item: Item) -> str | None:
                     read_records(path)
                 case ".safetensors":
                     load_tensors(path)
+                    stored = record.get("sha256", {}).get(str(path.relative_to(item.folder)))
+                    if stored is not None and file_sha256(path, None) != stored:
+                        return f"{path.name} is not what was stored: its sha256 is another"
                 case ".hdf5":
                     Dataset.open(path).verify()
     except Refused as refusal:

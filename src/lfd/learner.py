@@ -251,8 +251,7 @@ class Learner:
         for name in names:
             loss = self.algo.losses[name]
             slots = {slot: prepared[source] for slot, (source, _) in loss.slots.items()}
-            outs[name] = loss(agent, slots[""] if "" in slots else slots)
-            assert set(outs[name].terms) <= set(loss.trains), f"{name} has a term that its `trains` does not declare"
+            outs[name] = _answered(f"losses.{name} ({type(loss).__name__})", loss, loss(agent, slots.get("", slots)))
         agent.end_step()
         return outs
 
@@ -274,6 +273,9 @@ class Learner:
             if parts:
                 terms[trunk] = torch.stack(parts).sum()
         pending = [group for group in terms if group in self.descents]
+        for group in pending:
+            if not terms[group].requires_grad:
+                raise Refused(f"the terms of the losses for {group!r} have no gradient; do not detach what they train")
         gradients = {}
         for position, group in enumerate(pending):
             more = position < len(pending) - 1
@@ -308,6 +310,22 @@ class Learner:
             descent.restore({name[len(prefix) :]: value for name, value in saved.items() if name.startswith(prefix)})
         self.noise.restore(saved["noise"])
         self.step_count = int(saved["step"])
+
+
+def _answered(what: str, loss: Loss, out: Any) -> Out:
+    """What a loss answers, if it is in the form that a step needs. Raises Refused."""
+    if not isinstance(out, Out):
+        raise Refused(f"{what} answers {type(out).__name__}; an Out of terms and metrics is expected")
+    for group, term in out.terms.items():
+        if group not in loss.trains:
+            raise Refused(f"{what} has a term for {group!r}, its `trains` has {', '.join(loss.trains)}; add it there")
+        if not isinstance(term, Tensor) or term.dim():
+            given = f"a tensor {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise Refused(f"{what}: its term for {group!r} is {given}; a scalar tensor is expected, as its mean is")
+    for name, value in out.metrics.items():
+        if not isinstance(value, Tensor) or value.dim():
+            raise Refused(f"{what}: its metric {name!r} is no scalar tensor; detach() one")
+    return out
 
 
 def metric_name(row: str, key: str) -> str:

@@ -222,6 +222,11 @@ class TrainingPipeline:
             )  # fmt: skip
             try:
                 summary = stage.run(lab).to_json()
+            except Refused:
+                if not stage.goes_on:
+                    # An environment that was mended meanwhile must not go on where it was wrong.
+                    shutil.rmtree(build.folder, ignore_errors=True)
+                raise
             finally:
                 metrics.close()
             self._publish(name, build, summary, made_by)

@@ -21,8 +21,8 @@ DIFF_LIMIT = 1_000_000  # characters
 
 # Names of what is nobody's business, in the environment, on a command line or in code.
 _SECRET = r"[\w.-]*(?:secret|token|passw|credential|api_?key|access_?key|private_?key)[\w.-]*"
+_NAMED = re.compile(rf"""({_SECRET}["']?[ \t]*([=:])[ \t]*)("[^"\n]*"|'[^'\n]*'|[^\s"',;}}\])]+)""", re.I)
 _SHAPES = (
-    (re.compile(rf"""({_SECRET}["']?\s*[=:]\s*)("[^"\n]*"|'[^'\n]*'|[^\s"',;}}\])]+)""", re.I), r"\1HIDDEN"),
     (re.compile(r"(\b[a-z][\w+.-]*://)[^\s/@\"']+@", re.I), r"\1HIDDEN@"),  # user:password@ of a URL
     (re.compile(r"\b(?:gh[a-z]_|github_pat_|glpat-|hf_|sk-|xox[a-z]-|AKIA)[\w-]{12,}"), "HIDDEN"),
 )
@@ -33,9 +33,18 @@ def without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if len(value) > 5 and re.search(rf"{_SECRET}|key$|auth", name, re.I):
             text = text.replace(value, "HIDDEN")
+    text = _NAMED.sub(_without_value, text)
     for shape, instead in _SHAPES:
         text = shape.sub(instead, text)
     return text
+
+
+def _without_value(found: re.Match[str]) -> str:
+    """What stands behind a name, hidden unless it is a number, a truth value, a table or a word of a sentence."""
+    head, sign, value = found.groups()
+    bare = value.strip("\"'")
+    is_plain = re.fullmatch(r"[-+\d._eE]*|true|false|null|none|\?\?\?", bare, re.I) or bare[:1] in "{["
+    return found[0] if is_plain or (sign == ":" and bare == value and len(bare) < 8) else f"{head}HIDDEN"
 
 
 def provenance(device: str, source: Path = Path(__file__).parent) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Whether a gradient step may be recorded: what its parts declare, and what it does besides operations on tensors."""
 
+import itertools
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, final
@@ -21,8 +22,8 @@ def undeclared(modules: Iterable[nn.Module]) -> list[nn.Module]:
     return [one for one in modules if not declares(one) and not type(one).__module__.startswith("torch.")]
 
 
-def fields_of(value: Any) -> Any:
-    """What an object's fields hold, to be compared by `==`: tensors and unknown objects count by identity."""
+def fields_of(value: Any, depth: int = 3) -> Any:
+    """What an object's fields hold, to be compared by `==`, down to fields of fields; tensors count by identity."""
     match value:
         case None | bool() | int() | float() | str():
             return repr(value)
@@ -33,10 +34,14 @@ def fields_of(value: Any) -> Any:
         case random.Random():
             return value.getstate()
         case Mapping():
-            return tuple((repr(key), fields_of(inner)) for key, inner in value.items())
+            return tuple((repr(key), fields_of(inner, depth)) for key, inner in value.items())
         case list() | tuple() | set() | frozenset():
-            return tuple(map(fields_of, value))
-    return id(value)
+            return tuple(fields_of(inner, depth) for inner in value)
+        case itertools.count() | itertools.cycle() | itertools.repeat():
+            return repr(value)
+        case Tensor() | nn.Module() | type():
+            return id(value)
+    return id(value), fields_of(getattr(value, "__dict__", None), depth - 1) if depth else None
 
 
 def global_generators() -> tuple[Any, ...]:

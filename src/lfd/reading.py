@@ -69,11 +69,12 @@ def _checked(observation: Any, space: gym.Space[Any]) -> Any:
             raise Refused(f"the observation is no dict of {', '.join(space.spaces)}, which the policy was trained on")
         return {name: _checked(observation[name], part) for name, part in space.items()}
     try:
-        seen = np.asarray(observation, space.dtype)
+        with np.errstate(over="ignore"):
+            seen = np.asarray(observation, space.dtype)
     except (TypeError, ValueError) as error:
         raise Refused(f"the observation is no array of numbers ({error})") from error
-    if seen.shape != space.shape or (seen.dtype.kind == "f" and np.isnan(seen).any()):
-        raise Refused(f"the observation has the shape {seen.shape} or is not a number; {space} is expected")
+    if seen.shape != space.shape or (seen.dtype.kind == "f" and not np.isfinite(seen).all()):
+        raise Refused(f"the observation has the shape {seen.shape} or is no finite number; {space} is expected")
     return seen
 
 

@@ -2,7 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -269,6 +269,25 @@ def check_hydra(hydra: DictConfig, master: DictConfig | None = None) -> None:
         raise Refused("hydra.launcher is set in a file: expected on the line, as in hydra/launcher=joblib")
 
 
+def check_options(overrides: Iterable[Override], options_of: Callable[[str], Sequence[str]]) -> None:
+    """Refuse the first choice of an option that its group does not have: Hydra takes none where a group is optional."""
+    for override in overrides:
+        key, group, value = override.get_key_element(), override.key_or_group, override.value()
+        options = [] if override.is_delete() or override.is_sweep_override() else options_of(group)
+        if not options:
+            continue
+        if isinstance(value, dict) or (isinstance(value, list) and not override.is_add()):
+            several = ",".join(map(str, value)) or options[0]
+            raise Refused(f"{override.input_line}: one option is expected; -m {key}={several} makes a job of each")
+        for option in value if isinstance(value, list) else [value]:
+            if (group, str(option)) in BROKEN:
+                raise BROKEN[group, str(option)]
+            if option not in options:
+                # `null` is no slip of the pen, whatever looks like it
+                word, typed = ("null", "") if option is None else (str(option), str(option))
+                raise Refused(f"{key}={word}: {group} has no option {word!r}; {nearest(typed, options)}")
+
+
 @final
 class Tree:
     """What could have been written: the configuration with its groups chosen and no value overridden.
@@ -286,8 +305,7 @@ class Tree:
 
     def check(self) -> None:
         """Refuse the first override that does not fit."""
-        for group in self._groups:
-            self._check_option(group)
+        check_options(self._groups, self._composer.options)
         cfg = self._chosen()
         for override in self._values:
             follow(cfg, override.key_or_group, override.is_add() or override.is_force_add())
@@ -310,20 +328,6 @@ class Tree:
                 raise Refused(
                     f"{override.input_line}: {key} is another name of {target}; choose one there, as in {choice}={fit}"
                 )
-
-    def _check_option(self, override: Override) -> None:
-        options, value = self._composer.options(override.key_or_group), override.value()
-        key, group = override.get_key_element(), override.key_or_group
-        if isinstance(value, dict) or (isinstance(value, list) and not override.is_add()):
-            several = ",".join(map(str, value)) or options[0]
-            raise Refused(f"{override.input_line}: one option is expected; -m {key}={several} makes a job of each")
-        for option in value if isinstance(value, list) else [value]:
-            if (group, str(option)) in BROKEN:
-                raise BROKEN[group, str(option)]
-            if option not in options:
-                # `null` is no slip of the pen, whatever looks like it
-                word, typed = ("null", "") if option is None else (str(option), str(option))
-                raise Refused(f"{key}={word}: {group} has no option {word!r}; {nearest(typed, options)}")
 
     def _chosen(self) -> DictConfig:
         """The configuration with all groups chosen; each where there was a choice, or else added with a plus."""

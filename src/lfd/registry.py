@@ -103,7 +103,11 @@ def with_plugins(group: str, table: Mapping[str, type[Any]]) -> dict[str, type[A
     """The table and what installed packages add to it; a part that cannot be used is left out, and BROKEN says why."""
     first, *others = table.values()
     base = next(kind for kind in first.__mro__ if all(issubclass(other, kind) for other in others))
-    return {**table} | _plugins(group, base)
+    found = _plugins(group, base)
+    for name in found.keys() & table.keys():
+        told = f"lfd.{group}: {name} of a package: expected a name of its own, as one of lfd's has this one"
+        BROKEN[group, f"{name} of a package"] = Refused(told)
+    return found | {**table}
 
 
 @cache

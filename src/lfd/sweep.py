@@ -24,6 +24,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lfd.artifacts import Store
+from lfd.composing import Composer
 from lfd.errors import Ending, Interrupted, Refused, foreign_code, foreign_error, nearest
 from lfd.experiment import Experiment, build, refuse_unread, unread
 from lfd.files import load_object, write
@@ -32,10 +33,11 @@ from lfd.interrupts import ignore as ignore_signals
 from lfd.log.progress import tell
 from lfd.plan import plan
 from lfd.provenance import without_secrets
-from lfd.refusals import check_hydra, parsed
+from lfd.refusals import check_hydra, check_options, parsed
 from lfd.report import sweep_html, sweep_json, sweep_table
 from lfd.run import RESULT, ended_by, finished, pipeline_of, run_experiment, run_folder
 
+Options = Callable[[str], list[str]]
 Explain = Callable[[BaseException, Namespace], NoReturn]
 EXIT_CODES = (75, 74, 1, 3, 4, 2, 0)  # the first that a job has is the sweep's
 
@@ -99,7 +101,8 @@ def run_sweep(given: Namespace, folder: Path, config: str, explain: Explain) -> 
         check_hydra(master.hydra, master.hydra)
         chosen = [one for one in overrides if not one.is_hydra_override()]
         _at_once(master, 1)
-        jobs = [_look(line, loader, master, given, explain) for line in _combinations(chosen, loader)]
+        options = Composer(folder, given.config_dir).options
+        jobs = [_look(line, loader, master, given, explain, options) for line in _combinations(chosen, options)]
         outputs = _outputs(jobs)
         _refuse_unread(jobs)
         if any(job.experiment and job.experiment.dry_run for job in jobs):
@@ -121,12 +124,12 @@ def _line(override: Override) -> str:
     return override.input_line
 
 
-def _combinations(overrides: Sequence[Override], loader: Any) -> list[list[str]]:
-    """One list of overrides a job; the last key varies fastest. `loader` knows the options that a glob() stands for."""
+def _combinations(overrides: Sequence[Override], options: Options) -> list[list[str]]:
+    """One list of overrides a job; the last key varies fastest. `options` gives those of a group, for a glob()."""
     counts = [_count(override) for override in overrides]
     if (total := prod(counts)) > MOST:
         raise Refused(f"these values make {total:,} jobs; {MOST:,} or fewer are expected, so sweep over fewer values")
-    return [list(one) for one in product(*(_values(override, loader) for override in overrides))]
+    return [list(one) for one in product(*(_values(override, options) for override in overrides))]
 
 
 def _count(override: Override) -> int:
@@ -146,13 +149,13 @@ def _count(override: Override) -> int:
     return count
 
 
-def _values(override: Override, loader: Any) -> list[str]:
+def _values(override: Override, options_of: Options) -> list[str]:
     key, value = override.get_key_element(), override.value()
     if isinstance(value, Glob):
-        options = loader.get_group_options(override.key_or_group)
+        options = options_of(override.key_or_group)
         if not options:
             raise Refused(f"{_line(override)}: glob() chooses among options of a group; list the values of {key}")
-        if not (found := [one for one in value.filter(options) if not one.endswith("schema")]):
+        if not (found := value.filter(options)):
             raise Refused(f"{_line(override)}: no option of {key} is called so; {nearest('', options)}")
         return [f"{key}={one}" for one in found]
     if not override.is_sweep_override():
@@ -167,13 +170,16 @@ def _refuse_unread(jobs: Sequence[Job]) -> None:
     refuse_unread([one for job in wired[:1] for one in job.unread if one.get_key_element() in keys])
 
 
-def _look(overrides: list[str], loader: Any, master: DictConfig, given: Namespace, explain: Explain) -> Job:
+def _look(
+    overrides: list[str], loader: Any, master: DictConfig, given: Namespace, explain: Explain, options: Options
+) -> Job:
     """A job, refused if it must be, or answered if it was done before."""
     job = Job(overrides)
     try:
         cfg = loader.load_sweep_config(master, overrides)
         choices = cfg.hydra.runtime.choices
         check_hydra(cfg.hydra, master.hydra)
+        check_options(parsed(overrides, sweep=False), options)
         with open_dict(cfg):
             del cfg["hydra"]
         job.experiment = build(cfg, choices, overrides)

@@ -108,7 +108,7 @@ def test_a_far_value_and_a_still_dimension_are_told_of(tmp_path):
         tmp_path / "a.hdf5", observations, np.zeros((3000, 1), np.float32), timeouts=np.arange(3000) % 100 == 99
     )
     far, still = described(path).notes
-    assert far.startswith("a.hdf5: observations[2] of episode 12, step 34 is 800, where nearly all lie from -3.")
+    assert far.startswith("a.hdf5: observations[2] of episode 12, step 34 is 800, where nearly all lie from -2.99")
     assert still.startswith("a.hdf5: observations[1] hardly moves (it is 5 with a standard deviation of")
 
 

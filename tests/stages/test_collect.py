@@ -268,3 +268,33 @@ def test_actions_are_not_drawn_from_a_spread_that_nothing_trains(run_stages, cou
     run_stages(stages(error), counting_continuous, "mode")
     run_stages(stages(Error.beta_nll, sample=True), counting_continuous, "trained")
     run_stages(stages(error, sample=True), counting, "discrete")
+
+
+class Mended(gym.Env):
+    """Gives NaN after 100 steps until somebody mends it, and rewards of another kind from then on."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
+    is_mended = False
+    steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        Mended.steps, self.t = Mended.steps + 1, self.t + 1
+        reward = 5.0 if Mended.is_mended else float("nan") if Mended.steps > 100 else 1.0
+        return np.zeros(1, np.float32), reward, self.t == 5, False, {}
+
+
+gym.register("Mended-v0", Mended)
+
+
+def test_an_environment_that_was_mended_does_not_go_on_where_it_was_wrong(run_stages, tmp_path):
+    stages = {"demos": Collect("random", transitions=300, num_envs=1)}
+    with pytest.raises(Refused, match="the reward is nan"):
+        run_stages(stages, Gym("Mended-v0"), "store")
+    assert not [*tmp_path.glob("store/**/.building/*")]
+    Mended.is_mended = True
+    assert set(run_stages(stages, Gym("Mended-v0"), "store").product("demos").columns["rewards"]) == {5.0}

@@ -11,8 +11,8 @@ from lfd.data.episode import Array
 
 _BLOCK_ROWS = 8_192
 _SAMPLE = 1 << 20  # values of a column that are kept to tell what is ordinary
-# What all but a few values cover is a width; the few are one of so many at either end, and one at least.
-_FEW = 2_000
+# What all but a few values cover is a width; the few are one of so many at either end, and so many at least.
+_FEW, _FEWEST = 2_000, 4
 FAR, ABSURD = 10.0, 1e6  # widths away from the ordinary: told of, refused
 _SQUARE_OVERFLOWS = 1e18  # in float32, in which statistics are kept
 _ENOUGH = 20  # rows to tell it from
@@ -35,7 +35,7 @@ def ordinary(sample: Array) -> tuple[Array, Array]:
     """([D], [D]) where all but a few of the rows [N, D] lie; unbounded where those are equal, or too few to tell."""
     if len(sample) < _ENOUGH:
         return np.full(sample.shape[1], -np.inf), np.full(sample.shape[1], np.inf)
-    few = max(1, len(sample) // _FEW)
+    few = max(min(_FEWEST, len(sample) // _ENOUGH), len(sample) // _FEW)
     ordered = np.partition(sample, [few, len(sample) - 1 - few], axis=0)
     low, high = ordered[few].astype(np.float64), ordered[-1 - few].astype(np.float64)
     same = low == high

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfd.envs.spaces import flatten
-from lfd.errors import Ending, Refused, foreign_error
+from lfd.errors import PASSING, Refused, foreign_error
 from lfd.log.progress import tell_once
 
 Array = NDArray[Any]
@@ -30,9 +30,9 @@ class Unfit(Exception):
         self.row = row
 
 
-def refusal(where: str, error: BaseException) -> Ending:
+def refusal(where: str, error: BaseException) -> BaseException:
     """The line for what went wrong in an environment; `where` names it and what it was doing."""
-    if isinstance(error, Ending):
+    if isinstance(error, PASSING):
         return error
     if isinstance(error, Unfit):
         return Refused(f"{where}: {error}")
@@ -109,7 +109,7 @@ def close_all(name: str, envs: Iterable[Any]) -> None:
     for env in envs:
         try:
             env.close()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             failed = failed or error
     if failed is not None and sys.exception() is None:
         raise refusal(f"environment {name}: close", failed) from failed

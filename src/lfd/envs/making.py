@@ -11,7 +11,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from lfd.errors import Ending, Refused, nearest
+from lfd.errors import PASSING, Refused, nearest
 
 # What an extra of this package brings, by the name under which it is imported.
 _EXTRAS = {"mujoco": "mujoco", "Box2D": "box2d", "ale_py": "atari", "cv2": "atari", "minigrid": "minigrid"}
@@ -46,7 +46,7 @@ def refusals(id: str) -> Iterator[None]:
     """Turns what can go wrong while the environment `id` is made, a `SystemExit` too, into Refused."""
     try:
         yield
-    except Ending:
+    except PASSING:
         raise
     except (gym.error.UnregisteredEnv, gym.error.MissingArgument) as error:
         raise Refused(_unknown(id)) from error
@@ -54,7 +54,7 @@ def refusals(id: str) -> Iterator[None]:
         raise Refused(_missing(id, error)) from error
     except gym.error.Error as error:
         raise Refused(f"{id} cannot be made: {_said(error)}; see env.id and env.kwargs") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # `env.kwargs` goes to a constructor that we do not know, so that most of these are a wrong value there
         raise Refused(
             f"environment {id} cannot be made: {type(error).__name__}: {_said(error)[:300]}; see env.id and "

@@ -11,7 +11,7 @@ import numpy as np
 from lfd.envs.checked import LARGEST, Observations, Unfit, close_all, first, flag, number, refusal, success_of
 from lfd.envs.spaces import Spaces
 from lfd.envs.vector import Array, Observation, Single, Step, Tally, VecEnv, to_env
-from lfd.errors import Refused, foreign_error
+from lfd.errors import PASSING, Refused, foreign_error
 
 
 @final
@@ -94,7 +94,7 @@ class Sync(VecEnv):
                 if (type(info) is not dict or info) and (told := success_of(info)) is not None:
                     infos.setdefault("success", np.full(self.num_envs, np.nan, np.float32))[index] = told
                 self._last[index], rewards[index], ends[index], cuts[index] = obs, reward, ended, was_cut
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise refusal(self._step_of(index), error) from error
         reward, terminated, truncated = np.array(rewards, np.float32), np.array(ends), np.array(cuts)
         over = terminated | truncated
@@ -111,7 +111,9 @@ class Sync(VecEnv):
         what = f"environment {self._name}: render"
         try:
             frames: list[Any] = [env.render() for env in self._envs]
-        except (Exception, SystemExit) as error:  # each drawing library fails in its own way
+        except PASSING:
+            raise
+        except BaseException as error:  # each drawing library fails in its own way
             hint = (
                 "leave films out, or, if this machine has no screen and it is a MuJoCo environment, set MUJOCO_GL=egl"
             )
@@ -145,7 +147,7 @@ class Sync(VecEnv):
         self._episode[index] = self._begun
         try:
             self._last[index] = first(self._envs[index].reset(seed=seed))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise refusal(self._reset_of(index), error) from error
 
     def _begin_again(self, over: Array, next_obs: Observation) -> Observation:

@@ -11,7 +11,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from lfd.envs.checked import LARGEST, Observations, Unfit, close_all, refusal
 from lfd.envs.spaces import Spaces
 from lfd.envs.vector import Array, Observation, Step, Tally, VecEnv, to_env
-from lfd.errors import Ending
 
 
 @final
@@ -45,7 +44,7 @@ class Vectorised(VecEnv):
         try:
             obs, _ = self._env.reset(seed=self._seeds([int(seed) for seed in seeds]))
             seen = self._seen.batch(obs, self.num_envs, look=True)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise refusal(f"environment {self._name}: reset", error) from error
         self._over[:] = False
         self._tally.begin()
@@ -55,7 +54,7 @@ class Vectorised(VecEnv):
         taken = to_env(action, self.spaces.action, self._env.single_action_space)
         try:
             return self._checked(*self._env.step(taken))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise self._refusal(error) from error
 
     def close(self) -> None:
@@ -98,7 +97,7 @@ class Vectorised(VecEnv):
                 column[index] = (last[key] if isinstance(last, dict) else last)[0]
         return changed if isinstance(obs, dict) else changed[""]
 
-    def _refusal(self, error: BaseException) -> Ending:
+    def _refusal(self, error: BaseException) -> BaseException:
         row = error.row if isinstance(error, Unfit) else None
         place = "a step" if row is None else f"step {self._tally.lengths[row] + 1} of an episode in lane {row}"
         return refusal(f"environment {self._name}: {place}", error)

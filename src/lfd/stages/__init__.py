@@ -73,6 +73,8 @@ class Stage(ABC):
     gives: ClassVar[Product]  # the product that it is there for
     revision: ClassVar[int] = 1  # raised when the same fields come to mean something else
 
+    goes_on: ClassVar[bool] = False  # is what it has done so far worth keeping once its input was refused?
+
     def offers(self, product: Product) -> bool:
         """Can its product be used as this?"""
         return product is self.gives

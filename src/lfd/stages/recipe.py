@@ -57,6 +57,7 @@ class Recipe(Stage, ABC):
 
     gives: ClassVar[Product] = Product.policy
     unit: ClassVar[str] = "gradient steps"
+    goes_on: ClassVar[bool] = True  # its checkpoints are from before
 
     algo: Algo = MISSING  # type: ignore[assignment]
     steps: int = MISSING  # type: ignore[assignment] # gradient steps

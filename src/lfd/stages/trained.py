@@ -16,7 +16,7 @@ from lfd.envs import Spaces, VecEnv
 from lfd.episodes import Policy, greedy
 from lfd.errors import Refused, nearest
 from lfd.experts import Expert
-from lfd.files import load_object, load_tensors, save_json, save_tensors
+from lfd.files import file_sha256, load_object, load_tensors, save_json, save_tensors
 from lfd.learner import Learner
 from lfd.noise import Noise
 from lfd.registry import AGENTS, LOSSES, from_json, to_json, with_plugins
@@ -108,6 +108,11 @@ class Trained(Expert):
 
     def check(self) -> None:
         """Read everything there is. Raises Refused, or whatever comes of a damaged description."""
+        marker = self.folder / "artifact.json"
+        stored = load_object(marker).get("sha256", {}) if marker.exists() else {}
+        for name, digest in stored.items():
+            if file_sha256(self.folder / name, None) != digest:
+                raise Refused(f"{name} is damaged: its sha256 is not that of what was stored")
         shapes = re.findall(r'"box": \[([^\]]*)\]', json.dumps(self.content["spaces"]))
         if any(math.prod(map(int, shape.split(","))) > LARGEST for shape in shapes if shape):
             raise Refused(f"agent.json has a space of more than {LARGEST:,} numbers")

@@ -36,7 +36,8 @@ def source(path: Path) -> Path:
     """The file or folder that is read: of the folder of one of our artifacts, the file with its data.
 
     Raises:
-        Refused: it is not there, or is neither a file nor a folder (a pipe would be waited for without an end).
+        Refused: it is not there, is a folder of no form that is known, or is neither a file nor a folder (a pipe would
+            be waited for without an end).
     """
     with told(path):
         if not path.exists():
@@ -46,7 +47,12 @@ def source(path: Path) -> Path:
                 f"data: {path} is a pipe, a socket or a device; expected a file or a folder: write it to a file"
             )
         inner = path / _OWN
-        return inner if path.is_dir() and inner.is_file() and is_own(inner) else path
+        if path.is_dir() and inner.is_file() and is_own(inner):
+            return inner
+        if path.is_dir() and not arrow_files(path) and main_file(path) is None:
+            names = sorted(item.name for item in path.iterdir())
+            raise Refused(f"data: {path} is a folder with {', '.join(names[:8]) or 'nothing'}; accepted: {_ACCEPTED}")
+        return path
 
 
 def read(
@@ -136,9 +142,7 @@ def _foreign(path: Path, spaces: Spaces | None, max_episode_steps: int | None) -
     if path.is_dir() and (parts := arrow_files(path)):
         return read_imitation(path, parts, max_episode_steps)
     file = main_file(path) if path.is_dir() else path
-    if file is None:
-        names = sorted(item.name for item in path.iterdir())
-        raise Refused(f"data: {path} is a folder with {', '.join(names[:8]) or 'nothing'}; accepted: {_ACCEPTED}")
+    assert file is not None, "source() has looked"
     with file.open("rb") as raw:
         start = raw.read(24)
     if h5py.is_hdf5(file):
