@@ -128,3 +128,14 @@ def test_watch_refuses_in_one_line(tmp_path):
     done = subprocess.run([sys.executable, WATCH, tmp_path], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "no result.json" in done.stderr
+
+
+def test_a_flipped_bit_of_the_weights_is_refused(run_folder, tmp_path):
+    shutil.copytree(run_folder.parents[1], tmp_path / "outputs")
+    (weights,) = tmp_path.glob("outputs/artifacts/fit-*/agent.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    run = tmp_path / "outputs" / "runs" / run_folder.name
+    with pytest.raises(Refused, match=f"^{run}: agent.safetensors is damaged: its sha256"):
+        lfd.load(run)

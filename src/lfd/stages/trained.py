@@ -110,8 +110,8 @@ class Trained(Expert):
         """Read everything there is. Raises Refused, or whatever comes of a damaged description."""
         marker = self.folder / "artifact.json"
         stored = load_object(marker).get("sha256", {}) if marker.exists() else {}
-        for name, digest in stored.items():
-            if file_sha256(self.folder / name, None) != digest:
+        for name in (WEIGHTS, *(one["file"] for one in self.snapshots)):
+            if name in stored and file_sha256(self.folder / name, None) != stored[name]:
                 raise Refused(f"{name} is damaged: its sha256 is not that of what was stored")
         shapes = re.findall(r'"box": \[([^\]]*)\]', json.dumps(self.content["spaces"]))
         if any(math.prod(map(int, shape.split(","))) > LARGEST for shape in shapes if shape):
