@@ -1,6 +1,7 @@
 """A run that is killed, stopped or lengthened ends with the bits of one that never was."""
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lfd.errors import Ending
-from lfd.log import read_records
+from lfd.log import Progress, read_records
 from lfd.stages.recipe import Stop
 from lfd.stages.training import Training
 
@@ -35,10 +36,16 @@ def bits(artifact: Path) -> dict[str, object]:
     return found
 
 
-def start(program, folder, **settings):
-    """The same in a process of its own, which ends with the exit code of the run."""
+def start(program, folder, signal_at=None, **settings):
+    """Run it in a process of its own, which ends with the exit code of the run.
+
+    With `signal_at=(number, count)` the process sends itself that signal when it reports progress for the count-th
+    time: by the clock of another process a fast run is over before the signal comes.
+    """
 
     def body():
+        if signal_at:
+            _send_itself(*signal_at)
         try:
             programs["run"](program, folder, **settings)
         except Ending as ending:
@@ -48,6 +55,17 @@ def start(program, folder, **settings):
     process = FORK.Process(target=body)
     process.start()
     return process
+
+
+def _send_itself(number, count):
+    update, calls = Progress.update, itertools.count(1)
+
+    def counted(*args, **kwargs):
+        update(*args, **kwargs)
+        if next(calls) == count:
+            os.kill(os.getpid(), number)
+
+    Progress.update = counted
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +101,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(program, straight, 
 )
 def test_stopped_by_a_signal_it_exits_75_and_ends_with_the_same_bits(program, number, straight, tmp_path):
     expected, _ = straight(program)
-    process = start(program, tmp_path)
-    kind = "collect" if program == "collect" else "fit"
-    while process.is_alive() and not list(tmp_path.glob(f".building/{kind}-*/metrics.jsonl")):
-        time.sleep(0.005)
-    time.sleep(random.uniform(0, 0.1))
-    os.kill(process.pid, number)
+    process = start(program, tmp_path, (number, random.randint(1, 40)))
     process.join()
     assert process.exitcode == 75
     assert bits(programs["run"](program, tmp_path)) == expected
