@@ -81,7 +81,7 @@ def total(items: list[Item]) -> str:
 
 def verify(items: list[Item]) -> int:
     """Prints what is wrong; returns the exit code."""
-    checked = [item for item in items if item.state != "partial"]
+    checked = [item for item in items if item.state not in ("partial", "earlier")]
     flaws = {item.key: found for item in checked if (found := flaw(item)) is not None}
     for key, found in flaws.items():
         print(f"{key}: {found}")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lfd import artifacts
-from lfd.artifacts import MARKER, Building, Done, Lock, Store
+from lfd.artifacts import MARKER, VERSION, Building, Done, Lock, Store
 from lfd.errors import DiskFull, Interrupted, Refused
 from lfd.files import load_json
 
@@ -86,6 +86,7 @@ def test_an_artifact_is_found_with_all_that_it_was_made_of(tmp_path: Path) -> No
     assert record.pop("created")
     assert record == {
         "key": KEY,
+        "version": VERSION,
         "kind": "fit",
         "material": MATERIAL,
         "inputs": {"expert": "fit-0"},

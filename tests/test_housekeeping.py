@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from lfd import housekeeping
-from lfd.artifacts import Building, Store, discard
+from lfd.artifacts import MARKER, Building, Store, discard
 from lfd.errors import Refused
-from lfd.files import save_json
+from lfd.files import load_json, save_json
 from lfd.housekeeping import Inventory, gc, survey
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "artifacts.py"
@@ -199,7 +199,7 @@ def test_the_script_verifies(tmp_path: Path) -> None:
     root = tmp_path / "outputs" / "artifacts"
     sound, damaged, cut = store(root, "sound"), store(root, "damaged"), store(root, "cut")
     done = script(tmp_path, "verify")
-    assert (done.returncode, done.stdout) == (0, "3 artifacts, 3.7 kB: 0 damaged\n")
+    assert (done.returncode, done.stdout) == (0, "3 artifacts, 3.8 kB: 0 damaged\n")
     (root / damaged / "agent.json").write_text("{]")
     os.truncate(root / cut / "weights", 1)
     done = script(tmp_path, "verify")
@@ -218,3 +218,33 @@ def test_the_script_says_what_it_keeps(tmp_path: Path) -> None:
 def test_what_the_script_cannot_do_is_one_line(tmp_path: Path, arguments: list[str]) -> None:
     refused = script(tmp_path, *arguments)
     assert refused.returncode == 2 and refused.stdout == "" and refused.stderr.count("\n") == 1
+
+
+def age(root: Path, key: str) -> None:
+    """Make an artifact one of an earlier version, which wrote no number."""
+    marker = load_json(root / key / MARKER)
+    del marker["version"]
+    save_json(root / key / MARKER, marker)
+    (root / ".version").unlink(missing_ok=True)
+
+
+def test_a_store_of_an_earlier_version_is_not_read_and_gc_clears_it_even_where_runs_use_it(
+    root: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = store(root, "old"), store(root, "new")
+    use(runs, "both", old, new)
+    assert capsys.readouterr().err == ""
+    age(root, old)
+    with Store(root) as place:
+        assert place.find(old) is None and place.find(new) is not None
+    store(root, "newer", input=new)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"{root}: artifacts of an earlier version of lfd are not read (1); "
+        "`python scripts/artifacts.py gc --yes` removes them"
+    ]
+    assert [item.state for item in survey(root, runs).items if item.key == old] == ["earlier"]
+    assert old in {item.key for item in gc(root, runs)}
+    assert kept(root) == {new}
+    store(root, "newest")
+    assert capsys.readouterr().err == "" and (root / ".version").exists()

@@ -46,7 +46,7 @@ def test_a_key_is_its_kind_and_sixteen_hex_digits_and_stays_the_same_for_ever() 
 
 def test_the_description_names_class_revision_and_fields() -> None:
     assert describe(Part(weight=0.5)) == {
-        "class": f"{__name__}.Part",
+        "part": f"{__name__}:Part",
         "revision": 1,
         "fields": {"weight": 0.5, "steps": 10},
     }

@@ -12,7 +12,7 @@ from lfd.episodes import greedy, play
 from lfd.errors import Refused
 from lfd.learner import Algo, Learner
 from lfd.optim import Optim
-from lfd.registry import AGENTS
+from lfd.registry import parts
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
@@ -27,7 +27,7 @@ COLUMNS = frozenset({"obs", "action", "reward", "next_obs", "discount", "termina
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(AGENTS, "memory", Memory)
+    monkeypatch.setitem(parts("agent"), "memory", Memory)
 
 
 def algo(losses, sources=None, **settings):

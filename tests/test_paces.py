@@ -7,7 +7,7 @@ import pytest
 
 from lfd.artifacts import MARKER
 from lfd.paces import expected_seconds
-from lfd.pipeline import TrainingPipeline
+from lfd.pipeline import TrainingPipeline, kind_of
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
@@ -35,7 +35,9 @@ def asked(tmp_path: Path, run_stages):  # type: ignore[no-untyped-def]
         made = stages(**change)  # type: ignore[arg-type]
         pipeline = TrainingPipeline(made, ["score"], environment("bc"), ran.hardware, ran.store)
         return {
-            name: expected_seconds(ran.store.root, stage, pipeline.material(name, pipeline.keys), device)
+            name: expected_seconds(
+                ran.store.root, kind_of(stage), stage.length_fields, pipeline.material(name, pipeline.keys), device
+            )
             for name, stage in made.items()
             if name in pipeline.order
         }

@@ -58,9 +58,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path / "lib")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    registry._plugins.cache_clear()
+    registry.parts.cache_clear()
     yield
-    registry._plugins.cache_clear()
+    registry.parts.cache_clear()
     registry.BROKEN.clear()
     FOREIGN.clear()
     for name in ("plugged", "plugged_broken"):

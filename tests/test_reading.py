@@ -143,3 +143,11 @@ def test_a_flipped_bit_of_the_weights_is_refused(run_folder, tmp_path):
     run = tmp_path / "outputs" / "runs" / run_folder.name
     with pytest.raises(Refused, match=f"^{run}: agent.safetensors is damaged: its sha256"):
         lfd.load(run)
+
+
+def test_a_policy_of_an_earlier_version_is_refused_in_a_line(run_folder, tmp_path):
+    shutil.copytree(run_folder.parents[1], tmp_path / "outputs")
+    marker = next((tmp_path / "outputs" / "artifacts").glob("fit-*")) / "artifact.json"
+    save_json(marker, {key: value for key, value in load_json(marker).items() if key != "version"})
+    with pytest.raises(Refused, match=r"^[^\n]*was stored by an earlier version of lfd[^\n]*repeat the command[^\n]*$"):
+        lfd.load(tmp_path / "outputs" / "runs" / run_folder.name)

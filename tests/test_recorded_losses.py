@@ -23,7 +23,7 @@ from lfd.capture import Captured
 from lfd.envs import Spaces
 from lfd.learner import Algo, Learner
 from lfd.purity import undeclared
-from lfd.registry import AGENTS, LOSSES
+from lfd.registry import PARTS, parts
 
 SPACES = Spaces(gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2))
 BOX = Spaces(SPACES.observation, gym.spaces.Box(-1, 1, (2,), np.float32))
@@ -338,13 +338,13 @@ def test_subclasses_do_not_inherit_the_declaration():
     assert not isinstance(trained(Child, True, steps=1)[0]._improve, Captured)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", PARTS["loss"])
 def test_our_losses_declare_themselves(name):
-    assert vars(LOSSES[name])["recordable"] is True
+    assert vars(parts("loss")[name])["recordable"] is True
 
 
 def test_every_default_agent_is_recordable():
-    for name, kind in AGENTS.items():
+    for name, kind in parts("agent").items():
         for actions in kind.actions:
             agent = kind().build(SPACES if actions == "discrete" else BOX)
             assert not undeclared(agent.modules()), name

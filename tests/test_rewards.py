@@ -23,7 +23,7 @@ from lfd.envs import Spaces
 from lfd.errors import Refused
 from lfd.learner import Algo, Learner, Phase, Target
 from lfd.optim import Optim
-from lfd.registry import AGENTS, LOSSES
+from lfd.registry import parts
 from lfd.sources import rollout
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay
@@ -81,8 +81,8 @@ class JudgeSpec(AgentSpec):
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(AGENTS, "judge", JudgeSpec)
-    monkeypatch.setitem(LOSSES, "doubling", Doubling)
+    monkeypatch.setitem(parts("agent"), "judge", JudgeSpec)
+    monkeypatch.setitem(parts("loss"), "doubling", Doubling)
 
 
 def judged(agent):

@@ -11,8 +11,9 @@ SRC = Path(__file__).parents[1] / "src" / "lfd"
 # Each room imports from rows above its own, and from itself.
 ROWS = [
     ["errors", "purity"],
-    ["batch", "capture", "maths", "noise", "schedule", "files", "keys", "hardware", "interrupts", "provenance"],
-    ["log"],
+    ["batch", "capture", "maths", "noise", "schedule", "files", "hardware", "interrupts", "provenance", "registry"],
+    ["keys", "log"],
+    ["artifacts"],
     ["nets", "envs"],
     ["agents", "data", "report", "terminal"],
     ["episodes"],
@@ -20,9 +21,8 @@ ROWS = [
     ["labels"],
     ["algos", "sources"],
     ["optim"],
-    ["learner", "registry"],
+    ["learner"],
     ["stages"],
-    ["artifacts"],
     ["paces"],
     ["pipeline", "reading", "housekeeping"],
     ["composing"],

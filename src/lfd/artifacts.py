@@ -25,12 +25,13 @@ from typing import Any, ClassVar, Self, final
 from weakref import WeakSet
 
 from lfd.errors import Interrupted, Refused
-from lfd.files import file_sha256, full_disk_told, load_object, naming, save_json, sync
+from lfd.files import file_sha256, full_disk_told, load_object, naming, save_json, sync, write
 from lfd.keys import describe, key_of
 
-__all__ = ["MARKER", "Building", "Done", "Lock", "Store", "describe", "discard", "record_of"]
+__all__ = ["MARKER", "Building", "Done", "Lock", "Store", "describe", "discard", "is_earlier", "record_of"]
 
 MARKER = "artifact.json"
+VERSION = 2  # of the store; raised when keys are made in another way, so that nothing stored before is found
 WAIT = 0.1  # seconds between two looks whether another builder is done
 
 
@@ -119,6 +120,7 @@ class Building:
             raise ValueError(f"{self.key} was not made of the material that is published with it")
         return self._publish(
             {
+                "version": VERSION,
                 "key": self.key,
                 "kind": kind,
                 "material": described,
@@ -142,6 +144,7 @@ class Store:
         """`tell` gets the line that says for whom `build` waits."""
         self.root = root.absolute()
         self._tell = tell
+        self._is_prepared = False
         self._in_use: dict[str, Lock] = {}
 
     def __enter__(self) -> Self:
@@ -203,6 +206,8 @@ class Store:
         return self.root.joinpath(*names)
 
     def _prepare(self) -> None:
+        if self._is_prepared:
+            return
         try:
             for name in (".locks", ".building"):
                 self._at(name).mkdir(parents=True, exist_ok=True)
@@ -210,6 +215,22 @@ class Store:
             raise Refused(
                 f"{self.root} cannot hold artifacts ({error.strerror}): expected a folder that you may write in"
             ) from error
+        self._report_earlier_version()
+        self._is_prepared = True
+
+    def _report_earlier_version(self) -> None:
+        """One line if the store holds artifacts of an earlier version; the file `.version` says that it does not."""
+        known = self._at(".version")
+        if known.exists() and known.read_text() == str(VERSION):
+            return
+        earlier = sum(map(is_earlier, self.root.iterdir()))
+        if earlier:
+            self._tell(
+                f"{self.root}: artifacts of an earlier version of lfd are not read ({earlier}); "
+                "`python scripts/artifacts.py gc --yes` removes them"
+            )
+        else:
+            write(known, str(VERSION).encode())
 
     def _keep(self, key: str, lock: Lock) -> None:
         earlier = self._in_use.pop(key, None)
@@ -273,13 +294,24 @@ class Store:
 
 
 def record_of(folder: Path) -> dict[str, Any] | None:
-    """The content of an artifact's marker; None unless each file that it names is there in its full size."""
+    """The content of an artifact's marker; None unless each file that it names is there in its full size.
+
+    None too for an artifact of another version of the store.
+    """
     try:
         record = load_object(folder / MARKER, "kind", "material", "inputs", "summary", "size", "files")
         whole = all((folder / name).stat().st_size == size for name, size in record["files"].items())
     except (Refused, FileNotFoundError, NotADirectoryError):
         return None
-    return record if whole else None
+    return record if whole and record.get("version") == VERSION else None
+
+
+def is_earlier(folder: Path) -> bool:
+    """True if a folder holds an artifact of another version of the store."""
+    try:
+        return load_object(folder / MARKER).get("version") != VERSION
+    except (Refused, FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def discard(root: Path, folder: Path) -> None:

@@ -19,37 +19,14 @@ from lfd.envs import Env
 from lfd.errors import DiskFull, Refused, foreign_code, foreign_error, nearest, system_error
 from lfd.hardware import Hardware
 from lfd.learner import Algo, Phase, Target
-from lfd.log import Logger, NoLogger, Tensorboard, Wandb
+from lfd.log import Logger
 from lfd.log.progress import tell
 from lfd.optim import Optim
 from lfd.provenance import without_secrets
 from lfd.refusals import follow, parsed, place, placed, sentence
-from lfd.registry import AGENTS, BROKEN, ENVS, LOSSES, SOURCES, with_plugins
+from lfd.registry import BROKEN, PARTS, parts
 from lfd.stages import Stage
-from lfd.stages.appraise import Appraise
-from lfd.stages.collect import Collect
-from lfd.stages.evaluate import Evaluate
-from lfd.stages.experts import Later, Live, Pretrained, Script
-from lfd.stages.fit import Fit
-from lfd.stages.inspect import Inspect
-from lfd.stages.load import Load
-from lfd.stages.relabel import Relabel
 from lfd.values import check_kinds, check_numbers, hidden, references, refuse_strays, resolved_yaml
-
-STAGES: dict[str, type[Stage]] = {
-    "fit": Fit,
-    "collect": Collect,
-    "load": Load,
-    "evaluate": Evaluate,
-    "appraise": Appraise,
-    "pretrained": Pretrained,
-    "script": Script,
-    "live": Live,
-    "later": Later,
-    "inspect": Inspect,
-    "relabel": Relabel,
-}
-LOGGERS: dict[str, type[Logger]] = {"none_schema": NoLogger, "wandb_schema": Wandb, "tensorboard_schema": Tensorboard}
 
 OPTIONS = "options"  # at the root of a run's config.yaml: what was chosen; nothing reads it
 # What stands at the root beside the stages.
@@ -98,11 +75,8 @@ def register() -> None:
     # One more row of a table: +optim@algo.optim.q=row
     for group, row in (("optim", Optim), ("target", Target), ("phase", Phase)):
         store.store(group=group, name="row", node=row)
-    tables = {
-        "stage": STAGES, "env": ENVS, "logger": LOGGERS, "loss": LOSSES, "source": SOURCES, "agent": AGENTS,
-    }  # fmt: skip
-    for group, table in tables.items():
-        for name, kind in with_plugins(group, table).items():  # type: ignore[arg-type]
+    for group in PARTS:
+        for name, kind in parts(group).items():
             try:
                 OmegaConf.structured(kind)
             except OmegaConfBaseException as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from lfd.artifacts import MARKER, Lock, discard, record_of
+from lfd.artifacts import MARKER, Lock, discard, is_earlier, record_of
 from lfd.errors import Refused
 from lfd.files import file_sha256, load_json, load_object, load_tensors
 from lfd.log import read_records
@@ -26,7 +26,7 @@ class Item:
     """One folder of the store."""
 
     folder: Path
-    state: str  # whole, damaged or partial
+    state: str  # whole, damaged, partial or earlier (of an earlier version, which nothing reads)
     size: int  # bytes
     changed: float  # when it was last written, in seconds since 1970
     inputs: tuple[str, ...]  # keys of the artifacts that it was made from
@@ -57,13 +57,15 @@ class Inventory:
     needed: set[str]  # keys used by a run or a living process, directly or through other artifacts
 
     def stale(self) -> list[Item]:
-        """What nobody needs; partial work only if it was left alone for a week and holds nobody's answers."""
+        """What no run and no process needs; partial work only if idle for a week and without human labels."""
         old = time.time() - PARTIAL_KEPT
 
         def is_over(item: Item) -> bool:
-            return item.state != "partial" or (item.changed < old and not _has_answers(item.folder))
+            if item.state == "partial" and (item.changed > old or _has_answers(item.folder)):
+                return False
+            return item.state == "earlier" or item.key not in self.needed
 
-        return [item for item in self.items if item.key not in self.needed and is_over(item)]
+        return [item for item in self.items if is_over(item)]
 
 
 def _has_answers(folder: Path) -> bool:
@@ -144,7 +146,7 @@ def _look(folder: Path) -> Item:
     partial = folder.parent.name == ".building"
     record = None if partial else record_of(folder)
     size, changed = _size_and_time(folder)
-    state = "partial" if partial else "damaged" if record is None else "whole"
+    state = "partial" if partial else "whole" if record else "earlier" if is_earlier(folder) else "damaged"
     return Item(folder, state, size, changed, tuple(record["inputs"].values()) if record else ())
 
 

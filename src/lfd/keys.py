@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lfd.errors import Refused
+from lfd.registry import name_of, part_of
 
 
 def key_of(kind: str, material: Any) -> str:
@@ -23,9 +24,10 @@ def key_of(kind: str, material: Any) -> str:
 def describe(value: Any) -> Any:
     """A tree of dataclasses, enums, mappings with string keys, sequences and plain values as canonical JSON.
 
-    A dataclass gives its full class name, its class variable `revision` (1 without), and its fields but those with
-    `metadata={"key": False}`, or `"set"` where they have their default: what was stored before there was such a field
-    keeps its key. An int in a field declared float is that float. Refused: anything else, paths above all
+    A dataclass gives its registered `group/name`, its class variable `revision` (1 without), and its fields but those
+    with `metadata={"key": False}`, or `"set"` where they have their default: what was stored before there was such a
+    field keeps its key. A dataclass that is no part needs no name where its field declares it; elsewhere its name is
+    `module:Class`. An int in a field declared float is that float. Refused: anything else, paths above all
     (what a file holds belongs in a key, by its sha256, and never where it lies) and NaN.
     """
     return _described(value, Any, "")
@@ -47,7 +49,7 @@ def _described(value: Any, declared: Any, where: str) -> Any:
         case Mapping():
             return _described_mapping(value, _element(declared), where)
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return _described_dataclass(value, where)
+            return _described_dataclass(value, declared, where)
     raise Refused(
         f"{where or 'the value'} is a {type(value).__name__} and cannot be part of an artifact's key: expected "
         'plain values; give its content instead, or mark the field metadata={"key": False}'
@@ -69,19 +71,17 @@ def _described_mapping(value: Mapping[Any, Any], element: Any, where: str) -> di
     return {name: _described(value[name], element, f"{where}.{name}".lstrip(".")) for name in value}
 
 
-def _described_dataclass(value: Any, where: str) -> dict[str, Any]:
+def _described_dataclass(value: Any, declared: Any, where: str) -> dict[str, Any]:
     cls = type(value)
-    declared = get_type_hints(cls)
+    hints = get_type_hints(cls)
     described = {
-        field.name: _described(getattr(value, field.name), declared[field.name], f"{where}.{field.name}".lstrip("."))
+        field.name: _described(getattr(value, field.name), hints[field.name], f"{where}.{field.name}".lstrip("."))
         for field in fields(value)
         if _counts(field, getattr(value, field.name))
     }
-    return {
-        "class": f"{cls.__module__}.{cls.__qualname__}",
-        "revision": getattr(cls, "revision", 1),
-        "fields": described,
-    }
+    is_declared = cls in _alternatives(declared) and name_of(cls) is None
+    part = {} if is_declared else {"part": part_of(value)}
+    return {**part, "revision": getattr(cls, "revision", 1), "fields": described}
 
 
 def _counts(field: Field[Any], value: Any) -> bool:

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from lfd.artifacts import record_of
-from lfd.stages import Stage
 
 
-def expected_seconds(root: Path, stage: Stage, material: Mapping[str, Any], device: str) -> float | None:
+def expected_seconds(
+    root: Path, kind: str, free: tuple[str, ...], material: Mapping[str, Any], device: str
+) -> float | None:
     """Seconds by the longest stored artifact that differs in seeds, length and the content of inputs only.
 
-    None if there is none in the store `root`, or only a far shorter one. `material` is what the stage's key is made of.
+    None if there is none in the store `root`, or only a far shorter one. `material` is what the stage's key is made
+    of, `kind` what the key begins with, `free` names the fields that say how long the stage goes on.
     """
-    free, kind = stage.length_fields, str(material["stage"]["class"]).rpartition(".")[2].lower()
     length, likeness = _length(material, free), _likeness(material, free)
     found: list[tuple[float, str, float]] = []
     for folder in root.glob(f"{kind}-*"):
@@ -43,5 +44,5 @@ def _likeness(material: Mapping[str, Any], free: tuple[str, ...]) -> str:
     """The material without its seed, its length and the hashes in its inputs' keys."""
     stage = material["stage"]
     fields = {name: value for name, value in stage["fields"].items() if name not in (*free, "seed")}
-    text = json.dumps([stage["class"], stage["revision"], fields, material.get("env")], sort_keys=True)
+    text = json.dumps([stage["part"], stage["revision"], fields, material.get("env")], sort_keys=True)
     return re.sub(r"-[0-9a-f]{16}\b", "", text)

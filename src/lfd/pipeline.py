@@ -18,6 +18,7 @@ from lfd.keys import describe
 from lfd.log import MetricsLog, Progress, RunLog, read_records
 from lfd.paces import expected_seconds
 from lfd.provenance import provenance
+from lfd.registry import part_of
 from lfd.stages import Lab, Product, Stage
 from lfd.stages.feasible import check_feasible
 
@@ -72,7 +73,7 @@ class TrainingPipeline:
             for needed, product in stage.inputs().items():
                 giver = self._stage(needed, name)
                 if not giver.offers(product):
-                    raise Refused(f"{name}: needs {product.value}, which {needed!r} ({_kind(giver)}) does not give")
+                    raise Refused(f"{name}: needs {product.value}, which {needed!r} ({kind_of(giver)}) does not give")
                 visit(needed, name)
             path.pop()
             order.append(name)
@@ -128,7 +129,7 @@ class TrainingPipeline:
     def _keys(self) -> dict[str, str]:
         keys: dict[str, str] = {}
         for name in self.order:
-            keys[name] = self.store.key(_kind(self.stages[name]), self.material(name, keys))
+            keys[name] = self.store.key(kind_of(self.stages[name]), self.material(name, keys))
         return keys
 
     def material(self, name: str, keys: Mapping[str, str], without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -186,8 +187,10 @@ class TrainingPipeline:
 
     def expected(self, name: str) -> float | None:
         """Seconds that a stage will take, if a stored artifact tells."""
-        material = self.material(name, self.keys)
-        return expected_seconds(self.store.root, self.stages[name], material, self.hardware.device.value)
+        stage, material = self.stages[name], self.material(name, self.keys)
+        return expected_seconds(
+            self.store.root, kind_of(stage), stage.length_fields, material, self.hardware.device.value
+        )
 
     def product(self, name: str) -> Any:
         """The opened product of a stage that is stored."""
@@ -245,7 +248,7 @@ class TrainingPipeline:
             return
         lineage, most = self.lineage(name), self.stages[name].total() or 0
         found: list[tuple[int, Path]] = []
-        for other in self.store.root.glob(f"{_kind(self.stages[name])}-*"):
+        for other in self.store.root.glob(f"{kind_of(self.stages[name])}-*"):
             record = record_of(other)
             if record and record["summary"].get("lineage") == lineage:
                 length = int(record["summary"]["gradient_steps"])
@@ -264,8 +267,9 @@ class TrainingPipeline:
         beside.rename(folder / STATE)
 
 
-def _kind(stage: Stage) -> str:
-    return type(stage).__name__.lower()
+def kind_of(stage: Stage) -> str:
+    """The name under which a stage's class is registered: what its artifact's key begins with."""
+    return part_of(stage).rpartition("/")[2].rpartition(":")[2].lower()
 
 
 def _renamed(value: Any, names: Mapping[str, str]) -> Any:

@@ -4,7 +4,7 @@ from lfd.artifacts import Store, record_of
 from lfd.estimates import Estimate, estimates
 from lfd.experiment import Experiment, refuse_unread, unread
 from lfd.log.progress import Span, short
-from lfd.pipeline import TrainingPipeline
+from lfd.pipeline import TrainingPipeline, kind_of
 from lfd.report.table import MISSING, align
 from lfd.run import finished, pipeline_of, run_folder
 from lfd.stages import Stage
@@ -68,7 +68,7 @@ def _row(pipeline: TrainingPipeline, name: str, estimate: Estimate | None) -> li
     disk = f"{short(record['size'])}B" if record else MISSING
     cells = _cells(estimate) if estimate else [MISSING, MISSING, disk]
     reads = ", ".join(pipeline.reads(name)) or MISSING
-    return [name, type(stage).__name__.lower(), reads, key, state, _amount(stage), *cells]
+    return [name, kind_of(stage), reads, key, state, _amount(stage), *cells]
 
 
 def _cells(estimate: Estimate) -> list[str]:

@@ -15,7 +15,7 @@ from lfd.envs import Env
 from lfd.episodes import greedy, play
 from lfd.errors import Refused, nearest
 from lfd.noise import derive
-from lfd.registry import ENVS, with_plugins
+from lfd.registry import name_of, parts
 from lfd.report.film import save_film
 from lfd.stages.trained import read_trained, trained_folder, undamaged
 
@@ -101,9 +101,9 @@ def _env_of(material: Mapping[str, Any]) -> Env | None:
     described = {**material["env"]}
     for name in ("versions", "fire"):
         described.pop(name, None)
-    kind = described.pop("kind")
-    kinds = {one.__name__: one for one in with_plugins("env", ENVS).values()}
-    if kind not in kinds:
-        raise Refused(f"environments of kind {kind!r} are not installed; {nearest(kind, kinds)}")
-    env: Env = kinds[kind](**described)
+    part = described.pop("part")
+    known = {name_of(kind): kind for kind in parts("env").values()}
+    if part not in known:
+        raise Refused(f"{part} is not installed; {nearest(part, map(str, known))}")
+    env: Env = known[part](**described)
     return env

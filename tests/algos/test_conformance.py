@@ -42,7 +42,7 @@ from lfd.envs.spaces import Spaces
 from lfd.learner import Algo, Learner, Target
 from lfd.noise import Generated, Sketched, Taped
 from lfd.optim import Optim, Optimizer
-from lfd.registry import LOSSES
+from lfd.registry import parts
 from tests.algos.cases import BOX, DICT, FRAMES, PICTURE, TWO, VECTOR, batch, pairs
 
 
@@ -173,7 +173,7 @@ def batches_of(case: Case, seed: int) -> dict[str, Batch]:
 
 
 def test_every_registered_loss_has_a_case():
-    assert {type(case.loss) for case in CASES.values()} == set(LOSSES.values())
+    assert {type(case.loss) for case in CASES.values()} == set(parts("loss").values())
 
 
 @each_case

@@ -16,7 +16,7 @@ from lfd.algos.dqn import DQN
 from lfd.algos.trex import TREX
 from lfd.errors import Refused
 from lfd.learner import Algo, Target
-from lfd.registry import LOSSES
+from lfd.registry import parts
 from lfd.sources.replay import Replay
 from lfd.sources.snippets import Snippets
 from lfd.stages.collect import Collect
@@ -120,7 +120,7 @@ class Standing(Loss):
 
 
 def test_a_reward_that_stands_beside_a_policy_is_looked_at_too(run_stages, counting, monkeypatch):
-    monkeypatch.setitem(LOSSES, "standing", Standing)
+    monkeypatch.setitem(parts("loss"), "standing", Standing)
     losses = {"td": DQN("replay"), "reward": Standing("replay")}
     algo = Algo(QNet([8]), losses, {"replay": Replay(100, 4, 30)}, targets={"q": Target()}, batch=8)
     stages = {

@@ -20,7 +20,7 @@ from lfd.algos.ppo import PPO
 from lfd.errors import Diverged, Refused
 from lfd.learner import Algo, Learner, Phase, Target
 from lfd.log import read_records
-from lfd.registry import AGENTS
+from lfd.registry import parts
 from lfd.sources.dataset import Demonstrations
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
@@ -147,7 +147,7 @@ def test_modules_are_in_training_mode_within_gradient_steps_alone(counting, run_
 
     monkeypatch.setattr(Checking, "_play", played)
     algo = Algo(NoisyPolicy(SIZES), {"bc": Cloning("demos")}, {"demos": Demonstrations(validation=0.2)}, batch=16)
-    monkeypatch.setitem(AGENTS, "noisy", NoisyPolicy)
+    monkeypatch.setitem(parts("agent"), "noisy", NoisyPolicy)
     pipeline = run_stages({"demos": DEMOS, "learn": Fit(algo, 20, check=Checks(10, 2))}, counting)
     net = pipeline.product("learn").agents()[0].nets["policy"]
     assert modes == [False, False] and int(net.layers[0].num_batches_tracked) == 20

@@ -15,6 +15,7 @@ from lfd.envs.sync import Sync
 from lfd.envs.vector import VecEnv
 from lfd.errors import Refused
 from lfd.log.progress import tell_once
+from lfd.registry import part_of
 
 
 @dataclass
@@ -69,7 +70,7 @@ class Env(ABC):
         """All that changes the dynamics, as JSON: the settings and the versions of the simulator's packages."""
         settings, known = asdict(self), fields(self)
         kept = {one.name: settings[one.name] for one in known if one.metadata.get("key", True)}
-        return {"kind": type(self).__name__, **kept, "versions": versions("gymnasium", *self.packages())}
+        return {"part": part_of(self), **kept, "versions": versions("gymnasium", *self.packages())}
 
     @cached_property
     def _single_spaces(self) -> Spaces:

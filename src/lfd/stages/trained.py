@@ -12,6 +12,7 @@ from typing import Any, final
 import torch
 
 from lfd.agents import Agent, AgentSpec, sketched
+from lfd.artifacts import is_earlier
 from lfd.envs import Spaces, VecEnv
 from lfd.episodes import Policy, greedy
 from lfd.errors import Refused, nearest
@@ -19,7 +20,7 @@ from lfd.experts import Expert
 from lfd.files import file_sha256, load_object, load_tensors, save_json, save_tensors
 from lfd.learner import Learner
 from lfd.noise import Noise
-from lfd.registry import AGENTS, LOSSES, from_json, to_json, with_plugins
+from lfd.registry import from_json, parts, to_json
 
 WEIGHTS = "agent.safetensors"
 LARGEST = 10**8  # numbers in an observation
@@ -48,7 +49,7 @@ class Trained(Expert):
     @property
     def acts(self) -> bool:
         """Or does it only judge?"""
-        kind: type[AgentSpec] = with_plugins("agent", AGENTS)[self.content["spec"]["name"]]
+        kind: type[AgentSpec] = parts("agent")[self.content["spec"]["name"]]
         return kind.acts
 
     @property
@@ -90,10 +91,10 @@ class Trained(Expert):
         return agent
 
     def _blank(self) -> Agent:
-        spec: AgentSpec = from_json(self.content["spec"], "agent", AGENTS)
+        spec: AgentSpec = from_json(self.content["spec"], "agent")
         agent = spec.build(self.spaces)
         for loss in self.content["losses"]:
-            agent.add(from_json(loss, "loss", LOSSES).modules(agent))
+            agent.add(from_json(loss, "loss").modules(agent))
         if self.content["normalize_obs"]:
             agent.normalise_observations()
         return agent
@@ -159,11 +160,9 @@ def save_trained(
     """Everything that `open_trained` needs."""
     save_agent(folder, learner)
     content = {
-        "spec": to_json(learner.algo.agent, "agent", AGENTS),
+        "spec": to_json(learner.algo.agent, "agent"),
         # Those that brought modules: a policy that goes on from here, or a reward, needs them again.
-        "losses": [
-            to_json(loss, "loss", LOSSES) for loss in learner.algo.losses.values() if loss.modules(learner.agent)
-        ],
+        "losses": [to_json(loss, "loss") for loss in learner.algo.losses.values() if loss.modules(learner.agent)],
         "spaces": learner.agent.spaces.to_json(),
         "normalize_obs": learner.algo.normalize_obs,
         "members": learner.members,
@@ -190,7 +189,7 @@ def read_trained(folder: Path, path: Path) -> Trained:
 def trained_folder(path: Path, stage: str) -> Path:
     """The artifact of a run's stage, or the artifact itself. Raises Refused if `path` is neither."""
     if (path / "artifact.json").exists():
-        return path
+        return _of_this_version(path)
     if not (path / "result.json").exists():
         raise Refused(
             f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…"
@@ -201,4 +200,13 @@ def trained_folder(path: Path, stage: str) -> Path:
     key = stages[stage]["artifact"]
     if not isinstance(key, str) or Path(key).name != key:
         raise Refused(f"{path}: its result.json names {str(key)[:80]!r} as the artifact of {stage!r}, which is no key")
-    return path.absolute().parent.parent / "artifacts" / key
+    return _of_this_version(path.absolute().parent.parent / "artifacts" / key)
+
+
+def _of_this_version(folder: Path) -> Path:
+    if is_earlier(folder):
+        raise Refused(
+            f"{folder.name} was stored by an earlier version of lfd: expected one of this version; repeat the command "
+            "that made it"
+        )
+    return folder
