@@ -1,4 +1,4 @@
-"""Shows what is stored, how large it is and who uses it, verifies it, and removes what nobody uses."""
+"""Lists the stored artifacts with their sizes and users, verifies them, and removes unused ones."""
 
 from __future__ import annotations
 
@@ -8,33 +8,35 @@ import time
 from pathlib import Path
 from typing import NoReturn, final
 
-from lfd.errors import Ending, Refused
-from lfd.housekeeping import Inventory, Item, flaw, gc, survey
+from lfd.errors import RunError, UserError
+from lfd.runs.gc import Inventory, StoreEntry, find_damage, gc, take_inventory
+from lfd.store.outputs import Outputs
 
-GC = """Removes what no run folder and no process uses, directly or through other artifacts. A run's folder keeps what
-the run has used, also if it failed or was interrupted, so that its command goes on from there: remove the folder first
-to let that go. Partial work, from which an interrupted stage goes on, stays until it has been left alone for a week."""
+GC_DESCRIPTION = """Removes artifacts that no run folder and no process uses, directly or through other artifacts. A
+run's folder keeps its artifacts, also if the run failed or was interrupted, so that its command can continue: remove
+the folder first to free them. Partial artifacts, from which interrupted stages continue, stay until they have been idle
+for 7 days."""
 
 
 @final
 class Parser(argparse.ArgumentParser):
-    """Argument errors in one line."""
+    """Reports argument errors in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise Refused(f"{message}: see `{self.prog} --help`")
+        raise UserError(f"{message}: see `{self.prog} --help`")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(prog="artifacts.py", description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="ls|verify|gc")
-    ls = verbs.add_parser("ls", help="list all artifacts, newest first")
-    check = verbs.add_parser("verify", help="read all artifacts in full, and the datasets' sha256 again")
-    remove = verbs.add_parser("gc", help="remove what no run uses", description=GC)
-    for verb in (ls, check, remove):
-        verb.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of artifacts/ and runs/")
-    how = remove.add_mutually_exclusive_group()
-    how.add_argument("--dry-run", action="store_true", help="only say what would be removed (the default)")
-    how.add_argument("--yes", action="store_true", help="remove it")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="ls|verify|gc")
+    ls_parser = commands.add_parser("ls", help="list all artifacts, newest first")
+    verify_parser = commands.add_parser("verify", help="read all artifacts in full and compare sha256")
+    gc_parser = commands.add_parser("gc", help="remove unused artifacts", description=GC_DESCRIPTION)
+    for command in (ls_parser, verify_parser, gc_parser):
+        command.add_argument("--outputs", type=Path, default=Path("outputs"), help="folder of artifacts/ and runs/")
+    mode = gc_parser.add_mutually_exclusive_group()
+    mode.add_argument("--dry-run", action="store_true", help="only list what would be removed (the default)")
+    mode.add_argument("--yes", action="store_true", help="remove it")
     return parser.parse_args(arguments)
 
 
@@ -53,19 +55,19 @@ def age_text(seconds: float) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
-def used_by(item: Item, inventory: Inventory) -> str:
-    users = inventory.users.get(item.key, [])
+def users_text(entry: StoreEntry, inventory: Inventory) -> str:
+    users = inventory.users.get(entry.key, [])
     shown = users[:2] + ([f"{len(users) - 2} more"] if len(users) > 2 else [])
-    if item.folder in inventory.busy:
-        shown.insert(0, "a process at work")
+    if entry.folder in inventory.busy:
+        shown.insert(0, "a running process")
     return ", ".join(shown) or "-"
 
 
-def table(items: list[Item], inventory: Inventory) -> str:
+def table(entries: list[StoreEntry], inventory: Inventory) -> str:
     rows = [("key", "kind", "state", "size", "age", "used by")]
-    for item in items:
-        age = age_text(time.time() - item.changed)
-        rows.append((item.key, item.kind, item.state, size_text(item.size), age, used_by(item, inventory)))
+    for entry in entries:
+        age = age_text(time.time() - entry.changed)
+        rows.append((entry.key, entry.kind, entry.state, size_text(entry.size), age, users_text(entry, inventory)))
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     sides = ("<", "<", "<", ">", ">", "<")
     lines = [
@@ -74,40 +76,40 @@ def table(items: list[Item], inventory: Inventory) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def total(items: list[Item]) -> str:
-    number = f"{len(items)} artifact" + ("" if len(items) == 1 else "s")
-    return f"{number}, {size_text(sum(item.size for item in items))}"
+def total(entries: list[StoreEntry]) -> str:
+    count = f"{len(entries)} artifact" + ("" if len(entries) == 1 else "s")
+    return f"{count}, {size_text(sum(entry.size for entry in entries))}"
 
 
-def verify(items: list[Item]) -> int:
-    """Prints what is wrong; returns the exit code."""
-    checked = [item for item in items if item.state not in ("partial", "earlier")]
-    flaws = {item.key: found for item in checked if (found := flaw(item)) is not None}
-    for key, found in flaws.items():
-        print(f"{key}: {found}")
-    print(f"{total(checked)}: {len(flaws)} damaged")
-    return 2 if flaws else 0
+def verify(entries: list[StoreEntry]) -> int:
+    """Prints damaged artifacts; returns the exit code."""
+    checked = [entry for entry in entries if entry.state not in ("partial", "earlier")]
+    damages = {entry.key: damage for entry in checked if (damage := find_damage(entry)) is not None}
+    for key, damage in damages.items():
+        print(f"{key}: {damage}")
+    print(f"{total(checked)}: {len(damages)} damaged")
+    return 2 if damages else 0
 
 
 def main(arguments: list[str]) -> int:
     try:
-        asked = parse(arguments)
-        root, runs = asked.outputs / "artifacts", asked.outputs / "runs"
-        inventory = survey(root, runs)
-        if asked.verb == "ls":
-            print(f"{table(inventory.items, inventory)}\n{total(inventory.items)}")
+        options = parse(arguments)
+        root, runs = Outputs(options.outputs).artifacts, Outputs(options.outputs).runs
+        inventory = take_inventory(root, runs)
+        if options.command == "ls":
+            print(f"{table(inventory.entries, inventory)}\n{total(inventory.entries)}")
             return 0
-        if asked.verb == "verify":
-            return verify(inventory.items)
-        stale = gc(root, runs) if asked.yes else inventory.stale()
-    except Ending as ending:
+        if options.command == "verify":
+            return verify(inventory.entries)
+        stale = gc(root, runs) if options.yes else inventory.stale()
+    except RunError as ending:
         print(ending, file=sys.stderr)
         return ending.exit_code
     if not stale:
-        print("nothing to remove: all that is stored is in use")
+        print("nothing to remove: all artifacts are in use")
         return 0
     print(table(stale, inventory))
-    print(f"{total(stale)} removed" if asked.yes else f"{total(stale)} would be removed; `gc --yes` removes them")
+    print(f"{total(stale)} removed" if options.yes else f"{total(stale)} would be removed; `gc --yes` removes them")
     return 0
 
 

@@ -13,17 +13,18 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from lfd.agents import Agent
-from lfd.artifacts import Store
 from lfd.data import Dataset, Episode, Writer
 from lfd.envs import Env, Spaces, VecEnv
 from lfd.envs.env import Gym
-from lfd.envs.vectorised import Vectorised
+from lfd.envs.gym_vec_env import GymVecEnv
 from lfd.hardware import Hardware
 from lfd.log import RunLog
 from lfd.pipeline import TrainingPipeline
-from lfd.sources import Source, Stream, World
-from lfd.sources.members import opened
-from lfd.stages import Stage
+from lfd.sources import Source, SourceContext, Stream
+from lfd.sources.members import open_for_members
+from lfd.stages import CheckContext, Stage
+from lfd.stages.collect import Collect
+from lfd.store.artifacts import Store
 
 COUNTING = "Counting-v0"
 
@@ -71,12 +72,12 @@ gym.register("CountingDict-v0", CountingDict)
 class NextStep(Env):
     """The same, its vector environment spending a call on every reset."""
 
-    def single(self, render: bool = False) -> gym.Env:
+    def make_single(self, render: bool = False) -> gym.Env:
         return gym.make(self.id)
 
     def make(self, num_envs: int, training: bool, render: bool = False) -> VecEnv:
-        vector = SyncVectorEnv([self.single] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
-        return Vectorised(vector, self.spaces())
+        vector = SyncVectorEnv([self.make_single] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return GymVecEnv(vector, self.spaces())
 
 
 @pytest.fixture(autouse=True)
@@ -106,25 +107,26 @@ def counting_next_step() -> NextStep:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test first: begun last, it would run on when all others are done."""
-    items.sort(key=lambda item: "every_option" not in item.name)
+    items.sort(key=lambda item: "every_row" not in item.name)
 
 
 @pytest.fixture
 def open_source(tmp_path: Path) -> Callable[..., Stream]:
-    """A source's stream, with its first boundary crossed."""
+    """A source's stream, after its first reset."""
 
     def open_it(
-        source: Source, agent: Agent | list[Agent], env: Env | None = None, members: int = 1, **world: Any
+        source: Source, agent: Agent | list[Agent], env: Env | None = None, members: int = 1, **context: Any
     ) -> Stream:
         given: dict[str, Any] = {
-            "name": "source", "env": env, "datasets": {}, "experts": {}, "kept": tmp_path / "kept", "sources": {},
+            "name": "source", "env": env, "products": {}, "product_folder": tmp_path / "kept", "sources": {},
             "agents": agent if isinstance(agent, list) else [agent] * members,
             "columns": frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}),
-            "batch": 64, "gamma": 0.9, "seed": 0, "folder": tmp_path / "source", "boundary": 1000,
+            "batch": 64, "gamma": 0.9, "seed": 0, "folder": tmp_path / "source", "reset_every": 1000,
             "device": torch.device("cpu"),
         }  # fmt: skip
-        stream = opened(source, World(**{**given, **world}))
-        stream.boundary(0)
+        stream = open_for_members(source, SourceContext(**{**given, **context}))
+        for collector in stream.collectors:
+            collector.reset_envs(0)
         return stream
 
     return open_it
@@ -138,10 +140,21 @@ def write_data(tmp_path: Path) -> Callable[..., Dataset]:
         writer = Writer(tmp_path / name / "shards", spaces, stack)
         for episode in episodes:
             writer.add(episode)
-        writer.finalise(tmp_path / name / "data.hdf5", {})
+        writer.finalize(tmp_path / name / "data.hdf5", {})
         return Dataset.open(tmp_path / name / "data.hdf5")
 
     return write
+
+
+@pytest.fixture
+def check_setup(tmp_path: Path) -> Callable[..., None]:
+    """Check a stage in spaces alone, beside collections of these names."""
+
+    def check(stage: Stage, name: str, spaces: Spaces, datasets: list[str]) -> None:
+        stages = {one: Collect("random", transitions=100) for one in datasets}
+        stage.check(CheckContext(name=name, stages=stages, spaces=spaces, env=None, store=tmp_path))
+
+    return check
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""An agent with memory, such as a package of somebody else may bring, and a task that nobody solves without one."""
+"""A recurrent agent, as a plugin may bring it, and a task that cannot be solved without memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,7 @@ class Remembering(ActorCritic):
 
     def act(self, obs: Any, state: Any, noise: Any) -> Any:
         with torch.no_grad():
-            state = self.nets["memory"](self.observe(obs), state)
+            state = self.nets["memory"](self.normalize_obs(obs), state)
             policy = self.distribution(state)
         return (policy.mode() if noise is None else policy.sample(noise)), state
 

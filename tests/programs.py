@@ -1,169 +1,273 @@
-"""Small experiments, one for each algorithm and for collection, whose bits are compared by several tests."""
+"""Small experiments, one for each algorithm and for collection, whose bits several tests compare."""
 
 from pathlib import Path
+from typing import Any
 
-from lfd.agents.actor_critic import Policy, PolicyValue, SoftPolicyCritic
-from lfd.agents.judge import JudgeSpec
+from lfd.agents import bcq
+from lfd.agents.actor_critic import PolicySpec, PolicyValue, SoftPolicyCritic
+from lfd.agents.critic import CriticNet
+from lfd.agents.deterministic import DeterministicPolicyCritic
+from lfd.agents.policy_critic import PolicyCritic, PolicyQ
+from lfd.agents.pwil import PWIL
 from lfd.agents.q import QNet
-from lfd.algos.bc import Cloning
-from lfd.algos.cql import ConservativeContinuous, ConservativeDiscrete
+from lfd.agents.quantile import QuantileNet
+from lfd.agents.reward_model import RewardModelSpec
+from lfd.algos import Loss
+from lfd.algos.airl import AIRL
+from lfd.algos.awac import AWAC
+from lfd.algos.bc import BC
+from lfd.algos.bcq import BCQContinuous, BCQDiscrete
+from lfd.algos.cql import CQLContinuous, CQLDiscrete
+from lfd.algos.crr import CRR
 from lfd.algos.dqn import DQN
-from lfd.algos.gail import Discriminator
+from lfd.algos.edac import EDAC
+from lfd.algos.fqe import FQE
+from lfd.algos.gail import GAIL
+from lfd.algos.iql import IQL
 from lfd.algos.ppo import PPO
-from lfd.algos.pwil import PWIL
+from lfd.algos.qrdqn import QRDQN
+from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.algos.sac import SAC
+from lfd.algos.td3 import TD3Actor, TD3Critic
+from lfd.algos.td3_bc import TD3BCActor
 from lfd.algos.trex import TREX
-from lfd.artifacts import Store
 from lfd.envs import Env, Gym
 from lfd.hardware import Hardware
-from lfd.learner import Algo, Phase, Target
+from lfd.learner.learner import Algo, Phase
+from lfd.learner.optim import OptimConfig, Target
 from lfd.log import RunLog
-from lfd.optim import Optim
 from lfd.pipeline import TrainingPipeline
-from lfd.sources.dataset import Demonstrations
+from lfd.sources.dataset import DatasetSource
 from lfd.sources.interactive import Interactive
 from lfd.sources.mix import Mix
+from lfd.sources.preference_pairs import PreferencePairs
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
-from lfd.sources.snippets import Snippets
 from lfd.stages import Stage
 from lfd.stages.collect import Collect
 from lfd.stages.experts import Script
-from lfd.stages.fit import Fit
-from lfd.stages.recipe import Checks, Stop
+from lfd.stages.fit.config import EvalConfig, Stop
+from lfd.stages.fit.stage import Fit
+from lfd.stages.fit_pwil import FitPWIL
+from lfd.stages.ope import OffPolicyEvaluation
+from lfd.store.artifacts import Store
 
 SIZES = [8]
-DECAY = {"start": 1.0, "end": 0.1, "steps": 100}
+DECAY = {"start": 1.0, "end": 0.1, "over": 100}
 
 
 def dqn() -> Algo:
-    replay = Replay(300, 4, 50, n_step=2, epsilon=DECAY, priority=0.6, priority_beta=DECAY)
-    return Algo(QNet(SIZES), {"td": DQN("replay")}, {"replay": replay}, lr=1e-3, batch=16, targets={"q": Target()})
+    replay = Replay(300, 4, 50, n_step=2, epsilon=DECAY, per_alpha=0.6, per_beta=DECAY)
+    return Algo(QNet(SIZES), {"td": DQN("replay")}, {"replay": replay}, lr=1e-3, batch_size=16, targets={"q": Target()})
 
 
 def ppo() -> Algo:
-    rollout = Rollout(4, 16, epochs=2, kl_stop=0.02, scale_reward=True)
-    clip = {"policy": Optim(clip=0.5)}
+    rollout = Rollout(4, 16, epochs=2, target_kl=0.02, normalize_reward=True)
+    clip = {"policy": OptimConfig(max_grad_norm=0.5)}
     return Algo(
         PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": rollout}, lr=DECAY | {"end": 1e-4, "start": 1e-3},
-        batch=16, optim=clip, normalize_obs=True,
+        batch_size=16, optim=clip, normalize_obs=True,
     )  # fmt: skip
 
 
 def bc() -> Algo:
-    return Algo(Policy(SIZES), {"bc": Cloning("demos")}, {"demos": Demonstrations(validation=0.2)}, lr=1e-3, batch=16)
+    return Algo(
+        PolicySpec(SIZES), {"bc": BC("demos")}, {"demos": DatasetSource(validation=0.2)}, lr=1e-3, batch_size=16
+    )
 
 
 def cql_discrete() -> Algo:
-    losses = {"td": DQN("demos"), "gap": ConservativeDiscrete("demos", every=2)}
-    return Algo(QNet(SIZES), losses, batch=16, targets={"q": Target(period=10)})
+    losses = {"td": DQN("demos"), "gap": CQLDiscrete("demos", every=2)}
+    return Algo(QNet(SIZES), losses, batch_size=16, targets={"q": Target(tau=1, update_interval=10)})
 
 
 def cql_continuous() -> Algo:
-    losses = {"sac": SAC("demos"), "gap": ConservativeContinuous("demos", samples=2, target_gap=1.0)}
-    return Algo(SoftPolicyCritic(SIZES), losses, batch=16, targets={"critic": Target()}, normalize_obs=True)
+    losses = {"sac": SAC("demos"), "gap": CQLContinuous("demos", samples=2, target_gap=1.0)}
+    return Algo(SoftPolicyCritic(SIZES), losses, batch_size=16, targets={"critic": Target()}, normalize_obs=True)
 
 
 def ppo_bc() -> Algo:
-    losses = {"ppo": PPO("rollout"), "bc": Cloning("demos", weight=DECAY)}
-    return Algo(PolicyValue(SIZES), losses, {"rollout": Rollout(4, 16, epochs=2)}, batch=16)
+    losses = {"ppo": PPO("rollout"), "bc": BC("demos", weight=DECAY)}
+    return Algo(PolicyValue(SIZES), losses, {"rollout": Rollout(4, 16, epochs=2)}, batch_size=16)
 
 
 def phases() -> Algo:
-    losses = {"td": DQN("both"), "gap": ConservativeDiscrete("demos")}
+    losses = {"td": DQN("both"), "gap": CQLDiscrete("demos")}
     sources = {"both": Mix({"demos": 0.5, "replay": 0.5}), "replay": Replay(300, 4, 50)}
     rounds = {"careful": Phase(["gap"], steps=7), "bold": Phase(["td"], epochs=1)}
-    return Algo(QNet(SIZES), losses, sources, rounds, batch=16, targets={"q": Target(every=3)})
+    return Algo(QNet(SIZES), losses, sources, rounds, batch_size=16, targets={"q": Target(update_interval=3)})
 
 
 def members() -> Algo:
-    losses = {"ppo": PPO("rollout"), "bc": Cloning("demos")}
+    losses = {"ppo": PPO("rollout"), "bc": BC("demos")}
     rounds = {"clone": Phase(["bc"], steps=5), "improve": Phase(["ppo"], epochs=2)}
-    return Algo(PolicyValue(SIZES), losses, {"rollout": Rollout(4, 16)}, rounds, batch=16, normalize_obs=True)
+    return Algo(PolicyValue(SIZES), losses, {"rollout": Rollout(4, 16)}, rounds, batch_size=16, normalize_obs=True)
 
 
 def dagger() -> Algo:
-    demos = Interactive("teacher", "demos", beta=DECAY | {"steps": 3}, episodes=2, transitions=30, num_envs=2)
+    demos = Interactive("teacher", "demos", beta=DECAY | {"over": 3}, episodes=2, transitions=30, num_envs=2)
     rounds = {"clone": Phase(["bc"], steps=25)}
-    return Algo(Policy(SIZES), {"bc": Cloning("rounds")}, {"rounds": demos}, rounds, batch=16, normalize_obs=True)
+    return Algo(PolicySpec(SIZES), {"bc": BC("rounds")}, {"rounds": demos}, rounds, batch_size=16, normalize_obs=True)
 
 
 def trex() -> Algo:
-    source = Snippets(shortest=3, longest=10, trajectories=0.3, validation=0.2)
-    return Algo(JudgeSpec(), {"trex": TREX("demos", hidden=SIZES)}, {"demos": source}, batch=16, normalize_obs=True)
+    source = PreferencePairs(min_length=3, max_length=10, full_trajectory_prob=0.3, validation=0.2)
+    return Algo(
+        RewardModelSpec(), {"trex": TREX("demos", hidden=SIZES)}, {"demos": source}, batch_size=16, normalize_obs=True
+    )
 
 
 def gail_dqn() -> Algo:
     losses = {
         "td": DQN("replay"),
-        "gail": Discriminator({"learner": "replay", "expert": "demos"}, gradient_penalty=1.0),
+        "gail": GAIL({"learner": "replay", "expert": "demos"}, gradient_penalty=1.0),
     }
-    sources = {"replay": Replay(300, 4, 50, epsilon=DECAY, rate=0.7)}
-    rounds = {"reward": Phase(["gail"], steps=7, fresh=True), "policy": Phase(["td"], steps=20)}
-    return Algo(QNet(SIZES), losses, sources, rounds, batch=16, targets={"q": Target()}, normalize_obs=True)
+    sources = {"replay": Replay(300, 4, 50, epsilon=DECAY, env_steps_per_update=0.7)}
+    rounds = {"reward": Phase(["gail"], steps=7, on_policy_only=True), "policy": Phase(["td"], steps=20)}
+    return Algo(QNet(SIZES), losses, sources, rounds, batch_size=16, targets={"q": Target()}, normalize_obs=True)
 
 
 def gail_ppo() -> Algo:
-    losses = {"ppo": PPO("rollout"), "gail": Discriminator({"learner": "rollout", "expert": "demos"})}
+    losses = {"ppo": PPO("rollout"), "gail": GAIL({"learner": "rollout", "expert": "demos"})}
     rounds = {"reward": Phase(["gail"], steps=3), "policy": Phase(["ppo"], epochs=2)}
-    sources = {"rollout": Rollout(4, 16, scale_reward=True)}
-    return Algo(PolicyValue(SIZES), losses, sources, rounds, batch=16, normalize_obs=True)
+    sources = {"rollout": Rollout(4, 16, normalize_reward=True)}
+    return Algo(PolicyValue(SIZES), losses, sources, rounds, batch_size=16, normalize_obs=True)
 
 
 def pwil_dqn() -> Algo:
-    """On a reward with memory, which the stage `reward` makes."""
+    """With a recurrent reward model, the product of the stage `reward`."""
     replay = Replay(300, 4, 50, n_step=2, epsilon=DECAY)
-    return Algo(QNet(SIZES), {"td": DQN("replay")}, {"replay": replay}, lr=1e-3, batch=16, targets={"q": Target()})
+    return Algo(QNet(SIZES), {"td": DQN("replay")}, {"replay": replay}, lr=1e-3, batch_size=16, targets={"q": Target()})
 
 
 def pwil_ppo() -> Algo:
-    sources = {"rollout": Rollout(4, 16, epochs=2, scale_reward=True)}
-    return Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, sources, lr=1e-3, batch=16, normalize_obs=True)
+    sources = {"rollout": Rollout(4, 16, epochs=2, normalize_reward=True)}
+    return Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, sources, lr=1e-3, batch_size=16, normalize_obs=True)
+
+
+def qrdqn() -> Algo:
+    replay = Replay(300, 4, 50, epsilon=DECAY)
+    return Algo(
+        QuantileNet(SIZES, quantiles=4), {"qrdqn": QRDQN("replay")}, {"replay": replay}, batch_size=16,
+        targets={"q": Target()},
+    )  # fmt: skip
+
+
+def iql() -> Algo:
+    return Algo(PolicyCritic(SIZES), {"iql": IQL("demos")}, batch_size=16, targets={"critic": Target()})
+
+
+def awac() -> Algo:
+    return Algo(PolicyCritic(SIZES), {"awac": AWAC("demos")}, batch_size=16, targets={"critic": Target()})
+
+
+def crr() -> Algo:
+    slow = Target(tau=1, update_interval=10)
+    return Algo(PolicyQ(SIZES), {"crr": CRR("demos")}, batch_size=16, targets={"policy": slow, "q": slow})
+
+
+def bcq_discrete() -> Algo:
+    return Algo(bcq.BCQNet(SIZES), {"bcq": BCQDiscrete("demos")}, batch_size=16, targets={"q": Target()})
+
+
+def bcq_continuous() -> Algo:
+    agent = bcq.BCQ(SIZES, vae_hidden=SIZES, candidates=3)
+    targets = {"critic": Target(), "perturbation": Target()}
+    return Algo(agent, {"bcq": BCQContinuous("demos")}, batch_size=16, targets=targets)
+
+
+def deterministic(losses: dict[str, Loss], **settings: Any) -> Algo:
+    """An algorithm of TD3's family, with delayed policy and target networks."""
+    delayed = Target(update_interval=2)
+    targets = {"critic": delayed, "policy": delayed}
+    return Algo(DeterministicPolicyCritic(SIZES), losses, batch_size=16, targets=targets, **settings)
+
+
+def td3() -> Algo:
+    losses = {"td3_critic": TD3Critic("replay"), "td3_actor": TD3Actor("replay", every=2)}
+    return deterministic(losses, sources={"replay": Replay(300, 4, 50, action_noise=0.1)})
+
+
+def td3_bc() -> Algo:
+    losses = {"td3_critic": TD3Critic("demos"), "td3_bc_actor": TD3BCActor("demos", every=2)}
+    return deterministic(losses, normalize_obs=True)
+
+
+def rebrac() -> Algo:
+    return deterministic({"rebrac_critic": ReBRACCritic("demos"), "rebrac_actor": ReBRACActor("demos", every=2)})
+
+
+def edac() -> Algo:
+    losses = {"sac": SAC("demos"), "edac": EDAC("demos")}
+    return Algo(SoftPolicyCritic(SIZES, critics=3), losses, batch_size=16, targets={"critic": Target()})
+
+
+def sqil() -> Algo:
+    sources = {
+        "demos": DatasetSource(constant_reward=1.0), "both": Mix({"demos": 0.5, "replay": 0.5}),
+        "replay": Replay(300, 4, 50, constant_reward=0.0, epsilon=DECAY),
+    }  # fmt: skip
+    losses = {"dqn": DQN("both", temperature=0.1)}
+    return Algo(QNet(SIZES), losses, sources, batch_size=16, targets={"q": Target()}, normalize_obs=True)
+
+
+def airl() -> Algo:
+    losses = {"ppo": PPO("rollout"), "airl": AIRL({"learner": "rollout", "expert": "demos"}, hidden=SIZES)}
+    rounds = {"reward": Phase(["airl"], steps=3, on_policy_only=True), "policy": Phase(["ppo"], epochs=2)}
+    return Algo(PolicyValue(SIZES), losses, {"rollout": Rollout(4, 16)}, rounds, batch_size=16, normalize_obs=True)
+
+
+def fqe() -> Algo:
+    """Evaluates the policy of the stage `policy`."""
+    return Algo(CriticNet(SIZES), {"fqe": FQE("demos")}, batch_size=16, targets={"critic": Target(0.1)})
 
 
 PROGRAMS_OF = (
     dqn, ppo, bc, cql_discrete, cql_continuous, ppo_bc, phases, members, dagger, trex, gail_dqn, gail_ppo, pwil_dqn,
-    pwil_ppo,
+    pwil_ppo, qrdqn, iql, awac, crr, bcq_discrete, bcq_continuous, td3, td3_bc, rebrac, edac, sqil, airl, fqe,
 )  # fmt: skip
 ALGOS = {algo.__name__: algo for algo in PROGRAMS_OF}
 PROGRAMS = [*ALGOS, "collect"]
+# Programs whose state is of the same kinds as that of an earlier one; killing them once is enough.
+VARIANTS = [*ALGOS][[*ALGOS].index("qrdqn") :]
+FROZEN = {"pwil_dqn": {"reward": "reward"}, "pwil_ppo": {"reward": "reward"}, "fqe": {"policy": "policy"}}
+CONTINUOUS = ("cql_continuous", "bcq_continuous", "td3", "td3_bc", "rebrac", "edac")
 
 
 def environment(program: str) -> Env:
-    return Gym("Pendulum-v1", max_episode_steps=30) if program == "cql_continuous" else Gym("CartPole-v1")
+    return Gym("Pendulum-v1", max_episode_steps=30) if program in CONTINUOUS else Gym("CartPole-v1")
 
 
 def stages(
-    program: str, steps: int = 240, every: int = 80, stop: Stop | None = None, seed: int = 0, checkpoints: int = 0
+    program: str, steps: int = 240, every: int = 80, stop: Stop | None = None, seed: int = 0, snapshots: int = 0
 ) -> dict[str, Stage]:
-    """The last of them is wanted."""
+    """The stages of a program; the last one is the target."""
     if program == "collect":
-        expert = Fit(ppo(), steps=40, check=Checks(20, 1), checkpoints=2)
-        shares = {"random": 0.3, "expert@0": 0.3, "expert": 0.4}
-        demos = Collect(policies=shares, transitions=10 * steps, epsilon=0.1, min_return=12.0, num_envs=2)
+        expert = Fit(ppo(), steps=40, eval=EvalConfig(20, 1), snapshots=2)
+        fractions = {"random": 0.3, "expert@0": 0.3, "expert": 0.4}
+        demos = Collect(policies=fractions, transitions=10 * steps, epsilon=0.1, min_return=12.0, num_envs=2)
         return {"expert": expert, "demos": demos}
     demos = Collect("random", transitions=300, num_envs=3)
-    coupling = Algo(JudgeSpec(), {"pwil": PWIL("demos", atoms=16, horizon=20)}, batch=16)
     return {
         "demos": demos,
         "teacher": Script("tests.experts:balance"),
-        "reward": Fit(coupling, 1, check=Checks(0)),
-        "learn": Fit(
-            ALGOS[program](), steps, seed, boundary=60, checkpoints=checkpoints, check=Checks(every, 1),
-            stop=stop or Stop(), members=2 if program == "members" else 1,
-            frozen={"reward": "reward"} if program.startswith("pwil") else {},
+        "reward": FitPWIL(PWIL(atoms=16, horizon=20), "demos"),
+        "policy": Fit(bc(), 10, eval=EvalConfig(0)),
+        "learn": (OffPolicyEvaluation if program == "fqe" else Fit)(
+            ALGOS[program](), steps, seed, reset_every=60, snapshots=snapshots, eval=EvalConfig(every, 1),
+            stop=stop or Stop(), members=2 if program in ("members", "fqe") else 1, frozen=FROZEN.get(program, {}),
         ),
     }  # fmt: skip
 
 
 def run(program: str, folder: Path, **settings: object) -> Path:
-    """Run it with its artifacts in the folder; returns that of the wanted one."""
-    made = stages(program, **settings)  # type: ignore[arg-type]
+    """Runs a program with its artifacts in `folder`; returns the artifact of its target."""
+    program_stages = stages(program, **settings)  # type: ignore[arg-type]
     with Store(folder) as store:
-        pipeline = TrainingPipeline(made, [list(made)[-1]], environment(program), Hardware(), store)
+        pipeline = TrainingPipeline(program_stages, [list(program_stages)[-1]], environment(program), Hardware(), store)
         log = RunLog(folder / "run" / "metrics.jsonl")
         pipeline.run(log)
         log.finish("done", {})
-        found = store.find(pipeline.keys[list(made)[-1]])
-        assert found is not None
-        return found
+        artifact = store.find(pipeline.keys[list(program_stages)[-1]])
+        assert artifact is not None
+        return artifact

@@ -1,4 +1,4 @@
-"""Equal seeds give equal bits, and looking at a training does not change it."""
+"""Equal seeds give equal bits, and evaluations do not change them."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def test_two_runs_give_equal_bits(program, tmp_path):
 
 
 @pytest.mark.parametrize("program", ["dqn", "ppo_bc", "bc"])
-def test_the_cadence_of_checks_moves_no_bits(program, tmp_path):
+def test_eval_every_changes_no_bits_of_a_policy(program, tmp_path):
     hashes = set()
     for every in (0, 20, 45):
         artifact = programs["run"](program, tmp_path / str(every), steps=90, every=every)
@@ -35,12 +35,12 @@ def test_the_cadence_of_checks_moves_no_bits(program, tmp_path):
     assert len(hashes) == 1
 
 
-def test_the_cadence_of_validations_moves_no_bits_of_a_reward(tmp_path):
+def test_eval_every_changes_no_bits_of_a_reward_model(tmp_path):
     artifacts = [programs["run"]("trex", tmp_path / str(every), steps=90, every=every) for every in (0, 20)]
     weights = {bits(artifact)["agent.safetensors"] for artifact in artifacts}
     assert len(weights) == 1 and "validation/trex/accuracy" in (artifacts[1] / "metrics.jsonl").read_text()
 
 
-def test_seeds_differ(tmp_path):
+def test_runs_of_different_seeds_differ(tmp_path):
     artifacts = [programs["run"]("bc", tmp_path, steps=10, every=0, seed=seed) for seed in (0, 1)]
     assert bits(artifacts[0]) != bits(artifacts[1])

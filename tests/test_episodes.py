@@ -1,3 +1,5 @@
+"""Whole episodes: one for each seed, in batches; cut episodes, success, and labels."""
+
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -5,10 +7,10 @@ import numpy as np
 import pytest
 
 from lfd.data import Episode
-from lfd.data.episode import cut
+from lfd.data.episode import cut_episode
 from lfd.envs import Spaces
-from lfd.envs.sync import Sync
-from lfd.episodes import Lane, Played, covered, play, success_rates
+from lfd.envs.sync_vec_env import SyncVecEnv
+from lfd.episodes import EpisodeRecorder, LabelingPolicy, PlayedEpisode, holds_transitions, play, success_rates
 from lfd.errors import Interrupted
 
 
@@ -34,68 +36,79 @@ class Telling(gym.Env):
 
 @dataclass
 class Once:
-    """A policy that counts its waves."""
+    """A policy that counts the batches of episodes."""
 
-    waves: int = 0
+    batches: int = 0
 
     def __call__(self):
-        self.waves += 1
+        self.batches += 1
         return lambda obs: np.zeros(len(obs["a"]), np.int64)
+
+
+class Labeling(LabelingPolicy):
+    """Takes action 0; the labels are how often it was asked."""
+
+    def __init__(self):
+        self.labels = np.zeros(2, np.int64)
+
+    def __call__(self, obs):
+        self.labels = self.labels + 1
+        return np.zeros(2, np.int64)
 
 
 @pytest.fixture
 def env():
-    return Sync(Telling, Spaces(Telling.observation_space, Telling.action_space), 2, autoreset=False)
+    return SyncVecEnv(Telling, Spaces(Telling.observation_space, Telling.action_space), 2, autoreset=False)
 
 
-def test_one_episode_a_seed_in_waves_with_policies_of_their_own(env):
+def test_play_returns_one_episode_per_seed_with_a_policy_per_batch(env):
     policy = Once()
     played = play(env, policy, [4, 5, 6], keep=True)
     assert [one.success for one in played] == [1.0, 0.0, 1.0]
-    assert [one.value for one in played] == [3.0] * 3 and policy.waves == 2
+    assert [one.episode_return for one in played] == [3.0] * 3 and policy.batches == 2
     episode = played[0].episode
     assert episode.terminated and not episode.truncated
     assert episode.observations["a"][:, 0].tolist() == episode.observations["b"].tolist() == [0, 1, 2, 3]
 
 
-def test_no_data_unless_asked_for(env):
+def test_play_without_keep_returns_no_data(env):
     assert play(env, Once(), [1])[0].episode is None
 
 
-def test_it_stops_between_two_steps(env):
+def test_play_stops_between_steps_on_request(env):
     asked = iter([False, False])
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match="stopped while episodes were played"):
         play(env, Once(), [1], stopping=lambda: next(asked, True))
 
 
-def test_a_cut_episode_ends_in_neither_way_and_keeps_its_next_observation():
+def test_cut_episode_is_neither_terminated_nor_truncated():
     whole = Episode(np.arange(6.0)[:, None], np.arange(5), np.ones(5, np.float32), True, False, {"x": np.arange(5)})
-    shorter = cut(whole, 3)
+    shorter = cut_episode(whole, 3)
     assert (shorter.terminated, shorter.truncated) == (False, False)
     assert shorter.observations[:, 0].tolist() == [0, 1, 2, 3] and shorter.infos["x"].tolist() == [0, 1, 2]
-    assert cut(whole, 5) is whole
+    assert cut_episode(whole, 5) is whole
 
 
-def lane(length, running):
-    made = Lane(None, False, 1)
+def recorder(length, running):
+    made = EpisodeRecorder(None, False, 1)
     made._rewards, made.running = [1.0] * length, running
     return made
 
 
 @pytest.mark.parametrize(
-    ("lanes", "covers"),
+    ("recorders", "covers"),
     [
         ([(10, True)], True), ([(9, True), (9, False)], False),  # the first may go on and be all that is kept
         ([(4, False), (6, True)], True), ([(4, False), (5, True), (9, False)], False), ([(4, False), (6, False)], True),
         ([(4, False), (5, False)], False),
     ],
 )  # fmt: skip
-def test_lanes_cover_what_is_wanted_only_if_nothing_that_still_runs_could_change_it(lanes, covers):
-    assert covered([lane(*one) for one in lanes], 10) == covers
+def test_holds_transitions_is_true_only_if_no_running_episode_can_change_them(recorders, covers):
+    assert holds_transitions([recorder(*one) for one in recorders], 10) == covers
 
 
-def test_a_wave_ends_once_there_is_enough(env):
-    played = play(env, Once(), [4, 5], keep=True, enough=lambda lanes: lanes[0].length == 2)
+def test_play_cuts_episodes_once_there_is_enough(env):
+    played = play(env, Once(), [4, 5], keep=True, enough=lambda recorders: recorders[0].length == 2)
     assert [one.length for one in played] == [2, 2]
     assert not (played[0].episode.terminated or played[0].episode.truncated)
     assert played[0].episode.observations["a"][:, 0].tolist() == [0, 1, 2]
@@ -109,9 +122,17 @@ class Button(Telling):
         return obs, reward, over, cut, {"success": self.t == 1 and self.seed % 2 == 0}
 
 
-def test_success_is_told_at_the_end_and_at_any_time():
-    env = Sync(Button, Spaces(Telling.observation_space, Telling.action_space), 2, autoreset=False)
+def test_success_is_reported_at_the_end_and_at_any_step():
+    env = SyncVecEnv(Button, Spaces(Telling.observation_space, Telling.action_space), 2, autoreset=False)
     played = play(env, Once(), [2, 3])
     assert [(one.success, one.succeeded) for one in played] == [(0.0, 1.0), (0.0, 0.0)]
     assert success_rates(played) == {"success_rate": 0.0, "success_once_rate": 0.5}
-    assert success_rates([Played(1.0, 1, None, None)]) == {"success_rate": None, "success_once_rate": None}
+    assert success_rates([PlayedEpisode(1.0, 1, None, None)]) == {"success_rate": None, "success_once_rate": None}
+
+
+def test_labeling_policy_stores_labels_instead_of_actions(env, monkeypatch):
+    taken, step = [], SyncVecEnv.step
+    monkeypatch.setattr(SyncVecEnv, "step", lambda self, action: taken.append(action.tolist()) or step(self, action))
+    played = play(env, Labeling, [4, 5], keep=True)
+    assert [one.episode.actions.tolist() for one in played] == [[1, 2, 3]] * 2
+    assert taken == [[0, 0]] * 3

@@ -1,3 +1,5 @@
+"""Hardware: threads of PyTorch and the memory of freed tensors."""
+
 import os
 import subprocess
 import sys
@@ -9,7 +11,9 @@ from lfd.hardware import Hardware
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_frames_get_this_jobs_share_of_the_cores(monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+def test_set_num_threads_for_frames_uses_this_jobs_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
     monkeypatch.setattr(sys, "platform", platform)
     if platform == "darwin":
         monkeypatch.delattr(os, "sched_getaffinity")
@@ -20,15 +24,15 @@ def test_frames_get_this_jobs_share_of_the_cores(monkeypatch: pytest.MonkeyPatch
         (Hardware(jobs=4), True, 2), (Hardware(jobs=16), True, 1), (Hardware(), False, 1),
         (Hardware(threads=3), False, 3),
     ):  # fmt: skip
-        hardware.set_threads(frames)
+        hardware.set_num_threads(frames)
         assert torch.get_num_threads() == threads
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_memory_of_freed_tensors_is_kept() -> None:
+def test_torch_device_keeps_the_memory_of_freed_tensors() -> None:
     program = (
         "import resource, torch; from lfd.hardware import Hardware; from lfd.nets import NatureCNN\n"
-        "Hardware().open()\n"
+        "Hardware().torch_device()\n"
         "net, frames = NatureCNN((4, 84, 84)), torch.zeros(32, 4, 84, 84, dtype=torch.uint8)\n"
         "def faults(steps):\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -7,23 +7,23 @@ import pytest
 import torch
 
 from lfd.maths import (
-    clipped_exp,
+    bcq_action_mask,
     clipped_surrogate,
     conservative_gap,
-    cosine_agreement,
-    critics_error,
+    critic_mse,
+    exp_advantage_weight,
     expectile,
     gae,
+    gather_action,
     gaussian_log_prob,
     gumbel,
     kl_to_standard,
-    likely,
-    mixed_extremes,
     n_step,
+    pairwise_cosine,
     quantile_huber,
     smoothed_action,
+    soft_clipped_q,
     spectral_norm,
-    taken,
     tanh_correction,
     td_target,
 )
@@ -40,14 +40,14 @@ def test_shapes_that_would_broadcast_are_refused():
         td_target(torch.zeros(4, 1), torch.zeros(4), torch.zeros(4))
 
 
-def test_critics_error_is_a_mean_over_rows_and_a_sum_over_critics():
+def test_critic_mse_is_a_mean_over_rows_and_a_sum_over_critics():
     # errors of the first critic are 1 and -3, of the second 2 and 0: (1 + 9) / 2 + (4 + 0) / 2
     values, target = torch.tensor([[2.0, 3.0], [1.0, 4.0]]), torch.tensor([1.0, 4.0])
-    assert critics_error(values, target).item() == 7.0
+    assert critic_mse(values, target).item() == 7.0
 
 
-def test_taken():
-    assert taken(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])).tolist() == [2.0, 3.0]
+def test_gather_action_picks_one_value_of_each_row():
+    assert gather_action(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([1, 0])).tolist() == [2.0, 3.0]
 
 
 def test_gae_by_hand():
@@ -136,15 +136,15 @@ def test_quantile_huber_keeps_its_digits_where_returns_spread_widely(spread):
     assert (gradient - exact).abs().max() < 1e-5 * exact.abs().mean()
 
 
-def test_mixed_extremes():
-    assert mixed_extremes(torch.tensor([[1.0, 5.0, 3.0]]), 0.75).tolist() == [0.75 * 1 + 0.25 * 5]
+def test_soft_clipped_q_by_hand():
+    assert soft_clipped_q(torch.tensor([[1.0, 5.0, 3.0]]), 0.75).tolist() == [0.75 * 1 + 0.25 * 5]
 
 
-def test_likely_is_relative_to_the_likeliest():
+def test_bcq_action_mask_is_relative_to_the_likeliest_action():
     logits = torch.tensor([[0.6, 0.3, 0.1]]).log() + 7.0
-    assert likely(logits, 0.4).tolist() == [[True, True, False]]
-    assert likely(logits, 0.6).tolist() == [[True, False, False]]
-    assert likely(torch.tensor([[0.0, -torch.inf]]), 0.0).tolist() == [[True, True]]
+    assert bcq_action_mask(logits, 0.4).tolist() == [[True, True, False]]
+    assert bcq_action_mask(logits, 0.6).tolist() == [[True, False, False]]
+    assert bcq_action_mask(torch.tensor([[0.0, -torch.inf]]), 0.0).tolist() == [[True, True]]
 
 
 def test_kl_to_standard_against_torch():
@@ -159,12 +159,12 @@ def test_clipped_surrogate_is_pessimistic_on_both_sides():
     assert clipped_surrogate(ratio, advantage, 0.2).tolist() == pytest.approx([1.2, -1.5, 0.5, -0.8])
 
 
-def test_smoothing_clips_the_noise_and_then_the_action():
+def test_smoothed_action_clips_noise_and_action():
     action, normal = torch.tensor([[0.0, 0.0, 0.9]]), torch.tensor([[1.0, -9.0, 9.0]])
     assert smoothed_action(action, normal, 0.2, 0.5).tolist() == [pytest.approx([0.2, -0.5, 1.0])]
 
 
-def test_cosine_agreement_by_pairs():
+def test_pairwise_cosine_by_pairs():
     vectors = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     every_pair = [
         np.dot(v, w) / (np.linalg.norm(v) * np.linalg.norm(w))
@@ -172,19 +172,19 @@ def test_cosine_agreement_by_pairs():
         for j, w in enumerate(vectors[:, 2].numpy())
         if i != j
     ]
-    assert cosine_agreement(vectors)[2].item() == pytest.approx(sum(every_pair) / 3, rel=1e-12)
+    assert pairwise_cosine(vectors)[2].item() == pytest.approx(sum(every_pair) / 3, rel=1e-12)
 
 
-def test_cosine_agreement_of_parallel_opposite_and_single_vectors():
+def test_pairwise_cosine_of_parallel_opposite_and_single_vectors():
     one = torch.tensor([[0.3, -2.0]])
-    assert cosine_agreement(torch.stack([one, 5 * one, 2 * one])).tolist() == pytest.approx([3.0])
-    assert cosine_agreement(torch.stack([one, -one])).tolist() == pytest.approx([-2.0])
-    assert cosine_agreement(one.unsqueeze(0)).tolist() == pytest.approx([0.0])
+    assert pairwise_cosine(torch.stack([one, 5 * one, 2 * one])).tolist() == pytest.approx([3.0])
+    assert pairwise_cosine(torch.stack([one, -one])).tolist() == pytest.approx([-2.0])
+    assert pairwise_cosine(one.unsqueeze(0)).tolist() == pytest.approx([0.0])
 
 
-def test_cosine_agreement_of_a_flat_critic_has_a_finite_derivative():
+def test_pairwise_cosine_of_a_flat_critic_has_a_finite_derivative():
     vectors = torch.tensor([[[0.0, 0.0]], [[1.0, 2.0]]], requires_grad=True)
-    (gradient,) = torch.autograd.grad(cosine_agreement(vectors).sum(), vectors)
+    (gradient,) = torch.autograd.grad(pairwise_cosine(vectors).sum(), vectors)
     assert torch.isfinite(gradient).all()
 
 
@@ -215,7 +215,7 @@ def test_expectile_by_hand():
 
 
 @pytest.mark.parametrize("level", [0.5, 0.9])
-def test_the_minimum_of_the_expectile_loss_balances_both_sides(level):
+def test_expectile_minimum_balances_both_sides(level):
     drawn = torch.from_numpy(np.random.default_rng(0).normal(size=2_000))
     grid = torch.linspace(-1, 2, 3_001, dtype=torch.float64)
     best = grid[torch.stack([expectile(drawn - at, level).mean() for at in grid]).argmin()]
@@ -223,14 +223,14 @@ def test_the_minimum_of_the_expectile_loss_balances_both_sides(level):
     assert level * above.item() == pytest.approx((1 - level) * below.item(), rel=0.01)
 
 
-def test_clipped_exp_is_a_finite_constant():
+def test_exp_advantage_weight_is_a_finite_constant():
     exponent = torch.tensor([-1e6, 0.0, math.log(3.0), 2.0, 1e6], requires_grad=True)
-    weight = clipped_exp(exponent, 5.0)
+    weight = exp_advantage_weight(exponent, 5.0)
     assert weight.tolist() == pytest.approx([0.0, 1.0, 3.0, 5.0, 5.0]) and not weight.requires_grad
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (5, 40), (40, 5), (1, 8), (8, 1), (3, 3)])
-def test_spectral_norm(shape):
+def test_spectral_norm_equals_the_largest_singular_value(shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64, requires_grad=True)
     found, expected = spectral_norm(weight), torch.linalg.matrix_norm(weight, 2)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
@@ -238,5 +238,5 @@ def test_spectral_norm(shape):
     torch.testing.assert_close((slope * exact).sum(), torch.ones((), dtype=torch.float64), rtol=0.05, atol=0)
 
 
-def test_the_spectral_norm_of_zeros_can_be_divided_by():
+def test_spectral_norm_of_zeros_is_above_0():
     assert 0 < spectral_norm(torch.zeros(3, 4)) < 1e-6

@@ -11,7 +11,7 @@ from tests.algos.cases import DICT, FRAMES, VECTOR, observations
 
 
 @pytest.mark.parametrize("space", [VECTOR, DICT, FRAMES])
-def test_several_vectors_of_one_observation_are_as_each_alone(space):
+def test_net_with_several_vectors_equals_each_alone(space):
     generator = torch.Generator().manual_seed(0)
     obs = observations(space, 4, generator)
     vectors = torch.randn(5, 4, 3, generator=generator)
@@ -35,7 +35,7 @@ def picture(*shape, dtype=np.uint8):
         ((4, 64, 64, 3), (1, 2, 0, 3)), ((4, 3, 64, 64), (2, 3, 0, 1)), ((64, 64, 3, 4), (0, 1, 2, 3)),
     ],
 )  # fmt: skip
-def test_pictures_are_read_however_their_axes_are_ordered(shape, order):
+def test_nature_cnn_reads_any_order_of_axes(shape, order):
     """As the convolutions read the same numbers with the sides first and all else as channels behind."""
     assert is_frames(picture(*shape))
     torch.manual_seed(0)
@@ -50,8 +50,8 @@ def test_pictures_are_read_however_their_axes_are_ordered(shape, order):
 @pytest.mark.parametrize(
     "space", [picture(35, 84, 3), picture(32, 32, 3), picture(84, 84, 3, dtype=np.float32), picture(2, 2, 2, 64, 64)]
 )
-def test_pictures_that_no_convolution_reads_are_flattened_and_a_line_says_so(space, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "_told", set())
+def test_picture_without_convolutions_is_flattened_with_a_message(space, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_printed", set())
     assert not is_frames(space)
     for _ in range(2):
         assert encoder(space).features == np.prod(space.shape)
@@ -59,8 +59,8 @@ def test_pictures_that_no_convolution_reads_are_flattened_and_a_line_says_so(spa
     assert line.startswith(f"an observation {list(space.shape)} {space.dtype} is read as a vector of ")
 
 
-def test_of_small_grids_and_vectors_nothing_is_said(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "_told", set())
+def test_small_grid_or_vector_is_flattened_without_a_message(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_printed", set())
     encoder(picture(7, 7, 3))
     encoder(picture(5_000))
     assert capsys.readouterr().err == ""

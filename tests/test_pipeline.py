@@ -1,3 +1,5 @@
+"""The pipeline: order, keys, stored artifacts, refusals, failures."""
+
 import multiprocessing
 import os
 import shutil
@@ -7,22 +9,22 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lfd.agents.actor_critic import Policy
+from lfd.agents.actor_critic import PolicySpec
 from lfd.agents.q import QNet
-from lfd.algos.bc import Cloning
-from lfd.algos.cql import ConservativeDiscrete
-from lfd.artifacts import Store
-from lfd.errors import Refused
+from lfd.algos.bc import BC
+from lfd.algos.cql import CQLDiscrete
+from lfd.errors import UserError
 from lfd.hardware import Hardware
-from lfd.learner import Algo
+from lfd.learner.learner import Algo
 from lfd.log import RunLog
 from lfd.pipeline import TrainingPipeline
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
-from lfd.stages.fit import Fit
+from lfd.stages.fit.config import EvalConfig, Stop
+from lfd.stages.fit.loop import TrainLoop
+from lfd.stages.fit.stage import Fit
 from lfd.stages.load import Load
-from lfd.stages.recipe import Checks, Stop
-from lfd.stages.training import Training
+from lfd.store.artifacts import Store
 
 
 def demos(**settings):
@@ -30,7 +32,7 @@ def demos(**settings):
 
 
 def learn(steps=4, reads="demos", **settings):
-    return Fit(Algo(Policy([8]), {"bc": Cloning(reads)}, batch=8), steps, **{"check": Checks(0), **settings})
+    return Fit(Algo(PolicySpec([8]), {"bc": BC(reads)}, batch_size=8), steps, **{"eval": EvalConfig(0), **settings})
 
 
 def score(*names, **settings):
@@ -48,19 +50,19 @@ def plan(tmp_path, counting):
 STANDARD = {"expert": learn(), "demos": demos(), "learn": learn(), "score": score()}
 
 
-def test_only_what_a_target_needs_is_in_the_graph(plan):
+def test_pipeline_order_has_only_stages_that_targets_need(plan):
     assert plan(STANDARD).order == ["demos", "learn", "score"]
     assert plan(STANDARD, ["demos"]).order == ["demos"]
 
 
-def test_a_second_run_answers_from_what_is_stored(run_stages, counting):
+def test_pipeline_second_run_uses_stored_artifacts(run_stages, counting):
     first, second = (run_stages(STANDARD, counting) for _ in range(2))
     assert not any(report.cached for report in first.reports.values())
     assert list(second.reports) == list(first.reports) and all(report.cached for report in second.reports.values())
     assert second.missing() == [] and first.product("score") == second.product("score")
 
 
-def test_a_change_makes_only_what_stands_behind_it_again(run_stages, counting):
+def test_pipeline_after_a_change_runs_only_later_stages(run_stages, counting):
     run_stages(STANDARD, counting)
     pipeline = run_stages({**STANDARD, "learn": learn(seed=1)}, counting)
     assert {name: report.cached for name, report in pipeline.reports.items()} == {
@@ -68,13 +70,13 @@ def test_a_change_makes_only_what_stands_behind_it_again(run_stages, counting):
     }  # fmt: skip
 
 
-def test_names_of_stages_are_not_part_of_a_key(plan):
+def test_pipeline_keys_do_not_depend_on_names_of_stages(plan):
     first = plan(STANDARD)
     renamed = plan({"data": demos(), "student": learn(reads="data"), "result": score("student")}, ["result"])
     assert first.keys["demos"] == renamed.keys["data"] and first.keys["learn"] == renamed.keys["student"]
 
 
-def test_names_of_stages_change_no_bits(run_stages, counting):
+def test_pipeline_bits_do_not_depend_on_names_of_stages(run_stages, counting):
     first = run_stages(STANDARD, counting, "first").store.root
     renamed = {"data": demos(), "student": learn(reads="data"), "result": score("student")}
     second = run_stages(renamed, counting, "second").store.root
@@ -84,7 +86,7 @@ def test_names_of_stages_change_no_bits(run_stages, counting):
     assert made[0] == made[1] and len(made[0]) == 2
 
 
-def test_seeds_steps_data_and_env_are_part_of_a_key(plan, counting_next_step):
+def test_pipeline_keys_depend_on_seeds_steps_data_and_env(plan, counting_next_step):
     base = plan(STANDARD).keys["learn"]
     for other in (
         {"learn": learn(seed=1)}, {"learn": learn(steps=5)}, {"demos": demos(seed=1)},
@@ -94,36 +96,36 @@ def test_seeds_steps_data_and_env_are_part_of_a_key(plan, counting_next_step):
     assert plan(STANDARD, env=counting_next_step).keys["learn"] != base
 
 
-def test_what_is_wrongly_wired_is_refused(plan):
+def test_pipeline_with_wrong_names_is_refused(plan):
     cases = [
         ({}, ["scores"], "targets: no stage is called 'scores'; did you mean 'score'"),
-        ({}, [], "targets is empty"),
+        ({}, [], "targets: expected one or more of"),
         ({"score": score("lern")}, ["score"], "score: no stage is called 'lern'; did you mean 'learn'"),
-        ({"score": score("demos")}, ["score"], r"needs an actor, which 'demos' \(collect\) does not give"),
+        ({"score": score("demos")}, ["score"], r"needs an actor, which 'demos' \(collect\) does not provide"),
         ({"learn": learn(init_from="learn")}, ["score"], "circle: learn -> learn"),
-        ({"learn": learn(reads="learn")}, ["score"], r"needs a dataset, which 'learn' \(fit\) does not give"),
+        ({"learn": learn(reads="learn")}, ["score"], r"needs a dataset, which 'learn' \(fit\) does not provide"),
     ]
     for change, targets, message in cases:
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             plan({**STANDARD, **change}, targets)
 
 
-def test_a_stage_that_interacts_needs_an_environment(plan):
-    with pytest.raises(Refused, match="demos: steps an environment and there is none"):
+def test_pipeline_with_interaction_without_an_environment_is_refused(plan):
+    with pytest.raises(UserError, match="demos: needs an environment, got env=none"):
         plan(STANDARD, env=None)
 
 
-def test_a_failed_stage_leaves_nothing_that_looks_whole(run_stages, counting, monkeypatch, tmp_path):
+def test_pipeline_failed_stage_leaves_no_artifact(run_stages, counting, monkeypatch, tmp_path):
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_finish", lambda self: 1 / 0)
+        patch.setattr(TrainLoop, "_finish", lambda self: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run_stages(STANDARD, counting)
     assert not list((tmp_path / "store").glob("fit-*")) and len(list((tmp_path / "store").glob("collect-*"))) == 1
     assert not run_stages(STANDARD, counting).reports["learn"].cached
 
 
-def test_a_copy_of_a_shorter_run_that_was_cut_off_is_no_harm(run_stages, counting, monkeypatch):
-    """Killed while it copies what it goes on from, a run begins again."""
+def test_pipeline_killed_while_it_copies_a_shorter_run_starts_again(run_stages, counting, monkeypatch):
+    """The copy of the shorter run may be incomplete."""
     expected = run_stages({"demos": demos(), "learn": learn(20)}, counting, "straight").product("learn")
     copy, left = shutil.copytree, iter([1])
 
@@ -141,15 +143,15 @@ def test_a_copy_of_a_shorter_run_that_was_cut_off_is_no_harm(run_stages, countin
     assert (again.folder / "agent.safetensors").read_bytes() == (expected.folder / "agent.safetensors").read_bytes()
 
 
-def test_many_processes_that_need_the_same_make_it_once(tmp_path, counting):
+def test_pipeline_in_many_processes_runs_a_common_stage_once(tmp_path, counting):
     made = tmp_path / "made"
     inner = Collect.run
 
-    def run(self, lab):
+    def run(self, context):
         with made.open("a") as file:
             file.write(f"{os.getpid()}\n")
         time.sleep(0.2)
-        return inner(self, lab)
+        return inner(self, context)
 
     def job(seed):
         Collect.run = run
@@ -169,19 +171,19 @@ def test_many_processes_that_need_the_same_make_it_once(tmp_path, counting):
     assert sorted(stored) == ["collect"] + ["fit"] * 16
 
 
-def test_stages_in_a_row_each_start_from_the_one_before(run_stages, counting):
+def test_pipeline_runs_a_chain_of_training_stages(run_stages, counting):
     stages = {
         "demos": demos(), "a": learn(), "b": learn(init_from="a", seed=1), "c": learn(init_from="b", seed=2),
     }  # fmt: skip
     assert list(run_stages(stages, counting).reports) == ["demos", "a", "b", "c"]
 
 
-def test_a_loss_for_another_agent_is_refused_before_anything_runs(plan, tmp_path):
-    wrong = Fit(Algo(QNet([8]), {"bc": Cloning("demos")}), 5)
-    with pytest.raises(Refused, match="needs a PolicyAgent"):
+def test_pipeline_with_a_loss_of_another_agent_makes_nothing(plan, tmp_path):
+    wrong = Fit(Algo(QNet([8]), {"bc": BC("demos")}), 5)
+    with pytest.raises(UserError, match="needs a PolicyAgent"):
         plan({**STANDARD, "learn": wrong})
     assert not (tmp_path / "store").exists()
-    plan({**STANDARD, "learn": Fit(Algo(QNet([8]), {"gap": ConservativeDiscrete("demos")}), 5)})
+    plan({**STANDARD, "learn": Fit(Algo(QNet([8]), {"gap": CQLDiscrete("demos")}), 5)})
 
 
 @pytest.fixture
@@ -200,23 +202,26 @@ def file(tmp_path):
     return write
 
 
-def test_without_an_environment_the_file_tells_the_spaces(run_stages, file):
+def test_pipeline_without_an_environment_uses_the_spaces_of_files(run_stages, file):
     stages = {"demos": Load(file(actions=3), max_episode_steps=10), "learn": learn()}
     pipeline = run_stages(stages, None)
     assert pipeline.spaces.action == gym.spaces.Discrete(3) == pipeline.product("learn").spaces.action
-    assert pipeline.product("demos").passport["ends"] == {"terminated": 0, "truncated": 2, "cut": 0}
+    assert pipeline.product("demos").metadata["ends"] == {"terminated": 0, "truncated": 2, "cut": 0}
 
 
-def test_what_does_not_fit_together_is_refused_without_an_environment_too(plan, file):
+def test_pipeline_without_an_environment_checks_stages_too(plan, file):
     limit = {"max_episode_steps": 10}
     wide, narrow = Load(file("wide.npz", size=3), **limit), Load(file("narrow.npz"), **limit)
-    both = Fit(Algo(Policy([8]), {"a": Cloning("demos"), "b": Cloning("more")}, batch=8), 4)
+    both = Fit(Algo(PolicySpec([8]), {"a": BC("demos"), "b": BC("more")}, batch_size=8), 4)
     cases = [
-        ({"demos": Load(file()), "learn": learn()}, "does not say how its episodes ended"),
-        ({"demos": wide, "more": narrow, "learn": both}, "'more' is from other spaces than that of 'demos'"),
-        ({"demos": narrow, "learn": Fit(Algo(QNet([8]), {"bc": Cloning("demos")}), 5)}, "needs a PolicyAgent"),
-        ({"demos": narrow, "learn": learn(), "score": score()}, "score: steps an environment"),
+        ({"demos": Load(file()), "learn": learn()}, "does not tell how its episodes ended"),
+        (
+            {"demos": wide, "more": narrow, "learn": both},
+            "expected the spaces of 'demos' in the data of 'more', got others",
+        ),
+        ({"demos": narrow, "learn": Fit(Algo(QNet([8]), {"bc": BC("demos")}), 5)}, "needs a PolicyAgent"),
+        ({"demos": narrow, "learn": learn(), "score": score()}, "score: needs an environment"),
     ]
     for stages, message in cases:
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             plan(stages, [list(stages)[-1]], env=None)

@@ -1,12 +1,13 @@
-"""Parts that other packages bring, some of which cannot be used."""
+"""Classes that other packages register: wrong ones are left out with a message, their errors name the package."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from lfd import cli, registry
-from lfd.errors import FOREIGN
+from lfd import registry
+from lfd.cli import main as cli
+from lfd.errors import PLUGIN_MODULES
 
 ENTRIES = """[lfd.loss]
 broken = plugged_broken:Loss
@@ -18,33 +19,33 @@ leaving = plugged:Leaving
 MODULE = """
 from dataclasses import dataclass
 from lfd.agents.actor_critic import PolicyAgent
-from lfd.algos.bc import Cloning
+from lfd.algos.bc import BC
 nothing = 3
 @dataclass
-class Odd(Cloning):
+class Odd(BC):
     x: "set[bytes]" = None
 @dataclass
-class Raising(Cloning):
+class Raising(BC):
     def __call__(self, agent, batch):
         raise KeyError("mine")
 @dataclass
-class Leaving(Cloning):
+class Leaving(BC):
     def __call__(self, agent, batch):
         raise SystemExit(3)
 """
-SAYS = {
+MESSAGES = {
     "broken": "importing lfd.loss: broken = plugged_broken:Loss of the package plugged failed with ModuleNotFoundError",
     "nothing": "lfd.loss: nothing = plugged:nothing of the package plugged: expected a dataclass that is a Loss",
-    "odd": "lfd.loss: odd: no configuration can hold its fields: Unexpected type annotation",
+    "odd": "lfd.loss: odd: expected fields of types of OmegaConf: Unexpected type annotation",
     "raising": "the module plugged of the package plugged failed with KeyError: 'mine'; HYDRA_FULL",
     "leaving": "of the package plugged failed with SystemExit: 3; HYDRA_FULL_ERROR=1 shows the traceback",
 }
-TINY = ["dataset=random", "dataset.transitions=100", "learn.steps=5", "learn.check.every=0", "score.episodes=1"]
+TINY = ["dataset=random", "dataset.transitions=100", "learn.steps=5", "learn.eval.every=0", "score.episodes=1"]
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package of that kind, and an algorithm with each of its losses."""
+    """Installs the package, and an algorithm with each of its losses."""
     info = tmp_path / "lib" / "plugged-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
@@ -52,7 +53,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lib" / "plugged.py").write_text(MODULE)
     (tmp_path / "lib" / "plugged_broken.py").write_text("import a_library_that_is_not_there")
     (tmp_path / "mine" / "algo").mkdir(parents=True)
-    for name in SAYS:
+    for name in MESSAGES:
         line = f"defaults: [schema, /agent@agent: policy, /loss@losses.mine: {name}, _self_]"
         (tmp_path / "mine" / "algo" / f"{name}.yaml").write_text(f"{line}\nlosses: {{mine: {{reads: demos}}}}\n")
     monkeypatch.syspath_prepend(tmp_path / "lib")
@@ -62,23 +63,23 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     yield
     registry.parts.cache_clear()
     registry.BROKEN.clear()
-    FOREIGN.clear()
+    PLUGIN_MODULES.clear()
     for name in ("plugged", "plugged_broken"):
         sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize("name", SAYS)
-def test_a_part_that_cannot_be_used_is_told_by_its_name(
+@pytest.mark.parametrize("name", MESSAGES)
+def test_class_that_cannot_be_used_is_refused_by_its_name(
     name: str, package: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", "--config-dir", "mine", f"algo={name}", *TINY])
-    code, told = cli.run(), capsys.readouterr().err.splitlines()
-    assert code == 2 and told[-1].startswith("lfd: ") and SAYS[name] in told[-1], told
-    # Each of those that were left out is told once, and the others can be used.
-    assert [line.startswith("left out: ") for line in told].count(True) == 3
+    code, lines = cli.run(), capsys.readouterr().err.splitlines()
+    assert code == 2 and lines[-1].startswith("lfd: ") and MESSAGES[name] in lines[-1], lines
+    # Each class that is left out has one message.
+    assert [line.startswith("left out: ") for line in lines].count(True) == 3
 
 
-def test_one_job_that_leaves_ends_no_sweep(
+def test_system_exit_of_a_plugin_ends_its_job_only(
     package: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", "-m", "--config-dir", "mine", "algo=leaving,bc", *TINY])

@@ -1,4 +1,4 @@
-"""Columns with names: what sources give and losses read."""
+"""Batches: named columns that sources provide and losses read."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,52 +11,50 @@ Observation = Tensor | dict[str, Tensor]
 
 
 class Batch:
-    """Columns of equal leading size B; [B, L] where sequences were asked for, [B, 2, L] in pairs of pieces of episodes.
+    """Columns of equal leading size B; [B, L] for sequences, [B, 2, L] for pairs of segments of episodes.
 
-    A pytree, so `torch.vmap` takes it.
-
-    The annotations are the whole vocabulary: a loss names the columns it needs, a source those it gives,
-    and the pipeline compares the two before anything is built.
+    A pytree, so `torch.vmap` takes it. The annotations list all columns: a loss names the columns that it needs, a
+    source those that it provides, and a training stage compares the two before it builds anything.
     """
 
     obs: Observation  # [B, ...]
-    action: Tensor  # [B, A] in units of the space, after Agent.prepare in [-1, 1]; int64 [B] when discrete
-    reward: Tensor  # [B] what the loss learns from: the environment's or a learnt one; an n-step sum if told so
-    true_reward: Tensor  # [B] the environment's own reward, never touched
-    next_obs: Observation  # [B, ...] the true successor (n steps on), never a reset observation
-    discount: Tensor  # [B] gamma^n, 0 where the episode terminated: the factor of the bootstrap
+    action: Tensor  # [B, A] in units of the space, after Agent.preprocess in [-1, 1]; int64 [B] when discrete
+    reward: Tensor  # [B] reward for learning: the environment's, a constant or a learned one; summed over n steps
+    true_reward: Tensor  # [B] the environment's reward of one step, unchanged
+    next_obs: Observation  # [B, ...] the true successor n steps later, never a reset observation
+    discount: Tensor  # [B] gamma^n, the factor of the bootstrap; 0 if the episode terminated
     terminated: Tensor  # [B] bool
     truncated: Tensor  # [B] bool
-    next_action: Tensor  # [B, A] the action that the data took at next_obs
+    next_action: Tensor  # [B, A] action of the data at next_obs
     return_to_go: Tensor  # [B] discounted sum of rewards to the end of the episode
-    length: Tensor  # [B] int64: steps of the episode that the row is of
-    weight: Tensor  # [B] importance weight of a prioritised draw
-    log_prob: Tensor  # [B] of the action when it was taken
-    value: Tensor  # [B] estimate when it was taken
+    length: Tensor  # [B] int64: steps of the row's episode
+    weight: Tensor  # [B] importance weight of prioritized sampling
+    log_prob: Tensor  # [B] log probability of the action under the policy that took it
+    value: Tensor  # [B] value estimate of the agent that took the action
     advantage: Tensor  # [B]
     value_target: Tensor  # [B] advantage + value
-    first: Tensor  # [B, L] bool: an episode begins here, and the recurrent state anew
-    valid: Tensor  # [B, 2, L] bool, of pairs of pieces of episodes: False in the padding behind the shorter piece
-    preferred: Tensor  # [B] int64: which of the two pieces, 0 or 1, is of the better episode
-    state: Any  # [B, ...] recurrent state in which each sequence was begun; a fresh one where it is not given
+    first: Tensor  # [B, L] bool: first step of an episode, where the recurrent state restarts
+    valid: Tensor  # [B, 2, L] bool, in pairs of segments: False in the padding behind the shorter segment
+    preferred: Tensor  # [B] int64: index, 0 or 1, of the segment from the better episode
+    state: Any  # [B, ...] recurrent state at the start of each sequence; the initial state if absent
 
     def __init__(self, **columns: Any) -> None:
         unknown = columns.keys() - COLUMNS
         if unknown:
-            raise TypeError(f"not columns of a batch: {sorted(unknown)}")
+            raise TypeError(f"expected columns of Batch, got {sorted(unknown)}")
         self.__dict__.update(columns)
 
     def having(self, **columns: Any) -> "Batch":
-        """A batch with these columns added or replaced."""
+        """Returns a batch with these columns added or replaced."""
         return Batch(**{**self.__dict__, **columns})
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """The function applied to every tensor."""
+        """Returns a batch with the function applied to every tensor."""
         mapped: Batch = _pytree.tree_map(function, self)
         return mapped
 
     def at(self, index: Any) -> "Batch":
-        """Rows of it."""
+        """Returns the rows at an index of the leading axes."""
         return self.map(lambda column: column[index])
 
     def __repr__(self) -> str:
@@ -80,14 +78,14 @@ _pytree.register_pytree_node(Batch, _flatten, _unflatten, serialized_type_name="
 
 
 def tensors(arrays: Any, device: torch.device) -> Any:
-    """An observation (or any array) of numpy as tensors on the device."""
+    """Converts a NumPy array, or a dict of arrays, to tensors on the device."""
     if isinstance(arrays, Mapping):
         return {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
     return torch.from_numpy(arrays).to(device)
 
 
 def rows(observation: Any, index: Any) -> Any:
-    """Rows of an observation, be it one array or a dict of them."""
+    """Returns the rows at `index` of an observation, which is an array or a dict of arrays."""
     if isinstance(observation, Mapping):
         return {name: column[index] for name, column in observation.items()}
     return observation[index]

@@ -1,110 +1,113 @@
-"""Playing whole episodes: what evaluation, collection and interactive learning share.
+"""Plays whole episodes, for evaluation, collection and DAgger.
 
-Episodes are played in waves, one episode in each environment, so that every episode has a start state of its own seed
-and short episodes are not preferred to long ones, as they are when a fixed number of steps is taken.
+A batch of episodes has one episode in each environment, each with its own reset seed. Whole batches are played, as a
+fixed number of steps would favor short episodes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lfd.agents import Agent
 from lfd.batch import rows, tensors
 from lfd.data import Episode
 from lfd.envs import Spaces, VecEnv
-from lfd.envs.vector import Step
+from lfd.envs.spaces import Array
+from lfd.envs.vec_env import Step
 from lfd.errors import Interrupted
-from lfd.noise import Noise
+from lfd.rng import Rng
 
-Array = NDArray[Any]
-Policy = Callable[[Any], Array]  # observations [N, ...] -> actions [N, ...] in units of the space
+PolicyFunction = Callable[[Any], Array]  # observations [N, ...] -> actions [N, ...] in units of the space
+
+
+class LabelingPolicy(ABC):
+    """A policy whose episodes are stored with labels in place of its actions."""
+
+    labels: Array  # [N, ...] actions to store in place of the last actions
+
+    @abstractmethod
+    def __call__(self, obs: Any) -> Array:
+        """Returns the actions [N, ...] to take at observations [N, ...]."""
 
 
 @dataclass
-class Played:
-    """One episode as it went."""
+class PlayedEpisode:
+    """Result of one episode."""
 
-    value: float  # its undiscounted true return
-    length: int
-    success: float | None  # at its end: what the environment told last, 0 to 1, or None if it told nothing
-    episode: Episode | None  # its data, when asked for
-    succeeded: float | None = None  # at any time: the most that the environment told
+    episode_return: float  # undiscounted sum of the true rewards
+    length: int  # steps
+    success: float | None  # last success that the environment reported, 0 to 1; None if it reported none
+    episode: Episode | None  # data of the episode, if requested
+    succeeded: float | None = None  # largest success that the environment reported
 
 
-def greedy(agent: Agent, number: int, device: torch.device, noise: Noise | None = None) -> Policy:
-    """An agent as a policy of `number` environments; with noise a stochastic one is sampled."""
+def agent_policy(agent: Agent, number: int, device: torch.device, rng: Rng | None = None) -> PolicyFunction:
+    """Returns the agent's policy for `number` environments: greedy, or sampled if `rng` is given."""
     state = agent.initial_state(number)
 
     def act(obs: Any) -> Array:
         nonlocal state
-        action, state = agent.act(tensors(obs, device), state, noise)
-        taken: Array = action.cpu().numpy()
-        return taken
+        action, state = agent.act(tensors(obs, device), state, rng)
+        actions: Array = action.cpu().numpy()
+        return actions
 
     return act
 
 
 def play(
     env: VecEnv,
-    policy: Callable[[], Policy],
+    policy: Callable[[], PolicyFunction],
     seeds: Sequence[int],
     keep: bool = False,
     stack: int = 1,
     stopping: Callable[[], bool] = lambda: False,
     watch: Callable[[VecEnv], None] | None = None,
-    enough: Callable[["list[Lane]"], bool] = lambda lanes: False,
+    enough: Callable[["list[EpisodeRecorder]"], bool] = lambda recorders: False,
     ended: Callable[[int], None] = lambda episodes: None,
-) -> list[Played]:
-    """Play one episode from each seed; `policy` makes a fresh policy for every wave. Raises Interrupted when stopping.
+) -> list[PlayedEpisode]:
+    """Plays one episode for each seed.
 
-    With `keep` the data of the episodes is returned, single frames where observations stack. `watch` sees each state.
-    A wave ends early, its running episodes cut, once its lanes hold `enough`. `ended` is told after every step how many
-    episodes are over.
+    Args:
+        env: environments, which play a batch of episodes at a time.
+        policy: makes a new policy for each batch of episodes.
+        seeds: reset seeds.
+        keep: return the data of the episodes too; single frames if observations are stacks of frames.
+        stack: number of stacked frames in an observation.
+        stopping: True once the run was asked to stop.
+        watch: called with the environments before every step.
+        enough: True for the recorders of a batch whose data suffices; running episodes are then cut.
+        ended: called after every step with the number of finished episodes.
+
+    Raises:
+        Interrupted: `stopping` returned True.
     """
-    played: list[Played] = []
+    played: list[PlayedEpisode] = []
     for start in range(0, len(seeds), env.num_envs):
-        some = seeds[start : start + env.num_envs]
-        obs = env.reset([*some, *[some[-1]] * (env.num_envs - len(some))])
-        lanes = [Lane(rows(obs, index), keep, stack) for index in range(len(some))]
-        _wave(env, policy(), obs, lanes, stopping, watch, enough, partial(_added, ended, len(played)))
-        played += [lane.played() for lane in lanes]
+        batch = seeds[start : start + env.num_envs]
+        obs = env.reset([*batch, *[batch[-1]] * (env.num_envs - len(batch))])
+        recorders, act = [EpisodeRecorder(rows(obs, index), keep, stack) for index in range(len(batch))], policy()
+        while any(recorder.running for recorder in recorders) and not enough(recorders):
+            if stopping():
+                raise Interrupted("stopped while episodes were played")
+            if watch:
+                watch(env)
+            action = act(obs)
+            step = env.step(action)
+            stored = act.labels if isinstance(act, LabelingPolicy) else action
+            for index, recorder in enumerate(recorders):
+                recorder.add_step(index, stored[index], step)
+            ended(len(played) + sum(not recorder.running for recorder in recorders))
+            obs = step.obs
+        played += [recorder.played() for recorder in recorders]
     return played
 
 
-def _added(ended: Callable[[int], None], before: int, over: int) -> None:
-    ended(before + over)
-
-
-def _wave(
-    env: VecEnv,
-    policy: Policy,
-    obs: Any,
-    lanes: "list[Lane]",
-    stopping: Callable[[], bool],
-    watch: Callable[[VecEnv], None] | None,
-    enough: Callable[["list[Lane]"], bool],
-    ended: Callable[[int], None],
-) -> None:
-    while any(lane.running for lane in lanes) and not enough(lanes):
-        if stopping():
-            raise Interrupted("stopped while episodes were played")
-        if watch:
-            watch(env)
-        action = policy(obs)
-        step = env.step(action)
-        for index, lane in enumerate(lanes):
-            lane.follow(index, action[index], step)
-        ended(sum(not lane.running for lane in lanes))
-        obs = step.obs
-
-
-class Lane:
-    """One running episode."""
+class EpisodeRecorder:
+    """Records one running episode."""
 
     def __init__(self, obs: Any, keep: bool, stack: int) -> None:
         self._keep, self._stack = keep, stack
@@ -117,11 +120,11 @@ class Lane:
         self.running = True
 
     def _newest(self, obs: Any) -> Any:
-        # Copied: a view would keep the whole stack of every step in memory.
+        # copied, as a view would keep the stacks of all steps in memory
         return obs[-1].copy() if self._stack > 1 else obs
 
-    def follow(self, index: int, action: Any, step: Step) -> None:
-        """Take in what environment `index` did, if the episode runs still; `action` is what is kept as done."""
+    def add_step(self, index: int, action: Any, step: Step) -> None:
+        """Adds a step of environment `index` unless the episode has ended; `action` is the action to store."""
         if not self.running:
             return
         self._rewards.append(float(step.reward[index]))
@@ -137,46 +140,76 @@ class Lane:
 
     @property
     def length(self) -> int:
+        """Number of steps so far."""
         return len(self._rewards)
 
-    def played(self) -> Played:
-        value = float(np.sum(self._rewards))
+    def played(self) -> PlayedEpisode:
+        """Returns the result so far."""
         episode = self._episode() if self._keep else None
-        return Played(value, len(self._rewards), self.success, episode, self.succeeded)
+        return PlayedEpisode(float(np.sum(self._rewards)), self.length, self.success, episode, self.succeeded)
 
     def _episode(self) -> Episode:
         first = self._observations[0]
         observations: Any
         if isinstance(first, dict):
-            observations = {name: np.stack([seen[name] for seen in self._observations]) for name in first}
+            observations = {name: np.stack([obs[name] for obs in self._observations]) for name in first}
         else:
             observations = np.stack(self._observations)
-        rewards, over = np.array(self._rewards, np.float32), not self.running
-        return Episode(observations, np.stack(self._actions), rewards, self._terminated, over and not self._terminated)
+        rewards, truncated = np.array(self._rewards, np.float32), not self.running and not self._terminated
+        return Episode(observations, np.stack(self._actions), rewards, self._terminated, truncated)
 
 
-def covered(lanes: Sequence[Lane], transitions: float) -> bool:
-    """Do the lanes, taken in their order, give the first so many transitions, however the running ones go on?"""
-    held = 0
-    for lane in lanes:
-        held += lane.length
-        if held >= transitions or lane.running:
+def holds_transitions(recorders: Sequence[EpisodeRecorder], transitions: float) -> bool:
+    """True if the first `transitions` steps of the episodes, in order, cannot change as running episodes go on."""
+    count = 0
+    for recorder in recorders:
+        count += recorder.length
+        if count >= transitions or recorder.running:
             break
-    return held >= transitions
+    return count >= transitions
 
 
-def success_rates(played: Sequence[Played]) -> dict[str, float | None]:
-    """Shares of the episodes that were a success at their end, and at any time; None where nothing was told."""
-    ends = [one.success for one in played if one.success is not None]
-    times = [one.succeeded for one in played if one.succeeded is not None]
+def success_rates(played: Sequence[PlayedEpisode]) -> dict[str, float | None]:
+    """Mean success at the end of episodes and at any step; None if the environment reported no success."""
+    ends = [episode.success for episode in played if episode.success is not None]
+    times = [episode.succeeded for episode in played if episode.succeeded is not None]
     return {
         "success_rate": float(np.mean(ends)) if ends else None,
         "success_once_rate": float(np.mean(times)) if times else None,
     }
 
 
-def inside(spaces: Spaces, action: Array) -> Array:
-    """What the environment will do: continuous actions clipped to their bounds, so that the data says the truth."""
+@dataclass
+class Evaluation:
+    """Evaluates products on episodes with the same reset seeds."""
+
+    env: VecEnv
+    device: torch.device
+    rng: Callable[[int], Rng | None]  # member -> random numbers of its actions; None for greedy actions
+    play: Callable[[Callable[[], PolicyFunction]], list[PlayedEpisode]]  # plays an episode for each reset seed
+    asked: bool  # the product is listed in `policies` of the evaluation; a person plays only then
+
+    def scores(self, policies: Sequence[Callable[[], PolicyFunction]]) -> dict[str, Any]:
+        """Plays the policies of a product's members and returns the statistics of all episodes."""
+        members = [self.play(policy) for policy in policies]
+        return summarize([[episode.episode_return for episode in played] for played in members], sum(members, []))
+
+
+def summarize(returns: list[list[float]], played: list[PlayedEpisode]) -> dict[str, Any]:
+    """Statistics of the undiscounted returns of every member's episodes, of lengths and of success."""
+    values = np.array(returns).ravel()
+    summary: dict[str, Any] = {
+        "return_mean": float(values.mean()), "return_std": float(values.std()), "return_min": float(values.min()),
+        "return_max": float(values.max()), "episodes": len(values),
+        "length_mean": float(np.mean([episode.length for episode in played])), **success_rates(played),
+    }  # fmt: skip
+    if len(returns) > 1:
+        summary["members"] = [float(np.mean(values)) for values in returns]
+    return summary
+
+
+def clip_action(spaces: Spaces, action: Array) -> Array:
+    """Clips continuous actions to the bounds of the space, so that stored actions are the executed ones."""
     if spaces.actions == "discrete":
         return action
     space: Any = spaces.action

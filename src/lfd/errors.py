@@ -1,4 +1,4 @@
-"""How a run ends when it does not end well: each ending is an exception with its exit code."""
+"""Errors that end a run with one line and an exit code, and the table of exit codes."""
 
 import errno
 import os
@@ -8,131 +8,150 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a limit on file sizes is a full disk to the user
-_STORAGE = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOLCK, errno.EMFILE, errno.ENFILE, *_FULL)
-_MEMORY = re.compile(
+_DISK_FULL_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+)  # EFBIG: a limit on file sizes, which for a user is a full disk
+_STORAGE_ERRNOS = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOLCK, errno.EMFILE, errno.ENFILE, *_DISK_FULL_ERRNOS)
+_MEMORY_PATTERN = re.compile(
     r"out of memory|can't allocate memory|not enough memory|calculation overflowed|bytes? overflow", re.I
 )
 
-# Modules that other people's packages have brought in, by name, and what to call them in a sentence.
-FOREIGN: dict[str, str] = {}
+# Modules of registered plugins, by name, and their names in error messages.
+PLUGIN_MODULES: dict[str, str] = {}
 
 
-class Ending(Exception):
-    """A run's ending that is told in one line, without a traceback."""
+# Exit codes and their meanings. A sweep exits with the first of them that one of its jobs has.
+EXIT_CODES = {
+    75: "stopped; the same command continues",
+    74: "the disk is full; the same command continues once there is space",
+    1: "internal error; HYDRA_FULL_ERROR=1 shows the traceback",
+    3: "labels are needed from outside",
+    4: "the training diverged",
+    2: "wrong configuration or input; nothing was changed",
+    0: "done",
+}
+
+
+class RunError(Exception):
+    """An error that ends a run with one line instead of a traceback."""
 
     exit_code: int
 
 
-class Refused(Ending):
-    """Wrong configuration or input. The message names the thing, what was expected and the way out."""
+class UserError(RunError):
+    """Wrong configuration or input. The message names the key, what was expected, the value and the way out."""
 
     exit_code = 2
 
 
-class LabelsNeeded(Ending):
-    """The run waits for labels from outside; the message says where they are asked for."""
+class LabelsNeeded(RunError):
+    """The run waits for labels from outside; the message names the folder of the request."""
 
     exit_code = 3
 
 
-class Diverged(Ending):
-    """A loss or a weight is no finite number any longer although all data is."""
+class Diverged(RunError):
+    """A loss or a weight became NaN or infinite although all data is finite."""
 
     exit_code = 4
 
 
-class DiskFull(Ending):
+class DiskFull(RunError):
     """The disk or a quota is full; the same command continues once there is space."""
 
     exit_code = 74
 
 
-class Interrupted(Ending):
-    """Stopped by a signal; the same command continues from the last boundary."""
+class Interrupted(RunError):
+    """Stopped by a signal; the same command continues from the last checkpoint."""
 
     exit_code = 75
 
 
-PASSING = (Ending, KeyboardInterrupt, GeneratorExit)  # through other people's code, which did not raise it
+# Errors that foreign code does not raise itself, so that they are not reported as errors of that code.
+PASS_THROUGH = (RunError, KeyboardInterrupt, GeneratorExit)
 
 
-def foreign_error(what: str, error: BaseException, hint: str = "") -> Refused:
-    """What other people's code raised, as one line: `what` names the code and what it was doing, `hint` the way out."""
+def external_error(what: str, error: BaseException, hint: str = "") -> UserError:
+    """An error of foreign code as UserError: `what` names the code and what it did, `hint` is the way out."""
     try:
         text = " ".join(str(error).split())[:300]
-    except Exception:  # what it raised cannot even be told
+    except Exception:  # an error whose own message fails
         text = ""
-    way = f"{hint}; " if hint else ""
-    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return Refused(f"{what} failed with {told}; {way}HYDRA_FULL_ERROR=1 shows the traceback")
+    description = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    way_out = f"{hint}; " if hint else ""
+    return UserError(f"{what} failed with {description}; {way_out}HYDRA_FULL_ERROR=1 shows the traceback")
 
 
 @contextmanager
-def foreign_code(what: str, hint: str = "") -> Iterator[None]:
-    """Turns whatever other people's code raises in the body, a `SystemExit` too, into Refused; see `foreign_error`."""
+def external_errors(what: str, hint: str = "") -> Iterator[None]:
+    """Turns errors of foreign code in the body, and its `SystemExit`, into UserError; see `external_error`."""
     try:
         yield
-    except PASSING:
+    except PASS_THROUGH:
         raise
-    except BaseException as error:  # extensions raise classes that are no Exception
-        raise foreign_error(what, error, hint) from error
+    except BaseException as error:  # extension modules raise classes that are no Exception
+        raise external_error(what, error, hint) from error
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """In Python, in NumPy, or in PyTorch, which has no class for it where the memory is the machine's own."""
-    is_torchs = isinstance(error, RuntimeError) and _MEMORY.search(str(error)) is not None
-    return isinstance(error, MemoryError) or is_torchs or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+def _is_out_of_memory(error: BaseException) -> bool:
+    """True for out-of-memory errors of Python, NumPy and PyTorch, which on a CPU raises a RuntimeError for it."""
+    is_torch_error = isinstance(error, RuntimeError) and _MEMORY_PATTERN.search(str(error)) is not None
+    return (
+        isinstance(error, MemoryError) or is_torch_error or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )
 
 
-def system_error(error: BaseException, path: str | os.PathLike[str] = "") -> Ending | None:
-    """What the machine could not do, as an ending that names the path; None if the error is no such thing.
+def system_error(error: BaseException, path: str | os.PathLike[str] = "") -> RunError | None:
+    """An error of the machine (disk, files, memory) as a run error that names the path; None for other errors.
 
-    `path` is what the work was about, for errors that do not tell.
+    `path` is used for errors that name no file.
     """
-    if _out_of_memory(error):
-        told = " ".join(str(error).split())[:200]
-        return Refused(
-            f"out of memory{f' ({told})' if told else ''}; fewer or smaller networks, members, batches and replays "
-            "take less"
+    if _is_out_of_memory(error):
+        text = " ".join(str(error).split())[:200]
+        return UserError(
+            f"out of memory{f' ({text})' if text else ''}; use fewer or smaller networks, members, batches or replay "
+            "buffers"
         )
     if not isinstance(error, OSError) or error.errno is None:
         return None
-    # What is written beside a file goes by the file's name.
-    place = re.sub(r"\.\d+\.tmp$", "", os.fsdecode(error.filename)) if error.filename is not None else os.fspath(path)
-    if error.errno in _FULL:
+    # A temporary file beside a file is reported under the file's name.
+    name = re.sub(r"\.\d+\.tmp$", "", os.fsdecode(error.filename)) if error.filename is not None else os.fspath(path)
+    if error.errno in _DISK_FULL_ERRNOS:
         return DiskFull(
-            f"the disk is full ({place or 'a file'} could not be written): free some space and repeat the command; "
+            f"the disk is full ({name or 'a file'} could not be written): free some space and repeat the command; "
             "finished work is kept"
         )
-    if not place and error.errno not in _STORAGE:
+    if not name and error.errno not in _STORAGE_ERRNOS:
         return None
-    return Refused(
-        f"{place or 'a file'} cannot be used ({error.strerror}): mend that, or choose another place as in outputs=..., "
+    return UserError(
+        f"{name or 'a file'} cannot be used ({error.strerror}): fix that, or choose another folder as in outputs=..., "
         "and repeat the command; finished work is kept"
     )
 
 
-def ending_of(error: BaseException) -> Ending | None:
-    """How an error is told that comes from the system or from other people's code; None if it is a fault of ours."""
-    if isinstance(error, Ending):
+def to_run_error(error: BaseException) -> RunError | None:
+    """The run error for an error of the machine or of foreign code; None for an internal error."""
+    if isinstance(error, RunError):
         return error
-    ending = system_error(error)
-    if isinstance(ending, DiskFull) or _out_of_memory(error):
-        return ending
+    run_error = system_error(error)
+    if isinstance(run_error, DiskFull) or _is_out_of_memory(error):
+        return run_error
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__", ""))
-        for known, called in FOREIGN.items():
-            if module == known or module.startswith(f"{known}."):
-                return foreign_error(called, error)
-    # Nothing of ours ends a process in that way.
-    return foreign_error("other people's code", error) if isinstance(error, SystemExit) else ending
+        for plugin, description in PLUGIN_MODULES.items():
+            if module == plugin or module.startswith(f"{plugin}."):
+                return external_error(description, error)
+    # lfd itself raises no SystemExit
+    return external_error("foreign code", error) if isinstance(error, SystemExit) else run_error
 
 
-def nearest(word: str, options: Iterable[str]) -> str:
-    """The end of a refusal: the option nearest to `word`, or all of them if none is near."""
-    known = sorted(options)
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return f"known: {', '.join(known)}" if known else "there are none"
+def suggest(word: str, options: Iterable[str]) -> str:
+    """The end of an error message: the option most similar to `word`, or all options if none is similar."""
+    names = sorted(options)
+    matches = get_close_matches(word, names, n=1, cutoff=0.6)
+    if matches:
+        return f"did you mean {matches[0]!r}?"
+    return f"known: {', '.join(names)}" if names else "there are none"

@@ -1,7 +1,8 @@
-"""The machine: device, threads, precision of matrix products."""
+"""The configuration group `hardware`: device, threads and recorded gradient steps."""
 
 import ctypes
 import os
+import shutil
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,58 +11,76 @@ from pathlib import Path
 
 import torch
 
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 
 class Device(Enum):
+    """Where networks are computed; `gpu` is a CUDA device."""
+
     cpu = "cpu"
     gpu = "gpu"
 
 
 @dataclass
 class Hardware:
+    """Device, threads and the recording of gradient steps of a run."""
+
     device: Device = Device.cpu
-    threads: int = 0  # of PyTorch; 0 = one for vector observations, this job's share of the cores for frames
-    jobs: int = 1  # that share this machine's cores; a sweep sets it
-    record: bool = True  # record gradient steps and repeat them; false runs every loss in every step
+    threads: int = 0  # threads of PyTorch; 0 = one for vector observations, this job's share of the cores for frames
+    jobs: int = 1  # number of jobs that share this machine's cores; a sweep sets it
+    record: bool = True  # record a gradient step once and replay it; false runs every loss in every step
 
     def __post_init__(self) -> None:
-        if self.threads < 0 or self.jobs < 1:
-            raise Refused(f"hardware: threads is {self.threads}, jobs {self.jobs}; at least 0 and 1 are expected")
+        for name, low in (("threads", 0), ("jobs", 1)):
+            if getattr(self, name) < low:
+                raise UserError(f"hardware.{name}: expected {low} or more, got {getattr(self, name)}")
 
-    def open(self) -> torch.device:
-        """The device, which must be there."""
-        _keep_memory()
+    def torch_device(self) -> torch.device:
+        """The device. Raises UserError if it is a GPU and PyTorch finds none."""
+        _keep_freed_memory()
         if self.device is Device.gpu and not torch.cuda.is_available():
-            raise Refused("hardware=gpu: no CUDA device is visible to PyTorch; set hardware=cpu")
+            raise UserError("hardware=gpu: expected a CUDA device, but PyTorch finds none; set hardware=cpu")
         return torch.device("cuda" if self.device is Device.gpu else "cpu")
 
-    def set_threads(self, frames: bool) -> None:
-        """Small networks are faster on one thread than on two, and more threads than cores stall each other."""
-        # macOS binds no process to cores, and cannot tell
+    def set_num_threads(self, frames: bool) -> None:
+        """Sets PyTorch's threads; `frames` is True if observations are images, whose networks gain from threads."""
+        # macOS binds no process to cores and has no sched_getaffinity
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
         torch.set_num_threads(self.threads or (max(1, cores // self.jobs) if frames else 1))
 
 
-def memory() -> int:
-    """Bytes that this machine, or the container that this is in, has in all."""
+def total_memory() -> int:
+    """Total memory of this machine, or of the container that this process runs in, in bytes."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for told in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for limit_file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with suppress(OSError, ValueError):  # no such file, or it says "max"
-            limits.append(int(Path(told).read_text()))
+            limits.append(int(Path(limit_file).read_text()))
     return min(limits)
 
 
-def _keep_memory() -> None:
-    """Have glibc keep the memory of freed tensors for the next ones.
+def check_memory(what: str, needed: int) -> None:
+    """Raises UserError if `what` needs more bytes of memory than this machine has."""
+    if needed > (available := total_memory()):
+        raise UserError(f"{what}: {needed:,} bytes of memory are needed, this machine has {available:,}; choose less")
 
-    By default it gives large ones back, and a gradient step on frames spends a quarter of its time on fetching them
-    again, page by page.
+
+def check_disk(what: str, needed: int, folder: Path) -> None:
+    """Raises UserError if `what` needs more bytes than are free where `folder` is, or will be made."""
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    if needed > free:
+        raise UserError(f"{what}: {needed:,} bytes on disk are needed, {free:,} are free; choose less")
+
+
+def _keep_freed_memory() -> None:
+    """Makes glibc keep the memory of freed tensors for later ones.
+
+    By default glibc returns large blocks to the system, and a gradient step on frames spends a quarter of its time on
+    fetching them again, page by page.
     """
     if sys.platform != "linux":
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has no mallopt
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3  # numbers of malloc.h
         mallopt(trim_threshold, 1 << 28)
-        mallopt(mmap_threshold, 1 << 25)  # the largest that it takes
+        mallopt(mmap_threshold, 1 << 25)  # the largest value that mallopt accepts

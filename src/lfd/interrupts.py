@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first one asks to stop, the second one ends the process, whatever it does."""
+"""Ctrl-C and SIGTERM: the first signal requests a stop, the second one ends the process at once."""
 
 import atexit
 import multiprocessing
@@ -13,144 +13,155 @@ from typing import Any, final
 from lfd.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GRACE = 0.5  # seconds in which the process may still end by itself after the second one
+GRACE_PERIOD = 0.5  # seconds after the second signal in which the process may still end by itself
 
-Ask = Callable[[], Any]
+StopRequest = Callable[[], Any]
 
 
 @final
-class _Now:
-    """What this process does about signals."""
+class _State:
+    """State of signal handling in this process."""
 
-    taken = False  # are the handlers ours?
-    ignores = False  # does another process decide what they mean?
-    code: int | None = None  # the exit code of a run that is over
-    mask: Any = None  # signals that were blocked before a fork
-    asks: list[Ask] = []
+    installed = False  # True while the handlers below are installed
+    ignored = False  # True if the parent process or the calling program handles signals
+    final_exit_code: int | None = None  # exit code of the finished run; None while it runs
+    blocked_before_fork: Any = None  # signal mask before a fork
+    stop_requests: list[StopRequest] = []
 
 
-def take() -> Callable[[], None]:
-    """From now on the first signal calls what `asking` names, or is a KeyboardInterrupt where that is nothing.
+def install_handlers() -> Callable[[], None]:
+    """Installs handlers and returns the function that restores the previous ones.
 
-    The second one ends the process and its children with exit code 75. A thread counts them: Python's own handlers wait
-    for the main thread, which may be deep in other people's C. Returns what undoes this; outside the main thread, and
-    where it is done already, nothing changes.
+    The first signal calls the callbacks of `stop_request_handler`, or raises KeyboardInterrupt if there are none. The
+    second signal ends the process and its children with exit code 75. A thread counts signals, because Python's
+    handlers wait for the main thread, which may be inside C code. Outside the main thread, and if the handlers are
+    installed already, nothing changes.
     """
-    if _Now.taken or _Now.ignores or threading.current_thread() is not threading.main_thread():
+    if _State.installed or _State.ignored or threading.current_thread() is not threading.main_thread():
         return lambda: None
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    undone = threading.Event()
-    before = {number: signal.signal(number, _first) for number in SIGNALS}
-    woken = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(reading, undone), daemon=True).start()
-    _Now.taken = True
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    restored = threading.Event()
+    previous_handlers = {number: signal.signal(number, _handle_first_signal) for number in SIGNALS}
+    previous_wakeup_fd = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    threading.Thread(target=_watch_for_second_signal, args=(read_end, restored), daemon=True).start()
+    _State.installed = True
 
-    def undo() -> None:
-        _Now.taken = False
-        undone.set()
-        signal.set_wakeup_fd(woken)
-        os.close(writing)
-        for number, handler in before.items():
+    def restore() -> None:
+        _State.installed = False
+        restored.set()
+        signal.set_wakeup_fd(previous_wakeup_fd)
+        os.close(write_end)
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
-    return undo
+    return restore
 
 
 @contextmanager
-def taken() -> Iterator[None]:
-    """`take` for as long as the `with` block lasts."""
-    undo = take()
+def handlers_installed() -> Iterator[None]:
+    """Installs the handlers for the `with` block; see `install_handlers`."""
+    restore = install_handlers()
     try:
         yield
     finally:
-        undo()
+        restore()
 
 
 @contextmanager
-def asking(ask: Ask) -> Iterator[None]:
-    """While inside, the first signal calls this; see `take`."""
-    with taken():
-        _Now.asks.append(ask)
+def stop_request_handler(request_stop: StopRequest) -> Iterator[None]:
+    """In the `with` block the first signal calls `request_stop`; see `install_handlers`."""
+    with handlers_installed():
+        _State.stop_requests.append(request_stop)
         try:
             yield
         finally:
-            _Now.asks.remove(ask)
+            _State.stop_requests.remove(request_stop)
 
 
-def ignore() -> None:
-    """From now on signals mean nothing here: the process that this one works for gets them too, and decides."""
-    _Now.ignores = True
+@contextmanager
+def default_signal_handling() -> Iterator[None]:
+    """In the `with` block signals act as in any Python program: each Ctrl-C raises KeyboardInterrupt."""
+    before, _State.ignored = _State.ignored, True
+    try:
+        yield
+    finally:
+        _State.ignored = before
+
+
+def ignore_signals() -> None:
+    """Ignores signals in this worker process: its parent gets them too and decides when to stop."""
+    _State.ignored = True
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def over(code: int) -> None:
-    """The run is over: a signal changes nothing of its exit code any longer, and prints nothing."""
-    _Now.code = code
-    if _Now.taken:
+def set_final_exit_code(code: int) -> None:
+    """Marks the run as finished: a later signal prints nothing and does not change its exit code."""
+    _State.final_exit_code = code
+    if _State.installed:
         for number in SIGNALS:
             signal.signal(number, lambda *_: os._exit(code))
 
 
-def _first(number: int, frame: FrameType | None) -> None:
-    # The next one is the thread's affair; a handler of Python's is still needed, for that to hear of it.
+def _handle_first_signal(number: int, frame: FrameType | None) -> None:
+    # The thread handles the second signal; it is woken only while a Python handler is installed.
     for each in SIGNALS:
         signal.signal(each, lambda *_: None)
-    if not _Now.asks:
+    if not _State.stop_requests:
         raise KeyboardInterrupt
-    for ask in tuple(_Now.asks):
-        ask()
+    for request_stop in tuple(_State.stop_requests):
+        request_stop()
 
 
-def _watch(reading: int, undone: threading.Event) -> None:
-    """Wait for the second signal; the end of the pipe means that the handlers were undone."""
-    found = 0
-    while found < 2:
-        told = os.read(reading, 64)
-        if not told:
-            os.close(reading)
+def _watch_for_second_signal(read_end: int, restored: threading.Event) -> None:
+    """Waits for the second signal; the pipe ends when the previous handlers are restored."""
+    count = 0
+    while count < 2:
+        numbers = os.read(read_end, 64)
+        if not numbers:
+            os.close(read_end)
             return
-        found += sum(number in SIGNALS for number in told)
-    if undone.wait(GRACE):
-        os.close(reading)
+        count += sum(number in SIGNALS for number in numbers)
+    if restored.wait(GRACE_PERIOD):
+        os.close(read_end)
         return
-    if _Now.code is not None:
-        os._exit(_Now.code)
+    if _State.final_exit_code is not None:
+        os._exit(_State.final_exit_code)
     for child in multiprocessing.active_children():
-        with suppress(OSError, TypeError):  # it has ended, or has not begun
-            os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type] # joblib's have no kill() of their own
+        with suppress(OSError, TypeError):  # the child has ended or was not started yet
+            os.kill(child.pid, signal.SIGKILL)  # type: ignore[arg-type] # joblib's processes have no kill()
     clear = "\r\x1b[K" if os.isatty(2) else ""
     os.write(2, f"{clear}lfd: stopped at once; the same command continues\n".encode())
     os._exit(Interrupted.exit_code)
 
 
-def _forget() -> None:
-    """A forked child is no part of the run: there, signals do what they do in any process."""
-    if _Now.taken:
+def _reset_in_child() -> None:
+    """Restores the default handlers in a forked child, which is no part of the run."""
+    if _State.installed:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _Now.taken = False
-    _Now.asks.clear()
-    _unblock()
+    _State.installed = False
+    _State.stop_requests.clear()
+    _unblock_signals()
 
 
-def _block() -> None:
-    # Until it has forgotten ours, a signal to the child would count as one to this process.
-    _Now.mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+def _block_signals() -> None:
+    # Until the child has its own handlers, a signal to it would count as a signal to this process.
+    _State.blocked_before_fork = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _Now.mask)
+def _unblock_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _State.blocked_before_fork)
 
 
 @atexit.register
-def _last() -> None:
-    """Python is about to take its handlers away, and there is nothing left to stop."""
-    if _Now.code is not None:
+def _ignore_signals_at_exit() -> None:
+    """Ignores signals while Python shuts down after a finished run."""
+    if _State.final_exit_code is not None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
 
-os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_forget)
+os.register_at_fork(before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_reset_in_child)

@@ -1,4 +1,4 @@
-"""Equations, and nothing else: pure functions of tensors, each with its source."""
+"""Equations: pure functions of tensors, each with its source."""
 
 import math
 
@@ -13,23 +13,23 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return (reward + discount * next_value).detach()
 
 
-def critics_error(values: Tensor, target: Tensor) -> Tensor:
+def critic_mse(values: Tensor, target: Tensor) -> Tensor:
     """Squared errors of values [B, K] from targets [B], averaged over the batch and summed over K critics -> []."""
     return (values - target.unsqueeze(-1)).square().mean(0).sum()
 
 
-def taken(values: Tensor, action: Tensor) -> Tensor:
-    """values [B, A] of the actions taken, int64 [B] -> [B]."""
+def gather_action(values: Tensor, action: Tensor) -> Tensor:
+    """values [B, A] at the actions int64 [B] -> [B]."""
     return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
 def gae(
     reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: float, lam: float
 ) -> Tensor:
-    """Generalised advantage estimation (Schulman et al. 2016, eq. 16), all inputs [T, N], result [T, N].
+    """Generalized advantage estimation (Schulman et al. 2016, eq. 16), all inputs [T, N], result [T, N].
 
     A termination stops the bootstrap; the end of an episode, be it termination or truncation, stops the trace.
-    `next_value` is that of the true successor, so a truncated step is bootstrapped from where it was cut.
+    `next_value` is the value of the true successor: a truncated step bootstraps from its last observation.
     """
     _same_shape(reward, value, next_value, terminated, done)
     delta = reward + gamma * next_value * ~terminated - value
@@ -45,37 +45,45 @@ def gae(
 def n_step(reward: Tensor, terminated: Tensor, last: Tensor, gamma: float) -> tuple[Tensor, Tensor, Tensor]:
     """The n-step return of windows [B, n] of consecutive steps.
 
-    `last` marks the steps after which a window may not go on (the end of an episode or of the data); what stands behind
-    it is ignored. Returns the sum of discounted rewards, the discount of the bootstrap (0 if the window terminated) and
-    how many steps were taken, each [B].
+    `last` marks steps that end a window (the end of an episode or of the data); later steps are ignored.
+
+    Returns:
+        The sum of discounted rewards, the discount of the bootstrap (0 if the window terminated) and the number of
+        steps, each [B].
     """
     _same_shape(reward, terminated, last)
     ended_before = F.pad(last.long().cumsum(1), (1, 0))[:, :-1] > 0
     powers = gamma ** torch.arange(reward.shape[1], device=reward.device, dtype=reward.dtype)
-    taken_steps = (~ended_before).sum(1)
+    num_steps = (~ended_before).sum(1)
     summed = (torch.where(ended_before, 0.0, reward) * powers).sum(1)
     alive = ~(terminated & ~ended_before).any(1)
-    return summed, alive * gamma ** taken_steps.to(reward.dtype), taken_steps
+    return summed, alive * gamma ** num_steps.to(reward.dtype), num_steps
 
 
-def conservative_gap(values: Tensor, taken_value: Tensor, log_density: Tensor | float, temperature: float) -> Tensor:
-    """How far the soft maximum over actions exceeds the value of the action taken (Kumar et al. 2020, eq. 4).
+def conservative_gap(values: Tensor, data_value: Tensor, log_density: Tensor | float, temperature: float) -> Tensor:
+    """Soft maximum over actions less the value of the data's action (Kumar et al. 2020, eq. 4).
 
-    values [B, K] of K actions, their log densities under whatever proposed them (0 when all actions are listed),
-    taken_value [B] -> [B]. The density corrects the importance of sampled actions (appendix F).
+    Args:
+        values: [B, K] of K actions.
+        data_value: [B] of the data's action.
+        log_density: [B, K] of the distribution that proposed each action, an importance weight (appendix F); 0 if all
+            actions are listed.
+
+    Returns:
+        [B].
     """
     soft_maximum = temperature * torch.logsumexp(values / temperature - log_density, dim=-1)
-    _same_shape(soft_maximum, taken_value)
-    return soft_maximum - taken_value
+    _same_shape(soft_maximum, data_value)
+    return soft_maximum - data_value
 
 
 def expectile(error: Tensor, level: float) -> Tensor:
-    """|level - 1{u < 0}| u^2 of errors u: its minimum is the `level` expectile (Kostrikov et al. 2022, eq. 5)."""
+    """|level - 1{u < 0}| u^2 of errors u [B] -> [B]; its minimum is the expectile (Kostrikov et al. 2022, eq. 5)."""
     return (level - (error < 0).to(error.dtype)).abs() * error.square()
 
 
-def clipped_exp(exponent: Tensor, largest: float) -> Tensor:
-    """min(exp(x), largest), a constant to autograd: how much a cloned action of scaled advantage x counts."""
+def exp_advantage_weight(exponent: Tensor, largest: float) -> Tensor:
+    """min(exp(x), largest) of scaled advantages x [B] -> [B], the weights of cloned actions; a constant to autograd."""
     return exponent.detach().exp().clamp(max=largest)
 
 
@@ -88,8 +96,8 @@ def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
     these are looked up: N log M steps, where the pairs would be N M. In float64: differences of squares would lose the
     digits of kappa in float32 where returns spread widely.
     """
-    centre = target.detach().double().mean(-1, keepdim=True)  # sums of squares about it keep their digits
-    ordered = (target.detach() - centre).sort(-1).values
+    center = target.detach().double().mean(-1, keepdim=True)  # sums of squares about it keep their digits
+    ordered = (target.detach() - center).sort(-1).values
     sums, squares = (F.pad(moment.cumsum(-1), (1, 0)) for moment in (ordered, ordered.square()))
 
     def hinges(corner: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,7 +108,7 @@ def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
         rest = ordered.shape[-1] - count
         return below, rest * corner.square() - 2 * (sums[..., -1:] - first) * corner + squares[..., -1:] - second
 
-    at = quantiles - centre
+    at = quantiles - center
     below, above = hinges(at)
     above = above - hinges(at + kappa)[1]
     below = below - hinges(at - kappa)[0]
@@ -110,36 +118,36 @@ def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float) -> Tensor:
     return summed.to(quantiles.dtype)
 
 
-def mixed_extremes(values: Tensor, minimum: float) -> Tensor:
-    """minimum * min + (1 - minimum) * max over critics [..., critics] -> [...] (Fujimoto et al. 2019, eq. 13)."""
-    return minimum * values.amin(-1) + (1 - minimum) * values.amax(-1)
+def soft_clipped_q(values: Tensor, lmbda: float) -> Tensor:
+    """lambda * min + (1 - lambda) * max over critics [..., critics] -> [...] (Fujimoto et al. 2019, eq. 13)."""
+    return lmbda * values.amin(-1) + (1 - lmbda) * values.amax(-1)
 
 
-def likely(logits: Tensor, threshold: float) -> Tensor:
-    """bool [..., A]: is p(a) / max p above the threshold? (Fujimoto et al. 2019, discrete BCQ, eq. 8)"""
+def bcq_action_mask(logits: Tensor, threshold: float) -> Tensor:
+    """bool [..., A] of logits [..., A]: p(a) / max p > threshold (Fujimoto et al. 2019, discrete BCQ, eq. 8)."""
     odds = logits - logits.amax(-1, keepdim=True)
     return odds > math.log(threshold) if threshold > 0 else torch.ones_like(odds, dtype=torch.bool)
 
 
 def kl_to_standard(mean: Tensor, log_std: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_std)^2) || N(0, 1)) of each dimension (Kingma and Welling 2014, appendix B)."""
+    """KL(N(mean, exp(log_std)^2) || N(0, 1)) of each number, all [B, A] (Kingma and Welling 2014, appendix B)."""
     return -0.5 * (1 + 2 * log_std - mean.square() - (2 * log_std).exp())
 
 
-def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """PPO's pessimistic objective, to be maximised (Schulman et al. 2017, eq. 7). All [B]."""
+def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_range: float) -> Tensor:
+    """PPO's pessimistic objective, to be maximized (Schulman et al. 2017, eq. 7). All [B]."""
     _same_shape(ratio, advantage)
-    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
 
 
 def smoothed_action(action: Tensor, normal: Tensor, sigma: float, clip: float) -> Tensor:
-    """Target policy smoothing (Fujimoto et al. 2018, section 5.3) of actions in [-1, 1] by normal draws, [B, A]."""
+    """Target policy smoothing (Fujimoto et al. 2018, section 5.3) of actions in [-1, 1] by normal samples, [B, A]."""
     _same_shape(action, normal)
     return (action + (sigma * normal).clamp(-clip, clip)).clamp(-1, 1)
 
 
-def cosine_agreement(vectors: Tensor) -> Tensor:
-    """sum over i != j of cos(v_i, v_j) / (N - 1), of N vectors [N, B, A] -> [B]; 0 for a single one.
+def pairwise_cosine(vectors: Tensor) -> Tensor:
+    """sum over i != j of cos(v_i, v_j) / (N - 1), of N vectors [N, B, A] -> [B]; 0 for N = 1.
 
     J_ES of An et al. 2021: divided by N - 1, not by the number of pairs.
     """
@@ -150,20 +158,20 @@ def cosine_agreement(vectors: Tensor) -> Tensor:
     return pairs / max(len(vectors) - 1, 1)
 
 
-def told_apart(learner: Tensor, expert: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """-E log D(expert) - E log(1 - D(learner)) of logits of D, [B] each (Goodfellow et al. 2014, eq. 1).
+def discriminator_loss(learner: Tensor, expert: Tensor) -> Tensor:
+    """-E log D(expert) - E log(1 - D(learner)) of logits of D, [B] each -> [] (Goodfellow et al. 2014, eq. 1)."""
+    return F.softplus(learner).mean() + F.softplus(-expert).mean()
 
-    Also, detached, that loss and the share of either side that is taken for what it is.
-    """
-    loss = F.softplus(learner).mean() + F.softplus(-expert).mean()
-    right = {"accuracy_expert": (expert > 0).float().mean(), "accuracy_learner": (learner < 0).float().mean()}
-    return loss, {"loss": loss.detach(), **right}
+
+def discriminator_accuracy(learner: Tensor, expert: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of the expert's and of the learner's logits [B] that have the right sign -> [], []."""
+    return (expert > 0).float().mean(), (learner < 0).float().mean()
 
 
 def spectral_norm(weight: Tensor) -> Tensor:
-    """The largest singular value of a matrix, by 128 steps of power iteration from one start (Miyato et al. 2018).
+    """The largest singular value [] of a matrix [M, N], by 128 steps of power iteration (Miyato et al. 2018).
 
-    The steps are seven squarings of the smaller Gram matrix; the gradient takes the singular vectors as given.
+    The steps are seven squarings of the smaller Gram matrix; the gradient takes the singular vectors as constants.
     """
     with torch.no_grad():
         wide = weight if weight.shape[0] <= weight.shape[1] else weight.mT
@@ -176,12 +184,12 @@ def spectral_norm(weight: Tensor) -> Tensor:
         short = F.normalize(power @ start, dim=0, eps=1e-30)
         long = F.normalize(wide.mT @ short, dim=0, eps=1e-30)
         left, right = (short, long) if wide is weight else (long, short)
-    # Of a matrix of zeros it is 0, and what is divided by it would be no number.
+    # A matrix of zeros has the value 0, by which a caller would divide.
     return (left.mT @ weight @ right).squeeze() + 1e-12
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log N(value; mean, exp(log_std)^2), summed over the last axis."""
+    """log N(value; mean, exp(log_std)^2), all [..., A], summed over the last axis -> [...]."""
     z = (value - mean) * torch.exp(-log_std)
     return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
@@ -196,12 +204,12 @@ def beta_nll(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def tanh_correction(pre_tanh: Tensor) -> Tensor:
-    """sum log|d tanh(u)/du| in the form that does not underflow (Haarnoja et al. 2018, appendix C)."""
+    """sum log|d tanh(u)/du|, [..., A] -> [...], in a form without underflow (Haarnoja et al. 2018, appendix C)."""
     return (2 * (math.log(2) - pre_tanh - F.softplus(-2 * pre_tanh))).sum(-1)
 
 
 def gumbel(uniform: Tensor) -> Tensor:
-    """Standard Gumbel draws from uniform ones: argmax(logits + gumbel) samples the categorical."""
+    """Standard Gumbel samples from uniform ones, of any shape: argmax(logits + gumbel) samples the categorical."""
     tiny = torch.finfo(uniform.dtype).tiny
     exponential = -torch.log(uniform.clamp_min(tiny))
     return -torch.log(exponential.clamp_min(tiny))

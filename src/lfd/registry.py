@@ -1,6 +1,6 @@
-"""Names of the parts, in one explicit table; other packages add theirs as entry points of group `lfd.<group>`.
+"""The table of registered classes; other packages add theirs as entry points of the group `lfd.<group>`.
 
-The table holds places of classes and imports them when they are asked for, so that every room may ask for a name.
+The table holds the places of classes and imports them on demand, so that any module can ask for a registered name.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, get_type_hints
 
-from lfd.errors import FOREIGN, Refused, foreign_code, nearest
+from lfd.errors import PLUGIN_MODULES, UserError, external_errors, suggest
 
 BASES = {
     "agent": "lfd.agents:AgentSpec",
@@ -21,21 +21,22 @@ BASES = {
     "source": "lfd.sources:Source",
     "stage": "lfd.stages:Stage",
 }
-# Options that a file of conf/ wraps are called <name>_schema.
+# A class whose option is a file of conf/ is registered as <name>_schema.
 PARTS: dict[str, dict[str, str]] = {
     "agent": {
         "q_net": "lfd.agents.q:QNet",
-        "policy": "lfd.agents.actor_critic:Policy",
+        "policy": "lfd.agents.actor_critic:PolicySpec",
         "policy_value": "lfd.agents.actor_critic:PolicyValue",
         "soft_policy_critic": "lfd.agents.actor_critic:SoftPolicyCritic",
         "critic": "lfd.agents.critic:CriticNet",
-        "judge": "lfd.agents.judge:JudgeSpec",
+        "reward_model": "lfd.agents.reward_model:RewardModelSpec",
         "deterministic_policy_critic": "lfd.agents.deterministic:DeterministicPolicyCritic",
         "policy_critic": "lfd.agents.policy_critic:PolicyCritic",
         "policy_q": "lfd.agents.policy_critic:PolicyQ",
         "quantile_net": "lfd.agents.quantile:QuantileNet",
         "bcq_net": "lfd.agents.bcq:BCQNet",
         "bcq": "lfd.agents.bcq:BCQ",
+        "pwil": "lfd.agents.pwil:PWIL",
     },
     "env": {
         "gym_schema": "lfd.envs.env:Gym",
@@ -50,69 +51,69 @@ PARTS: dict[str, dict[str, str]] = {
     "loss": {
         "dqn": "lfd.algos.dqn:DQN",
         "ppo": "lfd.algos.ppo:PPO",
-        "cloning": "lfd.algos.bc:Cloning",
+        "bc": "lfd.algos.bc:BC",
         "sac": "lfd.algos.sac:SAC",
-        "conservative_discrete": "lfd.algos.cql:ConservativeDiscrete",
-        "conservative_continuous": "lfd.algos.cql:ConservativeContinuous",
+        "cql_discrete": "lfd.algos.cql:CQLDiscrete",
+        "cql_continuous": "lfd.algos.cql:CQLContinuous",
         "fqe": "lfd.algos.fqe:FQE",
-        "td3": "lfd.algos.td3:TD3",
-        "deterministic_gradient": "lfd.algos.td3:DeterministicGradient",
-        "td3_bc": "lfd.algos.td3_bc:TD3BC",
+        "td3_critic": "lfd.algos.td3:TD3Critic",
+        "td3_actor": "lfd.algos.td3:TD3Actor",
+        "td3_bc_actor": "lfd.algos.td3_bc:TD3BCActor",
         "rebrac_critic": "lfd.algos.rebrac:ReBRACCritic",
         "rebrac_actor": "lfd.algos.rebrac:ReBRACActor",
-        "diversity": "lfd.algos.edac:Diversity",
+        "edac": "lfd.algos.edac:EDAC",
         "iql": "lfd.algos.iql:IQL",
         "awac": "lfd.algos.awac:AWAC",
         "crr": "lfd.algos.crr:CRR",
         "qrdqn": "lfd.algos.qrdqn:QRDQN",
-        "discrete_bcq": "lfd.algos.bcq:DiscreteBCQ",
-        "continuous_bcq": "lfd.algos.bcq:ContinuousBCQ",
-        "gail": "lfd.algos.gail:Discriminator",
+        "bcq_discrete": "lfd.algos.bcq:BCQDiscrete",
+        "bcq_continuous": "lfd.algos.bcq:BCQContinuous",
+        "gail": "lfd.algos.gail:GAIL",
         "airl": "lfd.algos.airl:AIRL",
-        "pwil": "lfd.algos.pwil:PWIL",
         "trex": "lfd.algos.trex:TREX",
     },
     "source": {
         "rollout": "lfd.sources.rollout:Rollout",
         "replay": "lfd.sources.replay:Replay",
-        "dataset": "lfd.sources.dataset:Demonstrations",
+        "dataset": "lfd.sources.dataset:DatasetSource",
         "mix": "lfd.sources.mix:Mix",
         "interactive": "lfd.sources.interactive:Interactive",
-        "snippets": "lfd.sources.snippets:Snippets",
+        "preference_pairs": "lfd.sources.preference_pairs:PreferencePairs",
     },
     "stage": {
-        "fit": "lfd.stages.fit:Fit",
+        "fit": "lfd.stages.fit.stage:Fit",
+        "fit_pwil": "lfd.stages.fit_pwil:FitPWIL",
         "collect": "lfd.stages.collect:Collect",
         "load": "lfd.stages.load:Load",
         "evaluate": "lfd.stages.evaluate:Evaluate",
-        "appraise": "lfd.stages.appraise:Appraise",
+        "ope": "lfd.stages.ope:OffPolicyEvaluation",
         "pretrained": "lfd.stages.experts:Pretrained",
         "script": "lfd.stages.experts:Script",
-        "live": "lfd.stages.experts:Live",
-        "later": "lfd.stages.experts:Later",
-        "inspect": "lfd.stages.inspect:Inspect",
+        "keyboard": "lfd.stages.experts:KeyboardExpert",
+        "queue": "lfd.stages.experts:QueueExpert",
+        "reward_eval": "lfd.stages.reward_eval:RewardEvaluation",
         "relabel": "lfd.stages.relabel:Relabel",
     },
 }
-BROKEN: dict[tuple[str, str], Refused] = {}  # group and name of a package's part -> why it cannot be used
+BROKEN: dict[tuple[str, str], UserError] = {}  # (group, name) of a plugin's class -> the reason why it is left out
 
 
 @cache
 def parts(group: str) -> dict[str, type[Any]]:
-    """The classes of a group by name, those of installed packages too.
+    """The classes of a group by name, with those of installed packages.
 
-    A part that cannot be used is left out, and BROKEN says why.
+    A plugin's class that cannot be used is left out, and BROKEN holds the reason.
     """
-    own = {name: _at(place) for name, place in PARTS[group].items()}
-    found = _plugins(group, _at(BASES[group]))
-    for name in found.keys() & own.keys():
-        told = f"lfd.{group}: {name} of a package: expected a name of its own, as one of lfd's has this one"
-        BROKEN[group, f"{name} of a package"] = Refused(told)
-    return found | own
+    own = {name: _load(place) for name, place in PARTS[group].items()}
+    plugins = _plugins(group, _load(BASES[group]))
+    for name in plugins.keys() & own.keys():
+        message = f"lfd.{group}: {name} of a package: expected a new name, got one that lfd uses; rename the class"
+        BROKEN[group, f"{name} of a package"] = UserError(message)
+    return plugins | own
 
 
 def name_of(kind: type[Any]) -> str | None:
-    """`group/name` under which a class is registered, which stays when its file moves; None if it is not."""
+    """The registered name `group/name` of a class, which does not depend on its file; None if it has none."""
     for group in PARTS:
         for name, known in parts(group).items():
             if known is kind:
@@ -121,47 +122,49 @@ def name_of(kind: type[Any]) -> str | None:
 
 
 def part_of(value: Any) -> str:
-    """The registered name of a value's class; `module:Class` where it has none."""
+    """The registered name of a value's class; `module:Class` if it has none."""
     kind = type(value)
     return name_of(kind) or f"{kind.__module__}:{kind.__qualname__}"
 
 
-def _at(place: str) -> Any:
-    """The class of a place `module:Class`."""
+def _load(place: str) -> Any:
+    """Imports the class `module:Class`."""
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
 
 def _plugins(group: str, base: type[Any]) -> dict[str, type[Any]]:
-    found = {}
+    plugins = {}
     for entry in entry_points(group=f"lfd.{group}"):
         package = f" of the package {entry.dist.name}" if entry.dist else ""
-        called = f"lfd.{group}: {entry.name} = {entry.value}{package}"
+        description = f"lfd.{group}: {entry.name} = {entry.value}{package}"
         module = entry.module.partition(".")[0]
-        FOREIGN[module] = f"the module {module}{package}"
+        PLUGIN_MODULES[module] = f"the module {module}{package}"
         try:
-            with foreign_code(f"importing {called}"):
+            with external_errors(f"importing {description}"):
                 kind = entry.load()
             if not (isinstance(kind, type) and issubclass(kind, base) and dataclasses.is_dataclass(kind)):
-                raise Refused(f"{called}: expected a dataclass that is a {base.__name__}, got another {type(kind)}")
-            found[entry.name] = kind
-        except Refused as refusal:
+                raise UserError(f"{description}: expected a dataclass that is a {base.__name__}, got {kind!r}")
+            plugins[entry.name] = kind
+        except UserError as refusal:
             BROKEN[group, entry.name] = refusal
-    return found
+    return plugins
 
 
 def to_json(part: Any, group: str) -> dict[str, Any]:
-    """A part as its registered name and its fields."""
+    """A part as JSON: its registered name and its fields."""
     name = next(name for name, kind in parts(group).items() if kind is type(part))
     values = {key: value.name if isinstance(value, Enum) else value for key, value in dataclasses.asdict(part).items()}
     return {"name": name, "fields": values}
 
 
 def from_json(content: Mapping[str, Any], group: str) -> Any:
-    """The part that `to_json` wrote. Raises Refused if its class is not installed."""
+    """The part that `to_json` described. Raises UserError if its class is not installed."""
     name, known = content["name"], parts(group)
     if name not in known:
-        raise BROKEN.get((group, name)) or Refused(f"{group} {name!r} is not installed; {nearest(name, known)}")
+        raise BROKEN.get((group, name)) or UserError(
+            f"{group}: expected an installed class, got {name!r}; {suggest(name, known)}"
+        )
     types = get_type_hints(known[name])
     values = {}
     for key, value in content["fields"].items():

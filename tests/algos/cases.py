@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from lfd.agents import Agent
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.nets import Net
-from lfd.noise import Generated, Noise, Sketched
+from lfd.rng import GeneratorRng, Rng, ShapeRecorder
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)
 FRAMES = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
@@ -76,8 +76,8 @@ def by_hand(net: Net | nn.Sequential, *inputs: np.ndarray) -> np.ndarray:
         if isinstance(layer, nn.Linear):
             x = x @ float64(layer.weight).T + float64(layer.bias)
         elif isinstance(layer, nn.LayerNorm):
-            centred = x - x.mean(-1, keepdims=True)
-            scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + layer.eps)
+            centered = x - x.mean(-1, keepdims=True)
+            scaled = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + layer.eps)
             x = scaled * float64(layer.weight) + float64(layer.bias)
         else:
             assert isinstance(layer, nn.ReLU)
@@ -89,9 +89,9 @@ def float64(x: torch.Tensor) -> np.ndarray:
     return x.detach().double().numpy()
 
 
-def answer(loss: Loss, agent: Agent, rows: Batch, noise: Noise | None = None) -> Out:
+def answer(loss: Loss, agent: Agent, rows: Batch, noise: Rng | None = None) -> LossOutput:
     """What the loss says of rows that are in network units already."""
-    agent.begin_step(noise or Generated(2))
+    agent.begin_step(noise or GeneratorRng(2))
     out = loss(agent, rows)
     agent.end_step()
     return out
@@ -99,9 +99,9 @@ def answer(loss: Loss, agent: Agent, rows: Batch, noise: Noise | None = None) ->
 
 def drawn(loss: Loss, agent: Agent, rows: Batch) -> list[torch.Tensor]:
     """The same draws at every call, one for each that the loss asks for."""
-    sketch, generator = Sketched(), Generated(3)
+    sketch, generator = ShapeRecorder(), GeneratorRng(3)
     answer(loss, agent, rows, sketch)
-    return [generator.draw(kind, shape) for kind, shape in sketch.asked]
+    return [generator.draw(kind, shape) for kind, shape in sketch.requests]
 
 
 def stir(module: nn.Module, seed: int, scale: float = 0.3) -> None:
@@ -113,8 +113,8 @@ def stir(module: nn.Module, seed: int, scale: float = 0.3) -> None:
 
 
 def stirred(agent: Agent, names: list[str]) -> Agent:
-    """The agent with slow copies of these modules that differ from them."""
-    agent.keep_targets(names)
+    """The agent with target networks of these modules that differ from them."""
+    agent.add_target_networks(names)
     stir(agent.targets, 1)
     return agent
 

@@ -6,17 +6,18 @@ import torch
 from torch import nn
 
 from lfd.agents import REWARD
-from lfd.agents.actor_critic import Policy
-from lfd.agents.judge import Inputs
+from lfd.agents.actor_critic import PolicySpec
 from lfd.agents.q import QNet
+from lfd.agents.reward_model import Inputs
 from lfd.algos.airl import AIRL
 from lfd.algos.dqn import DQN
-from lfd.errors import Refused
-from lfd.learner import Algo, Target
+from lfd.errors import UserError
+from lfd.learner.learner import Algo
+from lfd.learner.optim import Target
 from lfd.nets import Activation
 from lfd.sources.replay import Replay
 from lfd.stages.collect import Collect
-from lfd.stages.fit import Fit
+from lfd.stages.fit.stage import Fit
 from tests.algos.cases import BOX, TWO, VECTOR, answer, batch, boxed, by_hand, float64, spaces
 
 SLOTS = {"learner": "learner", "expert": "expert"}
@@ -26,7 +27,7 @@ ROWS = {"learner": batch(VECTOR, TWO, 1), "expert": batch(VECTOR, TWO, 2)}
 def new_agent(action=TWO, **settings):
     """An agent whose reward has an opinion, and its loss."""
     loss = AIRL(SLOTS, hidden=[8, 8], activation=Activation.relu, **settings)
-    agent = Policy([8]).build(spaces(VECTOR, action))
+    agent = PolicySpec([8]).build(spaces(VECTOR, action))
     agent.add(loss.modules(agent))
     for layer in agent.nets[REWARD].modules():
         if isinstance(layer, nn.Linear):
@@ -43,7 +44,7 @@ def shaped(net, rows, *more):
 
 
 @pytest.mark.parametrize("action", [TWO, BOX], ids=["discrete", "continuous"])
-def test_the_logit_is_the_shaped_reward_less_log_pi(action):
+def test_airl_logit_is_the_shaped_reward_minus_log_pi(action):
     agent, loss = new_agent(action)
     rows = ROWS if action is TWO else {slot: boxed(side) for slot, side in ROWS.items()}
     out = answer(loss, agent, rows)
@@ -53,11 +54,11 @@ def test_the_logit_is_the_shaped_reward_less_log_pi(action):
         logits[slot] = shaped(agent.nets[REWARD], side) - log_pi
     learner, expert = (1 / (1 + np.exp(-logits[slot])) for slot in ("learner", "expert"))
     expected = -np.log(expert).mean() - np.log(1 - learner).mean()
-    assert out.terms[REWARD].item() == pytest.approx(expected, rel=1e-5)
-    assert out.metrics["accuracy_learner"] == pytest.approx((logits["learner"] < 0).mean())
+    assert out.by_group[REWARD].item() == pytest.approx(expected, rel=1e-5)
+    assert out.metrics.accuracy_learner == pytest.approx((logits["learner"] < 0).mean())
 
 
-def test_as_a_product_the_reward_is_without_its_shape():
+def test_published_airl_reward_has_no_potential():
     agent, _ = new_agent(inputs=Inputs.obs_action)
     net, rows = agent.nets[REWARD], ROWS["learner"]
     taken = np.eye(2)[rows.action]
@@ -68,23 +69,23 @@ def test_as_a_product_the_reward_is_without_its_shape():
     np.testing.assert_allclose(float64(net(rows)), alone, rtol=1e-4, atol=1e-6)
 
 
-def test_the_policy_is_not_a_party_to_the_loss():
+def test_airl_does_not_train_the_policy():
     agent, loss = new_agent()
-    term = answer(loss, agent, ROWS).terms[REWARD]
+    term = answer(loss, agent, ROWS).by_group[REWARD]
     found = torch.autograd.grad(term, list(agent.nets["policy"].parameters()), allow_unused=True)
     assert all(gradient is None for gradient in found)
 
 
-def test_an_agent_without_a_policy_is_refused(counting, run_stages):
+def test_airl_without_a_policy_is_refused(counting, run_stages):
     losses = {"airl": AIRL({"learner": "replay", "expert": "demos"}), "td": DQN("replay")}
     algo = Algo(QNet([8]), losses, {"replay": Replay()}, targets={"q": Target()})
     with pytest.raises(
-        Refused, match=r"losses.airl \(AIRL\) needs log pi\(a\|s\), which a PolicyAgent has, algo.agent"
+        UserError, match=r"losses.airl \(AIRL\) needs log pi\(a\|s\), which a PolicyAgent has; algo.agent"
     ):
         run_stages({"demos": Collect("random", transitions=50), "learn": Fit(algo, 5)}, counting)
 
 
-def test_a_reward_that_is_handed_on_is_in_the_state_of_a_product(counting, run_stages):
-    algo = Algo(Policy([8]), {"airl": AIRL({"learner": "demos", "expert": "demos"})}, batch=16)
+def test_airl_reward_of_a_product_is_published(counting, run_stages):
+    algo = Algo(PolicySpec([8]), {"airl": AIRL({"learner": "demos", "expert": "demos"})}, batch_size=16)
     stages = {"demos": Collect("random", transitions=50), "reward": Fit(algo, 5)}
     assert not run_stages(stages, counting).product("reward").agents()[0].nets[REWARD].shaped

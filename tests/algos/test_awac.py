@@ -8,8 +8,8 @@ import torch
 
 from lfd.agents.policy_critic import PolicyCritic
 from lfd.algos.awac import AWAC
-from lfd.errors import Refused
-from lfd.noise import Taped
+from lfd.errors import UserError
+from lfd.rng import ReplayedRng
 from tests.algos.cases import (
     BATCH,
     BOX,
@@ -42,10 +42,10 @@ def least(critics, obs, action):
     return torch.from_numpy(np.minimum(*both))
 
 
-def test_terms(agent):
-    batch, loss = boxed(BATCH), AWAC("data", temperature=0.2, max_weight=2.0)
+def test_awac_terms_equal_their_equations(agent):
+    batch, loss = boxed(BATCH), AWAC("data", lam=0.2, exp_adv_max=2.0)
     draws = drawn(loss, agent, batch)
-    out = answer(loss, agent, batch, Taped(draws))
+    out = answer(loss, agent, batch, ReplayedRng(draws))
     there, here = policy_of(agent, batch.next_obs), policy_of(agent, batch.obs)
     outside = there.mean + there.stddev * draws[0].double()
     assert (outside.abs() > 1).any()  # a Gaussian's draws leave the box, the critics' actions do not
@@ -62,16 +62,16 @@ def test_terms(agent):
         weights.append(min(math.exp(advantage[row].item() / 0.2), 2.0))
         policy -= weights[-1] * log_prob[row].item() / len(own)
     assert 2.0 in weights and min(weights) < 2.0
-    assert out.terms["critic"].item() == pytest.approx(critic, rel=1e-5)
-    assert out.terms["policy"].item() == pytest.approx(policy, rel=1e-5)
+    assert out.by_group["critic"].item() == pytest.approx(critic, rel=1e-5)
+    assert out.by_group["policy"].item() == pytest.approx(policy, rel=1e-5)
 
 
-def test_terms_of_discrete_actions():
+def test_awac_terms_of_discrete_actions():
     agent = stirred(PolicyCritic([8]).build(spaces(VECTOR, TWO)), ["critic"])
     batch = BATCH.having(action=BATCH.action.roll(1))  # as they come they are what the policy draws
-    loss = AWAC("data", temperature=0.2, max_weight=1.1)
+    loss = AWAC("data", lam=0.2, exp_adv_max=1.1)
     draws = drawn(loss, agent, batch)
-    out = answer(loss, agent, batch, Taped(draws))
+    out = answer(loss, agent, batch, ReplayedRng(draws))
     rows = range(len(batch.action))
 
     def odds(obs):
@@ -97,15 +97,15 @@ def test_terms_of_discrete_actions():
         weights.append(min(math.exp(advantage / 0.2), 1.1))
         policy -= weights[-1] * math.log(share[row, given[row]] / share[row].sum()) / len(rows)
     assert 1.1 in weights and min(weights) < 1
-    assert out.terms["critic"].item() == pytest.approx(critic, rel=1e-5)
-    assert out.terms["policy"].item() == pytest.approx(policy, rel=1e-5)
+    assert out.by_group["critic"].item() == pytest.approx(critic, rel=1e-5)
+    assert out.by_group["policy"].item() == pytest.approx(policy, rel=1e-5)
 
 
-def test_the_weights_of_cloning_are_constants(agent):
+def test_advantage_weights_are_constants(agent):
     """Neither the critics nor the policy's own action in the advantage are trained by the policy's term."""
     batch, loss = boxed(BATCH), AWAC("data")
     draws = drawn(loss, agent, batch)
-    term = answer(loss, agent, batch, Taped(draws)).terms["policy"]
+    term = answer(loss, agent, batch, ReplayedRng(draws)).by_group["policy"]
     assert not any(gradient.any() for gradient in gradients(term, agent.nets["critic"]))
     here = policy_of(agent, batch.obs)
     own = (here.mean + here.stddev * draws[1].double()).clamp(-1, 1)
@@ -117,14 +117,14 @@ def test_the_weights_of_cloning_are_constants(agent):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_a_termination_is_not_bootstrapped(agent):
+def test_termination_is_not_bootstrapped(agent):
     ended = boxed(BATCH).having(discount=torch.zeros(len(BATCH.action)))
     elsewhere = ended.having(next_obs=BATCH.next_obs + 100.0)
     loss = AWAC("data")
-    assert torch.equal(answer(loss, agent, ended).terms["critic"], answer(loss, agent, elsewhere).terms["critic"])
+    assert torch.equal(answer(loss, agent, ended).by_group["critic"], answer(loss, agent, elsewhere).by_group["critic"])
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"max_weight": -1.0}])
-def test_ranges(wrong):
-    with pytest.raises(Refused, match="above 0"):
-        AWAC("data", **wrong)
+@pytest.mark.parametrize("name", ["lam", "exp_adv_max"])
+def test_awac_with_a_number_not_above_0_is_refused(name):
+    with pytest.raises(UserError, match=f"^{name}: expected a number above 0, got 0.0$"):
+        AWAC("data", **{name: 0.0})

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from lfd.agents.bcq import BCQ, BCQNet
-from lfd.algos.bcq import ContinuousBCQ, DiscreteBCQ
-from lfd.noise import Generated, Taped
+from lfd.algos.bcq import BCQContinuous, BCQDiscrete
+from lfd.rng import GeneratorRng, ReplayedRng
 from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, by_hand, drawn, float64, spaces, stir
 
 
 def discrete(threshold=0.3):
     agent = BCQNet([8], threshold=threshold).build(spaces(VECTOR, TWO))
     stir(agent.nets, 2, 1.0)
-    agent.keep_targets(["q"])
+    agent.add_target_networks(["q"])
     stir(agent.targets, 1)
     return agent
 
@@ -31,7 +31,7 @@ def allowed(logits: np.ndarray, threshold: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
-def test_discrete_terms(threshold):
+def test_discrete_bcq_terms_row_by_row(threshold):
     agent = discrete(threshold)
     values, logits = outputs(agent.nets["q"], BATCH.obs)
     next_values, next_logits = outputs(agent.nets["q"], BATCH.next_obs)
@@ -46,11 +46,11 @@ def test_discrete_terms(threshold):
         nll = -np.log(np.exp(logits[i, action]) / np.exp(logits[i]).sum())
         total += huber + nll + 0.01 * np.mean(logits[i] ** 2)
     assert (restricted > 0) is (threshold > 0)
-    out = answer(DiscreteBCQ("data"), agent, BATCH)
-    assert out.terms["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-5)
+    out = answer(BCQDiscrete("data"), agent, BATCH)
+    assert out.by_group["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-5)
 
 
-def test_discrete_acts_by_value_among_what_is_likely():
+def test_discrete_bcq_acts_by_value_among_likely_actions():
     agent = discrete()
     chosen = []
     for logits, values in [((0.0, 0.0), (1.0, 2.0)), ((9.0, 0.0), (1.0, 2.0)), ((0.0, 9.0), (-5.0, -9.0))]:
@@ -64,7 +64,7 @@ def test_discrete_acts_by_value_among_what_is_likely():
 def continuous(**spec):
     agent = BCQ(**{"hidden": [8], "vae_hidden": [8], "candidates": 5} | spec).build(spaces(VECTOR, BOX))
     stir(agent.nets, 2)
-    agent.keep_targets(["critic", "perturbation"])
+    agent.add_target_networks(["critic", "perturbation"])
     stir(agent.targets, 1, 0.5)
     return agent
 
@@ -72,7 +72,7 @@ def continuous(**spec):
 def run(loss, agent, batch):
     """The loss and the draws that it used."""
     draws = drawn(loss, agent, batch)
-    return answer(loss, agent, batch, Taped(draws)), draws
+    return answer(loss, agent, batch, ReplayedRng(draws)), draws
 
 
 def decode(agent, obs, normal):
@@ -90,9 +90,9 @@ def critics(net, obs, action):
     return copy.deepcopy(net).double()(obs.double(), action.double())[0]
 
 
-def test_continuous_terms():
+def test_continuous_bcq_terms_row_by_row():
     batch, agent, samples = boxed(BATCH), continuous(), 3
-    out, (next_noise, vae_noise, policy_noise) = run(ContinuousBCQ("data", samples=samples), agent, batch)
+    out, (next_noise, vae_noise, policy_noise) = run(BCQContinuous("data", samples=samples), agent, batch)
     td = reconstruction = divergence = ascent = 0.0
     vae = copy.deepcopy(agent.nets["vae"]).double()
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_continuous_terms():
             obs, following, action = batch.obs[one], batch.next_obs[one], batch.action[one].double()
             bootstraps = []
             for k in range(samples):
-                # by the slow copy of the perturbation, not straight from the decoder
+                # by the target network of the perturbation, not straight from the decoder
                 moved = perturb(agent.targets["perturbation"], following, decode(agent, following, next_noise[k, one]))
                 q = critics(agent.targets["critic"], following, moved)
                 bootstraps.append(0.75 * q.min() + 0.25 * q.max())
@@ -115,23 +115,23 @@ def test_continuous_terms():
             own = perturb(agent.nets["perturbation"], obs, decode(agent, obs, policy_noise[one]))
             ascent += critics(agent.nets["critic"], obs, own)[0]
     size = len(batch.action)
-    assert out.terms["critic"].item() == pytest.approx(td.item() / size, rel=1e-5)
-    assert out.terms["vae"].item() == pytest.approx((reconstruction + 0.5 * divergence).item() / size, rel=1e-5)
-    assert out.terms["perturbation"].item() == pytest.approx(-ascent.item() / size, rel=1e-5)
+    assert out.by_group["critic"].item() == pytest.approx(td.item() / size, rel=1e-5)
+    assert out.by_group["vae"].item() == pytest.approx((reconstruction + 0.5 * divergence).item() / size, rel=1e-5)
+    assert out.by_group["perturbation"].item() == pytest.approx(-ascent.item() / size, rel=1e-5)
 
 
-def test_the_target_perturbation_is_used_and_terminations_are_not_bootstrapped():
-    batch, loss = boxed(BATCH), ContinuousBCQ("data", samples=3)
+def test_continuous_bcq_uses_the_target_perturbation_and_stops_at_terminations():
+    batch, loss = boxed(BATCH), BCQContinuous("data", samples=3)
     agent = continuous(perturbation=1.0)
-    before = run(loss, agent, batch)[0].terms["critic"]
+    before = run(loss, agent, batch)[0].by_group["critic"]
     ended = batch.having(discount=torch.zeros(len(batch.action)))
-    alone = run(loss, agent, ended)[0].terms["critic"]
+    alone = run(loss, agent, ended)[0].by_group["critic"]
     stir(agent.targets["perturbation"], 9, 2.0)
-    assert run(loss, agent, batch)[0].terms["critic"].item() != pytest.approx(before.item(), rel=1e-3)
-    assert torch.equal(run(loss, agent, ended)[0].terms["critic"], alone)
+    assert run(loss, agent, batch)[0].by_group["critic"].item() != pytest.approx(before.item(), rel=1e-3)
+    assert torch.equal(run(loss, agent, ended)[0].by_group["critic"], alone)
 
 
-def test_acting_takes_the_candidate_that_the_first_critic_likes_best():
+def test_continuous_bcq_acts_by_the_best_candidate_of_the_first_critic():
     agent = continuous(candidates=20)
     obs = BATCH.obs
     seen = []
@@ -149,12 +149,12 @@ def test_acting_takes_the_candidate_that_the_first_critic_likes_best():
     assert len({candidate for candidate in seen[0][:, 0, 0].tolist()}) == 20
 
 
-def test_acting_without_noise_is_the_same_each_time_and_for_any_batch():
+def test_greedy_continuous_bcq_is_deterministic_and_independent_of_the_batch():
     agent = continuous()
     first, _ = agent.act(BATCH.obs, (), None)
     again, _ = agent.act(BATCH.obs[2:5], (), None)
     torch.testing.assert_close(again, first[2:5])
-    noise = Generated(0)
+    noise = GeneratorRng(0)
     assert not torch.equal(agent.act(BATCH.obs, (), noise)[0], agent.act(BATCH.obs, (), noise)[0])
     restored = continuous()
     torch.manual_seed(99)

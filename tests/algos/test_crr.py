@@ -1,4 +1,4 @@
-"""Critic regularised regression against its equations, and with the conservative gap beside it."""
+"""Critic regularized regression against its equations, alone and with CQL."""
 
 import math
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from lfd.agents.policy_critic import PolicyQ
-from lfd.algos.cql import ConservativeDiscrete
+from lfd.algos.cql import CQLDiscrete
 from lfd.algos.crr import CRR, Filter
-from lfd.errors import Refused
-from lfd.learner import Algo, Learner, Target
+from lfd.errors import UserError
+from lfd.learner.learner import Algo, Learner
+from lfd.learner.optim import Target
 from tests.algos.cases import BATCH, FRAMES, TWO, VECTOR, answer, batch, by_hand, float64, gradients, spaces, stirred
 
 SLOW = ["policy", "q"]
@@ -51,13 +52,13 @@ def exponential(advantage):
 @pytest.mark.parametrize(
     ("filter", "weigh"), [(Filter.binary, binary), (Filter.exp, exponential), (Filter.all, lambda advantage: 1.0)]
 )
-def test_terms_row_by_row(agent, filter, weigh):
-    out = answer(CRR("data", filter=filter, beta=0.1, max_weight=1.5), agent, BATCH)
-    terms = {name: term.item() for name, term in out.terms.items()}
+def test_crr_terms_row_by_row(agent, filter, weigh):
+    out = answer(CRR("data", filter=filter, beta=0.1, exp_adv_max=1.5), agent, BATCH)
+    terms = {name: term.item() for name, term in out.by_group.items()}
     assert terms == pytest.approx(expected_terms(agent, weigh), rel=1e-5)
 
 
-def test_the_filters_tell_actions_apart(agent):
+def test_filters_distinguish_actions(agent):
     """Or the golden numbers above would not show which is which."""
     seen = []
     expected_terms(agent, lambda advantage: seen.append(advantage) or 0.0)
@@ -65,9 +66,9 @@ def test_the_filters_tell_actions_apart(agent):
     assert max(map(exponential, seen)) == 1.5 > min(map(exponential, seen))
 
 
-def test_the_weights_of_cloning_are_constants(agent):
+def test_advantage_weights_are_constants(agent):
     """Neither the values nor the policy in the advantage are trained by it."""
-    term = answer(CRR("data", beta=0.1), agent, BATCH).terms["policy"]
+    term = answer(CRR("data", beta=0.1), agent, BATCH).by_group["policy"]
     assert not any(gradient.any() for gradient in gradients(term, agent.nets["q"]))
     weights = []
     expected_terms(agent, lambda advantage: weights.append(min(math.exp(advantage / 0.1), 20.0)) or 0.0)
@@ -77,30 +78,30 @@ def test_the_weights_of_cloning_are_constants(agent):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def test_only_a_termination_stops_the_bootstrap(agent):
+def test_only_termination_stops_the_bootstrap(agent):
     cut = BATCH.having(truncated=torch.ones(len(BATCH.action), dtype=torch.bool))
-    assert torch.equal(answer(CRR("data"), agent, cut).terms["q"], answer(CRR("data"), agent, BATCH).terms["q"])
+    assert torch.equal(answer(CRR("data"), agent, cut).by_group["q"], answer(CRR("data"), agent, BATCH).by_group["q"])
     ended = BATCH.having(discount=torch.zeros(len(BATCH.action)))
     elsewhere = ended.having(next_obs=BATCH.next_obs + 100.0)
-    term = answer(CRR("data"), agent, ended).terms["q"]
-    assert torch.equal(term, answer(CRR("data"), agent, elsewhere).terms["q"])
-    assert not torch.equal(term, answer(CRR("data"), agent, BATCH).terms["q"])
+    term = answer(CRR("data"), agent, ended).by_group["q"]
+    assert torch.equal(term, answer(CRR("data"), agent, elsewhere).by_group["q"])
+    assert not torch.equal(term, answer(CRR("data"), agent, BATCH).by_group["q"])
 
 
-def test_the_gap_is_of_the_action_values_and_leaves_the_policy(agent):
-    out = answer(ConservativeDiscrete("data"), agent, BATCH)
+def test_cql_with_crr_trains_action_values_and_not_the_policy(agent):
+    out = answer(CQLDiscrete("data"), agent, BATCH)
     _, values = outputs(agent.nets, BATCH.obs)
     rows = zip(values, BATCH.action.tolist(), strict=True)
     gap = sum(math.log(sum(map(math.exp, row))) - row[action] for row, action in rows) / len(values)
-    assert set(out.terms) == {"q"} and out.terms["q"].item() == pytest.approx(gap, rel=1e-5)
+    assert set(out.by_group) == {"q"} and out.by_group["q"].item() == pytest.approx(gap, rel=1e-5)
 
 
-def test_frames_are_encoded_once_and_the_encoder_learns_from_both_terms():
+def test_frames_are_encoded_once_and_both_terms_train_the_encoder():
     rows = batch(FRAMES, TWO, 1, size=4)
 
     def stepped(losses):
         agent = PolicyQ().build(spaces(FRAMES, TWO))
-        agent.keep_targets(SLOW)
+        agent.add_target_networks(SLOW)
         algo = Algo(PolicyQ(), losses, targets={name: Target() for name in SLOW})
         learner = Learner([agent], algo, 0, torch.device("cpu"))
         seen = []
@@ -108,15 +109,15 @@ def test_frames_are_encoded_once_and_the_encoder_learns_from_both_terms():
         learner.step({"data": rows}, list(losses))
         return agent, len(seen)
 
-    both, passes = stepped({"crr": CRR("data"), "gap": ConservativeDiscrete("data", weight=10.0)})
+    both, passes = stepped({"crr": CRR("data"), "gap": CQLDiscrete("data", weight=10.0)})
     assert passes == 1
-    terms = [answer(loss, both, rows).terms for loss in (CRR("data"), ConservativeDiscrete("data"))]
+    terms = [answer(loss, both, rows).by_group for loss in (CRR("data"), CQLDiscrete("data"))]
     encoder = both.nets["q"].net.encoder
     assert any(gradient.any() for gradient in gradients(terms[0]["policy"], encoder))
     assert any(gradient.any() for gradient in gradients(terms[1]["q"], encoder))
 
 
-@pytest.mark.parametrize("wrong", [{"beta": 0.0}, {"max_weight": -1.0}])
-def test_ranges(wrong):
-    with pytest.raises(Refused, match="above 0"):
-        CRR("data", **wrong)
+@pytest.mark.parametrize("name", ["beta", "exp_adv_max"])
+def test_crr_with_a_number_not_above_0_is_refused(name):
+    with pytest.raises(UserError, match=f"^{name}: expected a number above 0, got 0.0$"):
+        CRR("data", **{name: 0.0})

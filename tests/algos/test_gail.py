@@ -1,4 +1,4 @@
-"""The discriminator against its equations in numpy, and what is learnt from its reward alone."""
+"""The discriminator against its equations in numpy, and a policy that learns from its reward only."""
 
 import gymnasium as gym
 import numpy as np
@@ -8,16 +8,16 @@ from torch import nn
 
 from lfd.agents import REWARD
 from lfd.agents.actor_critic import PolicyValue
-from lfd.agents.judge import Inputs, JudgeSpec
-from lfd.algos.gail import Discriminator, Form
+from lfd.agents.reward_model import Inputs, RewardModelSpec
+from lfd.algos.gail import GAIL, RewardFn
 from lfd.algos.ppo import PPO
 from lfd.data import Episode
 from lfd.envs import Gym
-from lfd.errors import Refused
-from lfd.learner import Algo, Learner
+from lfd.errors import UserError
+from lfd.learner.learner import Algo, Learner
 from lfd.nets import Activation
-from lfd.noise import Taped
-from lfd.sources.dataset import Demonstrations
+from lfd.rng import ReplayedRng
+from lfd.sources.dataset import DatasetSource
 from lfd.sources.rollout import Rollout
 from tests.algos.cases import BOX, DICT, TWO, VECTOR, answer, batch, by_hand, float64, spaces
 
@@ -26,9 +26,9 @@ ROWS = {"learner": batch(VECTOR, TWO, 1), "expert": batch(VECTOR, TWO, 2)}
 
 
 def new_agent(action=TWO, **settings):
-    """An agent whose discriminator has an opinion, and its loss."""
-    loss = Discriminator(SLOTS, hidden=[8, 8], activation=Activation.relu, **settings)
-    agent = JudgeSpec().build(spaces(VECTOR, action))
+    """An agent with random weights in its discriminator, and its loss."""
+    loss = GAIL(SLOTS, hidden=[8, 8], activation=Activation.relu, **settings)
+    agent = RewardModelSpec().build(spaces(VECTOR, action))
     agent.add(loss.modules(agent))
     for layer in agent.nets[REWARD].net.head:
         if isinstance(layer, nn.Linear):
@@ -44,25 +44,25 @@ def logits(agent, rows):
     return by_hand(agent.nets[REWARD].net, features(rows))[:, 0]
 
 
-def test_loss_and_accuracies():
+def test_gail_loss_and_accuracies_equal_their_equations():
     agent, loss = new_agent()
     out = answer(loss, agent, ROWS)
     learner, expert = (1 / (1 + np.exp(-logits(agent, ROWS[slot]))) for slot in ("learner", "expert"))
     expected = -np.log(expert).mean() - np.log(1 - learner).mean()
-    assert out.terms[REWARD].item() == out.metrics["loss"].item() == pytest.approx(expected, rel=1e-5)
-    assert out.metrics["accuracy_expert"] == pytest.approx((expert > 0.5).mean())
-    assert out.metrics["accuracy_learner"] == pytest.approx((learner < 0.5).mean())
+    assert out.by_group[REWARD].item() == out.metrics.discriminator_loss.item() == pytest.approx(expected, rel=1e-5)
+    assert out.metrics.accuracy_expert == pytest.approx((expert > 0.5).mean())
+    assert out.metrics.accuracy_learner == pytest.approx((learner < 0.5).mean())
 
 
-def test_entropy_is_a_bonus():
-    agent, loss = new_agent(entropy=0.3)
+def test_gail_entropy_is_a_bonus():
+    agent, loss = new_agent(ent_coef=0.3)
     shares = [1 / (1 + np.exp(-logits(agent, ROWS[slot]))) for slot in ("learner", "expert")]
     entropy = np.mean([-(d * np.log(d) + (1 - d) * np.log(1 - d)).mean() for d in shares])
     out = answer(loss, agent, ROWS)
-    assert (out.metrics["loss"] - out.terms[REWARD]).item() == pytest.approx(0.3 * entropy, rel=1e-4)
+    assert (out.metrics.discriminator_loss - out.by_group[REWARD]).item() == pytest.approx(0.3 * entropy, rel=1e-4)
 
 
-def test_the_gradient_penalty_is_at_drawn_points_between_the_two():
+def test_gradient_penalty_is_at_random_points_between_both_sides():
     agent, loss = new_agent(gradient_penalty=10.0)
     share = torch.rand(8, 1, generator=torch.Generator().manual_seed(0))
     learner, expert = (features(ROWS[slot]) for slot in ("learner", "expert"))
@@ -70,30 +70,30 @@ def test_the_gradient_penalty_is_at_drawn_points_between_the_two():
     net, h = agent.nets[REWARD].net, 1e-6
     steps = [(by_hand(net, between + h * axis) - by_hand(net, between - h * axis)) / (2 * h) for axis in np.eye(6)]
     expected = 10 * ((np.linalg.norm(np.concatenate(steps, -1), axis=-1) - 1) ** 2).mean()
-    out = answer(loss, agent, ROWS, Taped([share]))
-    assert (out.terms[REWARD] - out.metrics["loss"]).item() == pytest.approx(expected, rel=1e-4)
+    out = answer(loss, agent, ROWS, ReplayedRng([share]))
+    assert (out.by_group[REWARD] - out.metrics.discriminator_loss).item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("form", "reward"),
+    ("reward_fn", "reward"),
     [
-        (Form.expert, lambda d: -np.log(1 - d)),
-        (Form.log, np.log),
-        (Form.difference, lambda d: np.log(d) - np.log(1 - d)),
+        (RewardFn.gail, lambda d: -np.log(1 - d)),
+        (RewardFn.log_d, np.log),
+        (RewardFn.airl, lambda d: np.log(d) - np.log(1 - d)),
     ],
 )
-def test_forms_of_the_reward(form, reward):
-    agent, _ = new_agent(form=form)
+def test_reward_functions_of_the_discriminator(reward_fn, reward):
+    agent, _ = new_agent(reward_fn=reward_fn)
     expected = reward(1 / (1 + np.exp(-logits(agent, ROWS["learner"]))))
     np.testing.assert_allclose(float64(agent.nets[REWARD](ROWS["learner"])), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", list(Form))
+@pytest.mark.parametrize("reward_fn", list(RewardFn))
 @pytest.mark.parametrize("inputs", list(Inputs))
-@pytest.mark.parametrize("spectral", [False, True])
-def test_what_the_expert_does_is_rewarded_more(form, inputs, spectral):
-    loss = Discriminator(SLOTS, inputs=inputs, form=form, spectral=spectral)
-    algo = Algo(JudgeSpec(), {"gail": loss}, lr=1e-2)
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_gail_rewards_the_experts_transitions_more(reward_fn, inputs, spectral_norm):
+    loss = GAIL(SLOTS, inputs=inputs, reward_fn=reward_fn, spectral_norm=spectral_norm)
+    algo = Algo(RewardModelSpec(), {"gail": loss}, lr=1e-2)
     agent = algo.agent.build(spaces(DICT, BOX))
     agent.add(loss.modules(agent))
     learner = Learner([agent], algo, 0, torch.device("cpu"))
@@ -101,32 +101,32 @@ def test_what_the_expert_does_is_rewarded_more(form, inputs, spectral):
     rows[1].obs["pose"], rows[1].action = rows[1].obs["pose"] + 3, -rows[0].action
     for _ in range(100):
         learner.step(dict(zip(SLOTS, rows, strict=True)), ["gail"])
-    low, high = (agent.nets[REWARD](agent.prepare(side)).mean() for side in rows)
+    low, high = (agent.nets[REWARD](agent.preprocess(side)).mean() for side in rows)
     assert low < high
-    assert {"expert": low > 0, "log": high < 0, "difference": low < 0 < high}[form.value]
+    assert {"gail": low > 0, "log_d": high < 0, "airl": low < 0 < high}[reward_fn.value]
 
 
-def test_an_untrained_reward_says_nothing():
-    agent = JudgeSpec().build(spaces(VECTOR, TWO))
-    agent.add(Discriminator(SLOTS).modules(agent))
+def test_untrained_gail_reward_is_0():
+    agent = RewardModelSpec().build(spaces(VECTOR, TWO))
+    agent.add(GAIL(SLOTS).modules(agent))
     assert (agent.nets[REWARD](ROWS["learner"]) == 0).all()
 
 
-def test_actions_are_vectors_that_no_number_orders():
+def test_discrete_actions_are_one_hot():
     agent, _ = new_agent()
     shown = agent.nets[REWARD].net.features(ROWS["learner"])
     assert torch.equal(shown[:, 4:], torch.eye(2)[ROWS["learner"].action])
 
 
-def test_actions_beyond_the_bounds_count_as_what_the_environment_takes():
+def test_actions_beyond_the_bounds_are_clipped():
     agent, _ = new_agent(BOX)
     rows = batch(VECTOR, BOX, 1)
     far, edge = (agent.nets[REWARD](rows.having(action=size * rows.action.sign())) for size in (3.0, 1.0))
     assert torch.equal(far, edge)
 
 
-def test_with_spectral_normalisation_a_logit_changes_no_faster_than_its_inputs():
-    agent, _ = new_agent(spectral=True)
+def test_logit_with_spectral_norm_changes_no_faster_than_its_inputs():
+    agent, _ = new_agent(spectral_norm=True)
     net = agent.nets[REWARD]
     one, other = torch.randn(2, 500, 6, generator=torch.Generator().manual_seed(0)).unbind()
     other = one + 0.1 * other
@@ -134,14 +134,14 @@ def test_with_spectral_normalisation_a_logit_changes_no_faster_than_its_inputs()
     assert 0.05 < slope.max() <= 1 + 1e-5
 
 
-@pytest.mark.parametrize("wrong", [{"gradient_penalty": -1.0}, {"entropy": -0.1}])
-def test_values_out_of_range_are_refused(wrong):
-    with pytest.raises(Refused, match="0 or more are expected"):
-        Discriminator(SLOTS, **wrong)
+@pytest.mark.parametrize("name", ["gradient_penalty", "ent_coef"])
+def test_gail_with_a_negative_weight_is_refused(name):
+    with pytest.raises(UserError, match=f"^{name}: expected 0 or more, got -0.1$"):
+        GAIL(SLOTS, **{name: -0.1})
 
 
 class Contrary(gym.Env):
-    """Pays the action; sees nothing."""
+    """The reward is the action; observations are 0."""
 
     def __init__(self, render_mode=None):
         self.observation_space, self.action_space = gym.spaces.Box(-1, 1, (1,)), gym.spaces.Discrete(2)
@@ -160,14 +160,14 @@ gym.register("Contrary-v0", Contrary)
 
 
 @pytest.mark.parametrize("with_reward", [True, False])
-def test_the_learner_follows_the_demonstrations_and_not_the_environments_reward(with_reward, open_source, write_data):
-    """The demonstrations, fewer than a batch, have only the action that pays nothing."""
+def test_gail_learner_follows_demonstrations_and_not_the_environments_reward(with_reward, open_source, write_data):
+    """The demonstrations, fewer than a batch, have only the action without reward."""
     env = Gym("Contrary-v0")
     zeros = np.zeros(8, np.int64)
     data = write_data(
         [Episode(np.zeros((9, 1), np.float32), zeros, zeros.astype(np.float32), False, True)], env.spaces()
     )
-    losses = {"gail": Discriminator({"learner": "rollout", "expert": "demos"}), "ppo": PPO("rollout")}
+    losses = {"gail": GAIL({"learner": "rollout", "expert": "demos"}), "ppo": PPO("rollout")}
     torch.manual_seed(0)
     agent = PolicyValue([16]).build(env.spaces())
     if with_reward:
@@ -175,11 +175,11 @@ def test_the_learner_follows_the_demonstrations_and_not_the_environments_reward(
     learner = Learner([agent], Algo(PolicyValue([16]), losses, lr=1e-2), 0, torch.device("cpu"))
     columns = frozenset({"obs", "action", "log_prob", "advantage", "value_target"})
     rollout = open_source(Rollout(4, 16), agent, env, columns=columns, batch=32)
-    demos = open_source(Demonstrations(), agent, name="demos", datasets={"demos": data}, columns=columns, batch=32)
+    demos = open_source(DatasetSource(), agent, name="demos", products={"demos": data}, columns=columns, batch=32)
     for _ in range(30):
         rollout.begin_round()
         for phase, steps in {"gail": 4, "ppo": 4}.items():
-            rollout.begin_phase(fresh=True)
+            rollout.begin_phase(on_policy_only=True)
             for _ in range(steps if with_reward or phase == "ppo" else 0):
                 learner.step({"rollout": rollout.next(), "demos": demos.next()}, [phase])
     chosen = agent.distribution(torch.zeros(1, 1)).log_prob(torch.zeros(1, dtype=torch.long)).exp()

@@ -14,7 +14,7 @@ def clipped(ratio: float, advantage: float, clip: float) -> float:
 
 
 @pytest.mark.parametrize("continuous", [False, True])
-def test_terms_and_kl(continuous):
+def test_ppo_terms_and_kl_equal_a_loop_over_rows(continuous):
     batch = boxed(BATCH) if continuous else BATCH
     agent = PolicyValue([8]).build(spaces(VECTOR, BOX if continuous else TWO))
     outputs = agent.nets["policy"].net(batch.obs).detach().double()
@@ -30,17 +30,17 @@ def test_terms_and_kl(continuous):
     surrogate = np.mean([clipped(r, a, 0.2) for r, a in zip(ratio, normal, strict=True)])
     value = agent.nets["value"](batch.obs).detach().double().numpy()[:, 0]
     error = 0.5 * np.mean((value - batch.value_target.double().numpy()) ** 2)
-    loss = PPO("data", entropy=0.1, value=0.7)
+    loss = PPO("data", ent_coef=0.1, vf_coef=0.7)
     out = answer(loss, agent, batch.having(log_prob=torch.from_numpy(old).float()))
-    assert out.terms["policy"].item() == pytest.approx(-surrogate - 0.1 * policy.entropy().mean().item(), rel=1e-4)
-    assert out.terms["value"].item() == pytest.approx(0.7 * error, rel=1e-5)
+    assert out.by_group["policy"].item() == pytest.approx(-surrogate - 0.1 * policy.entropy().mean().item(), rel=1e-4)
+    assert out.by_group["value"].item() == pytest.approx(0.7 * error, rel=1e-5)
     assert out.feedback["kl"].item() == pytest.approx(np.mean(ratio - 1 - np.log(ratio)), rel=1e-3)
 
 
-def test_no_gradient_where_the_ratio_left_the_trust_region_upwards():
+def test_ppo_has_no_gradient_above_the_clip_range():
     agent = PolicyValue([8]).build(spaces(VECTOR, TWO))
     new = agent.distribution(BATCH.obs).log_prob(BATCH.action).detach()
     batch = BATCH.having(log_prob=new - 1.0, advantage=torch.ones(len(new)))
     out = answer(PPO("data", normalize_advantage=False), agent, batch)
-    gradients = torch.autograd.grad(out.terms["policy"], list(agent.nets["policy"].parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(out.by_group["policy"], list(agent.nets["policy"].parameters()), allow_unused=True)
     assert all(gradient is None or not gradient.any() for gradient in gradients)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lfd.agents.quantile import QuantileNet
-from lfd.algos.cql import ConservativeDiscrete
+from lfd.algos.cql import CQLDiscrete
 from lfd.algos.qrdqn import QRDQN
 from tests.algos.cases import BATCH, TWO, VECTOR, answer, spaces
 
@@ -13,9 +13,9 @@ NUMBER = 7
 
 
 def made(scale: float = 1.0):
-    """An agent whose slow copy differs from it."""
+    """An agent whose target network differs from it."""
     agent = QuantileNet([8], quantiles=NUMBER).build(spaces(VECTOR, TWO))
-    agent.keep_targets(["q"])
+    agent.add_target_networks(["q"])
     with torch.no_grad():
         for parameter in agent.targets.parameters():
             parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -28,7 +28,7 @@ def tables(net, obs) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kappa", [1.0, 0.3])
-def test_loss_pair_by_pair(kappa):
+def test_qrdqn_loss_pair_by_pair(kappa):
     agent = made()
     mine, slow = tables(agent.nets["q"], BATCH.obs), tables(agent.targets["q"], BATCH.next_obs)
     total = 0.0
@@ -41,10 +41,10 @@ def test_loss_pair_by_pair(kappa):
                 huber = 0.5 * u * u if abs(u) <= kappa else kappa * (abs(u) - kappa / 2)
                 total += abs(level - (u < 0)) * huber / kappa / NUMBER
     out = answer(QRDQN("data", kappa=kappa), agent, BATCH)
-    assert out.terms["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-4)
+    assert out.by_group["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-4)
 
 
-def test_quantiles_spread_to_those_of_the_return():
+def test_qrdqn_finds_the_quantiles_of_the_return():
     """A level on the wrong axis would pull all of them to the middle."""
     returns = torch.linspace(0, 10, 201)
     agent = made()
@@ -57,18 +57,18 @@ def test_quantiles_spread_to_those_of_the_return():
     descent = torch.optim.SGD([bias], lr=2.0)
     for _ in range(500):
         descent.zero_grad()
-        answer(QRDQN("data", kappa=0.1), agent, batch).terms["q"].backward()
+        answer(QRDQN("data", kappa=0.1), agent, batch).by_group["q"].backward()
         descent.step()
     levels = (torch.arange(NUMBER) + 0.5) / NUMBER
     torch.testing.assert_close(bias.detach(), 10 * levels, atol=0.15, rtol=0)
 
 
-def test_a_termination_is_not_bootstrapped():
+def test_termination_is_not_bootstrapped():
     agent = made()
     ended = BATCH.having(discount=torch.zeros(len(BATCH.action)))
     elsewhere = ended.having(next_obs=BATCH.next_obs + 100.0)
     assert torch.equal(
-        answer(QRDQN("data"), agent, ended).terms["q"], answer(QRDQN("data"), agent, elsewhere).terms["q"]
+        answer(QRDQN("data"), agent, ended).by_group["q"], answer(QRDQN("data"), agent, elsewhere).by_group["q"]
     )
 
 
@@ -78,13 +78,13 @@ def test_importance_weights_scale_rows_and_priorities_are_errors():
     weight[2] = 4.0
     error = answer(QRDQN("data"), agent, BATCH).feedback["priority"]
     only = answer(QRDQN("data"), agent, BATCH.having(weight=weight))
-    assert only.terms["q"].item() == pytest.approx(4.0 * error[2].item() / len(weight), rel=1e-5)
+    assert only.by_group["q"].item() == pytest.approx(4.0 * error[2].item() / len(weight), rel=1e-5)
 
 
-def test_it_acts_and_is_held_down_by_the_mean_of_its_quantiles():
+def test_qrdqn_acts_and_cql_applies_by_mean_quantiles():
     agent = made()
     means = tables(agent.nets["q"], BATCH.obs).mean(1)
     assert agent.act(BATCH.obs, (), None)[0].tolist() == means.argmax(-1).tolist()
     gap = [np.log(np.exp(row).sum()) - row[a] for row, a in zip(means, BATCH.action.tolist(), strict=True)]
-    out = answer(ConservativeDiscrete("data"), agent, BATCH)
-    assert out.terms["q"].item() == pytest.approx(np.mean(gap), rel=1e-5)
+    out = answer(CQLDiscrete("data"), agent, BATCH)
+    assert out.by_group["q"].item() == pytest.approx(np.mean(gap), rel=1e-5)

@@ -8,7 +8,7 @@ import torch
 
 from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.algos.sac import SAC
-from lfd.noise import Taped
+from lfd.rng import ReplayedRng
 from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, by_hand, drawn, float64, spaces
 
 
@@ -27,18 +27,18 @@ def critics(module, obs, action):
 
 
 @pytest.mark.parametrize("entropy_backup", [True, False])
-def test_terms(entropy_backup):
+def test_sac_terms_equal_their_equations(entropy_backup):
     batch = boxed(BATCH)
     agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
     loss = SAC("data", entropy_backup=entropy_backup)
     agent.add(loss.modules(agent))
-    agent.keep_targets(["critic"])
+    agent.add_target_networks(["critic"])
     with torch.no_grad():
         agent.nets["temperature"].value.fill_(-0.7)
         for parameter in agent.targets.parameters():
             parameter.mul_(1.3)
     draws = drawn(loss, agent, batch)
-    out = answer(loss, agent, batch, Taped(draws))
+    out = answer(loss, agent, batch, ReplayedRng(draws))
     alpha = math.exp(-0.7)
     following, log_following = squashed(agent, batch.next_obs, draws[0])
     value = critics(agent.targets["critic"], batch.next_obs, following).amin(-1)
@@ -49,16 +49,16 @@ def test_terms(entropy_backup):
     action, log_prob = squashed(agent, batch.obs, draws[1])
     policy = (alpha * log_prob - critics(agent.nets["critic"], batch.obs, action).amin(-1)).mean()
     temperature = -(-0.7 * (log_prob - 3)).mean()  # three action dimensions: a target entropy of -3
-    assert out.terms["critic"].item() == pytest.approx(td.item(), rel=1e-5)
-    assert out.terms["policy"].item() == pytest.approx(policy.item(), rel=1e-5)
-    assert out.terms["temperature"].item() == pytest.approx(temperature.item(), rel=1e-5)
+    assert out.by_group["critic"].item() == pytest.approx(td.item(), rel=1e-5)
+    assert out.by_group["policy"].item() == pytest.approx(policy.item(), rel=1e-5)
+    assert out.by_group["temperature"].item() == pytest.approx(temperature.item(), rel=1e-5)
 
 
-def test_the_temperature_rises_when_the_policy_is_too_sure():
+def test_sac_temperature_rises_below_the_target_entropy():
     agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
     loss = SAC("data", target_entropy=10.0)  # no policy is as random as that
     agent.add(loss.modules(agent))
-    agent.keep_targets(["critic"])
-    term = answer(loss, agent, boxed(BATCH)).terms["temperature"]
+    agent.add_target_networks(["critic"])
+    term = answer(loss, agent, boxed(BATCH)).by_group["temperature"]
     (gradient,) = torch.autograd.grad(term, list(agent.nets["temperature"].parameters()))
     assert gradient.item() < 0  # descent raises it

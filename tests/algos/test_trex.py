@@ -7,17 +7,26 @@ import pytest
 import torch
 
 from lfd.agents import REWARD
-from lfd.agents.judge import Inputs, JudgeSpec
+from lfd.agents.reward_model import Inputs, RewardModelSpec
 from lfd.algos.trex import TREX
 from lfd.batch import Batch
-from lfd.errors import Refused
+from lfd.errors import UserError
+from lfd.learner.learner import Algo, Learner
 from tests.algos.cases import BOX, TWO, VECTOR, answer, float64, gradients, pairs, spaces
 
 
 def agent_of(loss):
-    agent = JudgeSpec().build(spaces(VECTOR, TWO))
+    agent = RewardModelSpec().build(spaces(VECTOR, TWO))
     agent.add(loss.modules(agent))
     return agent
+
+
+def seen(loss, agent, batch):
+    """The loss's output, its statistics written as the learner writes them."""
+    out = answer(loss, agent, batch)
+    for name, value in out.updates.items():
+        agent.get_buffer(name).copy_(value)
+    return out
 
 
 def rewards(net, obs):
@@ -29,7 +38,7 @@ def rewards(net, obs):
 
 
 @pytest.mark.parametrize("l1", [0.0, 0.3])
-def test_the_loss_by_hand(l1):
+def test_trex_loss_equals_its_equation(l1):
     loss = TREX("data", hidden=[8], l1=l1)
     agent, batch = agent_of(loss), pairs(VECTOR, TWO, 1)
     out = answer(loss, agent, batch)
@@ -42,12 +51,12 @@ def test_the_loss_by_hand(l1):
         right.append(pair[better] > pair[1 - better])
         margins.append(pair[better] - pair[1 - better])
     expected = np.mean(expected) + l1 * np.mean([np.abs(pair).sum() for pair in shown])
-    assert out.terms[REWARD].item() == pytest.approx(expected, rel=1e-5)
-    assert out.metrics["accuracy"].item() == pytest.approx(np.mean(right))
-    assert out.metrics["margin"].item() == pytest.approx(np.mean(margins), rel=1e-5)
+    assert out.by_group[REWARD].item() == pytest.approx(expected, rel=1e-5)
+    assert out.metrics.accuracy.item() == pytest.approx(np.mean(right))
+    assert out.metrics.margin.item() == pytest.approx(np.mean(margins), rel=1e-5)
 
 
-def test_a_step_down_raises_the_reward_of_the_better_piece_and_lowers_the_others():
+def test_trex_step_raises_the_better_segments_reward_and_lowers_the_others():
     loss = TREX("data", hidden=[8])
     agent, batch = agent_of(loss), pairs(VECTOR, TWO, 1, count=1)
     net = agent.nets[REWARD]
@@ -57,16 +66,16 @@ def test_a_step_down_raises_the_reward_of_the_better_piece_and_lowers_the_others
         return (shown[batch.preferred[0]] - shown[1 - batch.preferred[0]]).item()
 
     before = margin()
-    found = gradients(answer(loss, agent, batch).terms[REWARD], net)
+    found = gradients(answer(loss, agent, batch).by_group[REWARD], net)
     with torch.no_grad():
         for parameter, gradient in zip(net.parameters(), found, strict=True):
             parameter -= 0.01 * gradient
     assert margin() > before
     turned = batch.having(preferred=1 - batch.preferred)
-    assert answer(loss, agent, turned).metrics["margin"].item() == pytest.approx(-margin(), rel=1e-4)
+    assert answer(loss, agent, turned).metrics.margin.item() == pytest.approx(-margin(), rel=1e-4)
 
 
-def test_what_stands_in_the_padding_changes_nothing():
+def test_trex_ignores_the_padding():
     loss = TREX("data", hidden=[8], l1=0.1)
     batch = pairs(VECTOR, TWO, 1)
     batch = batch.having(terminated=torch.zeros_like(batch.valid))
@@ -74,19 +83,19 @@ def test_what_stands_in_the_padding_changes_nothing():
     terms, nets = [], []
     for rows in (batch, batch.having(obs=batch.obs + noise, terminated=~batch.valid)):
         agent = agent_of(loss)
-        terms.append(answer(loss, agent, rows).terms[REWARD])
+        terms.append(seen(loss, agent, rows).by_group[REWARD])
         nets.append(agent.nets[REWARD])
     assert torch.equal(*terms) and nets[0].steps == 1
     assert all(map(torch.equal, nets[0].buffers(), nets[1].buffers()))
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_the_product_has_unit_spread_and_no_mean_unless_episodes_terminated(ends):
+def test_trex_reward_has_unit_spread_and_zero_mean_unless_episodes_terminated(ends):
     loss = TREX("data", hidden=[8])
     agent, batch = agent_of(loss), pairs(VECTOR, TWO, 1, count=64)
     batch = batch.having(terminated=batch.terminated & ends)
     for _ in range(3):
-        answer(loss, agent, batch)
+        seen(loss, agent, batch)
     net = agent.nets[REWARD]
     raw = rewards(net, batch.obs)[batch.valid.numpy()]
     found = net(batch)[batch.valid].detach().numpy()
@@ -94,38 +103,40 @@ def test_the_product_has_unit_spread_and_no_mean_unless_episodes_terminated(ends
     assert found.mean() == pytest.approx(raw.mean() / raw.std() if ends else 0, abs=1e-4)
 
 
-def test_a_bounded_product_is_the_tanh_of_the_other():
+def test_bounded_trex_reward_is_the_tanh():
     batch = pairs(VECTOR, TWO, 1)
     answers = []
     for bounded in (False, True):
         loss = TREX("data", hidden=[8], bounded=bounded)
         agent = agent_of(loss)
-        answer(loss, agent, batch)
+        seen(loss, agent, batch)
         answers.append(agent.nets[REWARD](batch))
     assert torch.equal(answers[0].tanh(), answers[1])
 
 
-def test_a_validation_leaves_the_scale_alone():
+def test_trex_statistics_change_in_steps_and_not_in_validation():
     loss = TREX("data", hidden=[8])
-    agent = agent_of(loss)
-    before = [value.clone() for value in agent.nets[REWARD].buffers()]
-    with torch.no_grad():
-        answer(loss, agent, pairs(VECTOR, TWO, 1))
-    assert all(map(torch.equal, before, agent.nets[REWARD].buffers()))
+    learner = Learner([agent_of(loss)], Algo(RewardModelSpec(), {"trex": loss}), 0, torch.device("cpu"))
+    net, batches = learner.agent.nets[REWARD], {"data": pairs(VECTOR, TWO, 1)}
+    updates = learner.evaluate(["trex"], batches, learner.rng)["trex"].updates
+    assert net.steps == 0 and net.mean == 0
+    learner.step(batches, ["trex"])
+    assert net.steps == 1
+    assert all(torch.equal(net.get_buffer(name.removeprefix("nets.reward.")), updates[name]) for name in updates)
 
 
 @pytest.mark.parametrize("inputs", list(Inputs))
-def test_only_what_the_reward_looks_at_is_read(inputs):
+def test_trex_needs_only_the_columns_of_its_inputs(inputs):
     loss = TREX("data", inputs=inputs, hidden=[8])
-    agent = JudgeSpec().build(spaces(VECTOR, BOX))
+    agent = RewardModelSpec().build(spaces(VECTOR, BOX))
     agent.add(loss.modules(agent))
     (_, needs) = loss.slots[""]
     whole = pairs(VECTOR, BOX, 1)
     out = answer(loss, agent, Batch(**{name: getattr(whole, name) for name in needs}))
-    assert torch.isfinite(out.terms[REWARD])
+    assert torch.isfinite(out.by_group[REWARD])
     assert {"action", "next_obs"} & set(needs) == {inputs.value.removeprefix("obs_")} - {"obs"}
 
 
-def test_a_negative_l1_is_refused():
-    with pytest.raises(Refused, match="l1 is -1"):
+def test_trex_with_negative_l1_is_refused():
+    with pytest.raises(UserError, match="^l1: expected 0 or more, got -1"):
         TREX("data", l1=-1)

@@ -1,3 +1,5 @@
+"""Spaces, episodes and a published dataset for the tests of datasets."""
+
 from __future__ import annotations
 
 from collections.abc import Callable

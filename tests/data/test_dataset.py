@@ -1,3 +1,5 @@
+"""Published datasets: rows, stacked frames and next observations stay inside their episodes; bad files are refused."""
+
 from __future__ import annotations
 
 import json
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from lfd.data import Dataset, Writer
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 LENGTHS = (5, 1, 7)
 
@@ -22,7 +24,7 @@ def publish(tmp_path):
         writer = Writer(tmp_path / "log", spaces, stack)
         for episode in episodes:
             writer.add(episode)
-        writer.finalise(tmp_path / "data.hdf5", {})
+        writer.finalize(tmp_path / "data.hdf5", {})
         return Dataset.open(tmp_path / "data.hdf5")
 
     return build
@@ -33,7 +35,7 @@ def episodes(vector, make):
     return [make(vector, steps, seed) for seed, steps in enumerate(LENGTHS)]
 
 
-def test_rows_and_episodes(publish, vector, episodes):
+def test_dataset_rows_belong_to_their_episodes(publish, vector, episodes):
     dataset = publish(vector, episodes)
     assert len(dataset) == 13
     np.testing.assert_array_equal(dataset.starts, [0, 5, 6])
@@ -43,16 +45,16 @@ def test_rows_and_episodes(publish, vector, episodes):
     assert dataset.nbytes == 13 * (12 + 8 + 4 + 1 + 1) + 3 * 12
 
 
-def test_every_transition_stays_in_its_episode(publish, vector, episodes):
+def test_next_observations_stay_in_the_episode(publish, vector, episodes):
     dataset = publish(vector, episodes)
     rows = np.random.default_rng(0).permutation(13)
     before = np.concatenate([episode.observations[:-1] for episode in episodes])
     after = np.concatenate([episode.observations[1:] for episode in episodes])
     np.testing.assert_array_equal(dataset.observations(rows), before[rows])
-    np.testing.assert_array_equal(dataset.successors(rows), after[rows])
+    np.testing.assert_array_equal(dataset.next_observations(rows), after[rows])
 
 
-def test_stacked_frames_are_what_the_agent_saw(publish, frames, make):
+def test_observations_stacked_frames_equal_the_environments(publish, frames, make):
     episodes = [make(frames, steps, seed, stack=4) for seed, steps in enumerate(LENGTHS)]
     dataset = publish(frames, episodes, stack=4)
     assert dataset.columns["observations"].shape == (13, 6, 5)  # each frame once
@@ -61,93 +63,82 @@ def test_stacked_frames_are_what_the_agent_saw(publish, frames, make):
         padded = np.concatenate([np.repeat(episode.observations[:1], 3, axis=0), episode.observations])
         for step in range(len(episode)):
             np.testing.assert_array_equal(dataset.observations(np.array([row]))[0], padded[step : step + 4])
-            np.testing.assert_array_equal(dataset.successors(np.array([row]))[0], padded[step + 1 : step + 5])
+            np.testing.assert_array_equal(dataset.next_observations(np.array([row]))[0], padded[step + 1 : step + 5])
             row += 1
 
 
-def test_dict_observations(publish, dictionary, make):
+def test_observations_of_dict_space_are_dicts(publish, dictionary, make):
     episodes = [make(dictionary, steps, seed) for seed, steps in enumerate(LENGTHS)]
     dataset = publish(dictionary, episodes)
     rows = np.arange(13)
     for key in ("image", "side"):
         after = np.concatenate([episode.observations[key][1:] for episode in episodes])
-        np.testing.assert_array_equal(dataset.successors(rows)[key], after)
+        np.testing.assert_array_equal(dataset.next_observations(rows)[key], after)
 
 
-def test_columns_are_mapped_and_read_only(publish, vector, episodes):
+def test_dataset_columns_are_mapped_read_only(publish, vector, episodes):
     dataset = publish(vector, episodes)
     with pytest.raises(ValueError, match="read-only"):
         dataset.columns["rewards"][0] = 1
 
 
-def test_an_episode_comes_back_as_it_was_added(publish, vector, make):
+def test_episode_equals_the_added_one(publish, vector, make):
     added = make(vector, 6, terminated=False, truncated=True, infos={"x": np.arange(6)})
     found = publish(vector, [make(vector, 2, 1, infos={"x": np.arange(2)}), added]).episode(1)
     np.testing.assert_array_equal(found.observations, added.observations)
     np.testing.assert_array_equal(found.infos["x"], added.infos["x"])
-    assert (found.terminated, found.truncated, found.is_complete) == (False, True, True)
+    assert (found.terminated, found.truncated, found.has_final_observation) == (False, True, True)
 
 
-def test_select_by_return_episodes_and_transitions(publish, vector, make):
-    episodes = [make(vector, 3, seed) for seed in range(4)]
-    for episode, reward in zip(episodes, (1, 3, 2, 5), strict=True):
-        episode.rewards[:] = reward
-    dataset = publish(vector, episodes)
-    np.testing.assert_allclose(dataset.returns(), [3, 9, 6, 15])
-    np.testing.assert_array_equal(dataset.select(), np.arange(12))
-    np.testing.assert_array_equal(dataset.select(min_return=6), np.arange(3, 12))
-    np.testing.assert_array_equal(dataset.select(min_return=7, transitions=4), [3, 4, 5, 9])
-    np.testing.assert_array_equal(dataset.select(episodes=2), np.arange(6))
-    with pytest.raises(Refused, match=r"return of at least 16 \(best: 15\)"):
-        dataset.select(min_return=16)
-    with pytest.raises(Refused, match="3 episodes with a return of at least 7"):
-        dataset.select(min_return=7, episodes=3)
-    with pytest.raises(Refused, match="13 transitions were asked for"):
-        dataset.select(transitions=13)
-
-
-def test_what_is_no_published_file_is_refused(tmp_path, publish, vector, episodes):
-    with pytest.raises(Refused, match="does not exist"):
+def test_open_other_file_is_refused(tmp_path, publish, vector, episodes):
+    with pytest.raises(UserError, match="does not exist"):
         Dataset.open(tmp_path / "nothing.hdf5")
     (tmp_path / "text.hdf5").write_text("not HDF5")
-    with pytest.raises(Refused, match="not written by lfd"):
+    with pytest.raises(UserError, match="not written by lfd"):
         Dataset.open(tmp_path / "text.hdf5")
     publish(vector, episodes)
     with h5py.File(tmp_path / "data.hdf5", "a") as file:
         file.attrs["format"] = 2
-    with pytest.raises(Refused, match="format 2"):
+    with pytest.raises(UserError, match="expected format 1, got 2"):
         Dataset.open(tmp_path / "data.hdf5")
 
 
-def test_verify_finds_one_changed_byte(tmp_path, publish, vector, episodes):
+def test_verify_changed_byte_is_refused(tmp_path, publish, vector, episodes):
     data = publish(vector, episodes)
     data.verify()
     path = tmp_path / "data.hdf5"
     content = bytearray(path.read_bytes())
     content[content.index(data.columns["rewards"].tobytes()) + 1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(Refused, match="is not that of its passport"):
+    with pytest.raises(UserError, match="differs from its metadata"):
         Dataset.open(path).verify()
 
 
-def test_a_foreign_passport_is_refused_and_a_lost_one_made_anew(tmp_path, publish, vector, episodes):
-    passport = publish(vector, episodes).passport
-    (tmp_path / "passport.json").write_text(json.dumps(passport | {"transitions": 12}))
-    with pytest.raises(Refused, match="not the passport"):
+def test_open_foreign_metadata_is_refused_and_missing_is_computed(tmp_path, publish, vector, episodes):
+    metadata = publish(vector, episodes).metadata
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata | {"transitions": 12}))
+    with pytest.raises(UserError, match="metadata.json does not describe"):
         Dataset.open(tmp_path / "data.hdf5")
-    for damage, what in (("{", "not whole JSON"), ("[]", "no object"), ("{}", "'transitions' is missing")):
-        (tmp_path / "passport.json").write_text(damage)
-        with pytest.raises(Refused, match=what):
+    for damage, what in (
+        ("{", "expected JSON, got a damaged file"),
+        ("[]", "it holds no object"),
+        ("{}", "'transitions' is missing"),
+    ):
+        (tmp_path / "metadata.json").write_text(damage)
+        with pytest.raises(UserError, match=what):
             Dataset.open(tmp_path / "data.hdf5")
-    (tmp_path / "passport.json").write_text(json.dumps(passport | {"columns": {}}))
-    with pytest.raises(Refused, match="not the passport"):
+    (tmp_path / "metadata.json").write_text(json.dumps(metadata | {"columns": {}}))
+    with pytest.raises(UserError, match="metadata.json does not describe"):
         Dataset.open(tmp_path / "data.hdf5")
-    (tmp_path / "passport.json").unlink()
-    assert Dataset.open(tmp_path / "data.hdf5").passport == {name: passport[name] for name in passport}
+    (tmp_path / "metadata.json").unlink()
+    assert Dataset.open(tmp_path / "data.hdf5").metadata == metadata
+    (tmp_path / "passport.json").touch()
+    with pytest.raises(UserError, match="passport.json is called metadata.json in this version"):
+        Dataset.open(tmp_path / "data.hdf5")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc tells whose pages are whose")
-def test_processes_share_the_pages_of_a_dataset(publish, frames, make):
+def test_dataset_pages_are_shared_between_processes(publish, frames, make):
     path = publish(frames, [make(frames, 20_000, 0, stack=4)], stack=4).path
     program = (
         "import sys; from pathlib import Path; from lfd.data import Dataset\n"

@@ -1,3 +1,5 @@
+"""Publishing survives a kill at any step and always ends with the same bytes."""
+
 from __future__ import annotations
 
 import os
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 
 from lfd.data import Dataset, Writer, publish
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 PASSPORT = {"env": {"id": "Test-v0"}, "made_by": {"policy": "random"}}
 
@@ -28,13 +30,13 @@ def log(tmp_path, frames, make):
     return tmp_path / "log"
 
 
-def finalise(log: Path, frames, path: Path) -> None:
-    Writer(log, frames, stack=4).finalise(path, PASSPORT)
+def finalize(log: Path, frames, path: Path) -> None:
+    Writer(log, frames, stack=4).finalize(path, PASSPORT)
 
 
-def test_columns_are_flat_contiguous_and_named_as_in_d4rl(tmp_path, log, frames, make):
+def test_publish_columns_are_contiguous_with_d4rl_names(tmp_path, log, frames, make):
     path = tmp_path / "out" / "data.hdf5"
-    finalise(log, frames, path)
+    finalize(log, frames, path)
     episodes = [make(frames, steps, seed, stack=4) for seed, steps in enumerate((9, 1, 24, 3, 17))]
     with h5py.File(path) as file:
         for name in ("observations", "actions", "rewards", "terminals", "timeouts", "infos/success"):
@@ -47,37 +49,37 @@ def test_columns_are_flat_contiguous_and_named_as_in_d4rl(tmp_path, log, frames,
         np.testing.assert_array_equal(file["observations"], np.concatenate([e.observations[:-1] for e in episodes]))
         np.testing.assert_array_equal(file["actions"], np.concatenate([e.actions for e in episodes]))
         np.testing.assert_array_equal(file["infos/success"], np.repeat(np.arange(5), (9, 1, 24, 3, 17)))
-        for column in publish.columns_of(file).values():
+        for column in publish.read_layout(file).values():
             assert column.offset % 64 == 0
 
 
-def test_each_shard_goes_once_its_copy_is_safe(tmp_path, log, frames, monkeypatch):
-    copy, fsync, events = publish._copy, os.fsync, []
+def test_publish_deletes_a_shard_after_its_copy_is_synced(tmp_path, log, frames, monkeypatch):
+    copy, fsync, events = publish._copy_shard, os.fsync, []
 
     def record(event):
         events.append((event, len(list(log.glob("shard-*")))))
 
-    monkeypatch.setattr(publish, "_copy", lambda *a: (record("copy"), copy(*a)))
+    monkeypatch.setattr(publish, "_copy_shard", lambda *a: (record("copy"), copy(*a)))
     monkeypatch.setattr(os, "fsync", lambda descriptor: (record("sync"), fsync(descriptor)))
-    finalise(log, frames, tmp_path / "data.hdf5")
+    finalize(log, frames, tmp_path / "data.hdf5")
     first = events.index(("copy", 6))
     expected = [(event, left) for left in (6, 5, 4, 3, 2, 1) for event in ("copy", "sync")]
     assert events[first : first + 12] == expected  # a shard is still there when its copy is made safe
 
 
-def test_bytes_do_not_depend_on_time_or_shards(tmp_path, log, frames, make):
+def test_publish_bytes_are_independent_of_time_and_shards(tmp_path, log, frames, make):
     shutil.copytree(log, tmp_path / "same")
-    finalise(log, frames, tmp_path / "a" / "data.hdf5")
+    finalize(log, frames, tmp_path / "a" / "data.hdf5")
     time.sleep(1.1)  # HDF5 counts in seconds
-    finalise(tmp_path / "same", frames, tmp_path / "b" / "data.hdf5")
-    for name in ("data.hdf5", "passport.json"):
+    finalize(tmp_path / "same", frames, tmp_path / "b" / "data.hdf5")
+    for name in ("data.hdf5", "metadata.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
-def test_killed_at_every_step_it_continues_to_the_same_bytes(tmp_path, log, frames, monkeypatch):
+def test_publish_killed_at_any_step_continues_to_the_same_bytes(tmp_path, log, frames, monkeypatch):
     shutil.copytree(log, tmp_path / "reference")
-    finalise(tmp_path / "reference", frames, tmp_path / "whole" / "data.hdf5")
-    put, kills = publish._put, 0
+    finalize(tmp_path / "reference", frames, tmp_path / "whole" / "data.hdf5")
+    put, kills = publish._write_rows, 0
     for stop_at in range(1000):
         folder, out = tmp_path / f"log{stop_at}", tmp_path / f"out{stop_at}" / "data.hdf5"
         shutil.copytree(log, folder)
@@ -98,46 +100,48 @@ def test_killed_at_every_step_it_continues_to_the_same_bytes(tmp_path, log, fram
                 put(out, column, row, rows)
 
             sys.addaudithook(lambda event, _: step() if event in {"open", "os.rename", "os.remove"} else None)
-            monkeypatch.setattr(publish, "_put", torn)
+            monkeypatch.setattr(publish, "_write_rows", torn)
             try:
-                finalise(folder, frames, out)
+                finalize(folder, frames, out)
             finally:
                 os._exit(not out.exists())
         killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
         kills += killed
         assert out.exists() or killed
-        finalise(folder, frames, out)
-        for name in ("data.hdf5", "passport.json"):
+        finalize(folder, frames, out)
+        for name in ("data.hdf5", "metadata.json"):
             assert (out.parent / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), stop_at
-        assert sorted(path.name for path in out.parent.iterdir()) == ["data.hdf5", "passport.json"]
+        assert sorted(path.name for path in out.parent.iterdir()) == ["data.hdf5", "metadata.json"]
         if not killed:
             break
     assert kills > 50
 
 
-def test_finalising_twice_changes_nothing(tmp_path, log, frames):
-    finalise(log, frames, tmp_path / "data.hdf5")
+def test_finalize_twice_changes_nothing(tmp_path, log, frames):
+    finalize(log, frames, tmp_path / "data.hdf5")
     before = (tmp_path / "data.hdf5").stat().st_mtime_ns
-    finalise(log, frames, tmp_path / "data.hdf5")
+    finalize(log, frames, tmp_path / "data.hdf5")
     assert (tmp_path / "data.hdf5").stat().st_mtime_ns == before
 
 
-def test_a_lost_shard_is_refused(tmp_path, log, frames):
+def test_publish_missing_shard_is_refused(tmp_path, log, frames):
     (log / "shard-00002.bin").unlink()
-    with pytest.raises(Refused, match="shards are missing"):
-        finalise(log, frames, tmp_path / "data.hdf5")
+    with pytest.raises(UserError, match="expected 6 shards, got 5"):
+        finalize(log, frames, tmp_path / "data.hdf5")
 
 
-def test_dict_observations_are_groups(tmp_path, dictionary, make):
+def test_publish_dict_observations_are_groups(tmp_path, dictionary, make):
     writer = Writer(tmp_path / "log", dictionary, shard_bytes=200)
     episodes = [make(dictionary, 4, 0), make(dictionary, 6, 1)]
     for episode in episodes:
         writer.add(episode)
-    writer.finalise(tmp_path / "data.hdf5", {})
+    writer.finalize(tmp_path / "data.hdf5", {})
     dataset = Dataset.open(tmp_path / "data.hdf5")
     for key in ("image", "side"):
         expected = np.concatenate([episode.observations[key][:-1] for episode in episodes])
         np.testing.assert_array_equal(dataset.columns["observations"][key], expected)
-        np.testing.assert_array_equal(dataset.final[key], [episode.observations[key][-1] for episode in episodes])
+        np.testing.assert_array_equal(
+            dataset.final_observations[key], [episode.observations[key][-1] for episode in episodes]
+        )
     with h5py.File(tmp_path / "data.hdf5") as file:
         assert file["observations/image"].shape == (10, 4, 4, 3)

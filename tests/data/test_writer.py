@@ -1,3 +1,5 @@
+"""The writer keeps committed episodes through crashes and full disks, and drops all others."""
+
 from __future__ import annotations
 
 import resource
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from lfd.data import Dataset, Writer
-from lfd.errors import DiskFull, Refused
+from lfd.errors import DiskFull, UserError
 
 
 @contextmanager
@@ -23,12 +25,12 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_new_folder_is_empty(tmp_path, vector):
+def test_writer_in_a_new_folder_is_empty(tmp_path, vector):
     writer = Writer(tmp_path / "log", vector)
-    assert (writer.cursor, writer.transitions, writer.episodes, writer.returns) == ({}, 0, 0, [])
+    assert (writer.cursor, writer.transitions, writer.episodes) == ({}, 0, 0)
 
 
-def test_reopening_finds_what_was_committed(tmp_path, vector, make):
+def test_writer_reopened_has_the_committed_episodes(tmp_path, vector, make):
     episodes = [make(vector, steps, steps) for steps in (3, 50, 1)]
     writer = Writer(tmp_path / "log", vector, shard_bytes=300)
     for episode in episodes:
@@ -36,10 +38,12 @@ def test_reopening_finds_what_was_committed(tmp_path, vector, make):
     writer.commit({"seed": 7})
     again = Writer(tmp_path / "log", vector, shard_bytes=999)
     assert (again.cursor, again.transitions, again.episodes) == ({"seed": 7}, 54, 3)
-    np.testing.assert_allclose(again.returns, [episode.rewards.sum(dtype=np.float64) for episode in episodes])
+    again.finalize(tmp_path / "data.hdf5", {})
+    returns = [episode.rewards.sum(dtype=np.float64) for episode in episodes]
+    np.testing.assert_allclose(Dataset.open(tmp_path / "data.hdf5").returns(), returns)
 
 
-def test_what_was_not_committed_is_dropped_and_written_again(tmp_path, vector, make):
+def test_writer_reopened_drops_uncommitted_episodes(tmp_path, vector, make):
     log, first, lost, second = tmp_path / "log", make(vector, 40, 1), make(vector, 70, 2), make(vector, 9, 3)
     writer = Writer(log, vector, shard_bytes=500)
     writer.add(first)
@@ -49,13 +53,13 @@ def test_what_was_not_committed_is_dropped_and_written_again(tmp_path, vector, m
     again = Writer(log, vector)
     assert (again.cursor, again.transitions) == ({"n": 1}, 40)
     again.add(second)
-    again.finalise(tmp_path / "data.hdf5", {})
+    again.finalize(tmp_path / "data.hdf5", {})
     dataset = Dataset.open(tmp_path / "data.hdf5")
     expected = np.concatenate([first.observations[:-1], second.observations[:-1]])
     np.testing.assert_array_equal(dataset.columns["observations"], expected)
 
 
-def test_a_crash_before_the_first_commit_leaves_nothing(tmp_path, vector, make):
+def test_writer_after_a_crash_before_the_first_commit_is_empty(tmp_path, vector, make):
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 40))
     writer._close()
@@ -63,7 +67,7 @@ def test_a_crash_before_the_first_commit_leaves_nothing(tmp_path, vector, make):
     assert list((tmp_path / "log").iterdir()) == []
 
 
-def test_shards_stay_within_their_size(tmp_path, frames, make):
+def test_writer_shards_stay_within_shard_bytes(tmp_path, frames, make):
     writer = Writer(tmp_path / "log", frames, stack=4, shard_bytes=1000)
     writer.add(make(frames, 200, stack=4))
     writer.commit({})
@@ -71,60 +75,60 @@ def test_shards_stay_within_their_size(tmp_path, frames, make):
     assert len(sizes) > 1 and max(sizes) <= 1000
 
 
-def test_other_spaces_in_the_folder_are_refused(tmp_path, vector, dictionary, make):
+def test_writer_folder_with_other_spaces_is_refused(tmp_path, vector, dictionary, make):
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 3))
     writer.commit({})
-    with pytest.raises(Refused, match="other spaces"):
+    with pytest.raises(UserError, match="other spaces"):
         Writer(tmp_path / "log", dictionary)
 
 
-def test_a_shortened_shard_is_refused(tmp_path, vector, make):
+def test_writer_shortened_shard_is_refused(tmp_path, vector, make):
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 30))
     writer.commit({})
     with (tmp_path / "log" / "shard-00000.bin").open("r+b") as file:
         file.truncate(10)
-    with pytest.raises(Refused, match="shorter than its journal"):
+    with pytest.raises(UserError, match="expected 744 bytes, got 10"):
         Writer(tmp_path / "log", vector)
 
 
-def test_infos_must_be_the_same_in_all_episodes(tmp_path, vector, make):
+def test_writer_other_infos_are_refused(tmp_path, vector, make):
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 3, infos={"success": np.zeros(3, bool)}))
-    with pytest.raises(Refused, match="success"):
+    with pytest.raises(UserError, match="success"):
         writer.add(make(vector, 3))
 
 
 @pytest.mark.parametrize(("terminated", "kept"), [(True, 6), (False, 5)])
-def test_without_a_final_observation_only_a_termination_keeps_its_last_transition(
+def test_writer_without_final_observation_drops_last_transition_unless_terminated(
     tmp_path, vector, make, terminated, kept
 ):
     episode = make(vector, 6, terminated=terminated, truncated=not terminated)
     episode = replace(episode, observations=episode.observations[:-1])
-    assert not episode.is_complete
+    assert not episode.has_final_observation
     writer = Writer(tmp_path / "log", vector)
     writer.add(episode)
-    writer.finalise(tmp_path / "data.hdf5", {})
+    writer.finalize(tmp_path / "data.hdf5", {})
     dataset = Dataset.open(tmp_path / "data.hdf5")
     assert len(dataset) == kept
-    np.testing.assert_array_equal(dataset.successors(np.arange(5)), episode.observations[1:6])
+    np.testing.assert_array_equal(dataset.next_observations(np.arange(5)), episode.observations[1:6])
     assert dataset.columns["terminals"][-1] == terminated and dataset.columns["timeouts"][-1] != terminated
-    assert dataset.passport["audit"]["final_observation_unknown"] == 1
+    assert dataset.metadata["audit"]["final_observation_unknown"] == 1
     # The behaviour earned its last reward even where the transition cannot be used.
     np.testing.assert_allclose(dataset.returns(), [episode.rewards.sum(dtype=np.float64)])
 
 
-def test_one_step_without_a_successor_is_no_transition(tmp_path, vector, make):
+def test_writer_single_step_without_next_observation_is_not_added(tmp_path, vector, make):
     episode = make(vector, 1, terminated=False)
     writer = Writer(tmp_path / "log", vector)
     writer.add(replace(episode, observations=episode.observations[:-1]))
     assert writer.transitions == writer.episodes == 0
-    with pytest.raises(Refused, match="empty"):
-        writer.finalise(tmp_path / "data.hdf5", {})
+    with pytest.raises(UserError, match="expected at least one transition, got none"):
+        writer.finalize(tmp_path / "data.hdf5", {})
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing_committed(tmp_path, vector, make):
+def test_writer_full_disk_keeps_committed_episodes(tmp_path, vector, make):
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 100))
     writer.commit({"n": 1})
@@ -136,12 +140,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing_committed(tmp_path, vector, m
     assert again.transitions == 100 * again.episodes > 0
 
 
-def test_a_full_disk_while_publishing_can_be_continued(tmp_path, frames, make):
+def test_finalize_after_full_disk_continues(tmp_path, frames, make):
     writer = Writer(tmp_path / "log", frames, stack=4, shard_bytes=4000)
     writer.add(make(frames, 2000, stack=4))
     writer.commit({})
     with largest_file(30_000), pytest.raises(DiskFull, match="disk is full"):
-        writer.finalise(tmp_path / "data.hdf5", {})
+        writer.finalize(tmp_path / "data.hdf5", {})
     assert not (tmp_path / "data.hdf5").exists()
-    Writer(tmp_path / "log", frames, stack=4).finalise(tmp_path / "data.hdf5", {})
+    Writer(tmp_path / "log", frames, stack=4).finalize(tmp_path / "data.hdf5", {})
     assert len(Dataset.open(tmp_path / "data.hdf5")) == 2000

@@ -1,28 +1,30 @@
+"""MiniGrid and BabyAI: word ids of missions, success and time limits."""
+
 import gymnasium as gym
 import numpy as np
 import pytest
 
 from lfd.envs import MiniGrid
-from lfd.envs.minigrid import VOCABULARY, tokens
-from lfd.errors import Refused
+from lfd.envs.minigrid import VOCABULARY, tokenize_mission
+from lfd.errors import UserError
 
 
-def test_ids_of_words_are_fixed() -> None:
-    # trained agents know these numbers
+def test_tokenize_mission_word_ids_are_fixed() -> None:
+    # trained agents depend on these ids
     assert len(VOCABULARY) == len(set(VOCABULARY)) and VOCABULARY[:3] == ("a", "after", "and")
-    assert tokens("go to the red ball", 7).tolist() == [10, 27, 25, 23, 4, 0, 0]
-    assert tokens("Go to the RED ball, then", 6).tolist() == [10, 27, 25, 23, 4, 26]
+    assert tokenize_mission("go to the red ball", 7).tolist() == [10, 27, 25, 23, 4, 0, 0]
+    assert tokenize_mission("Go to the RED ball, then", 6).tolist() == [10, 27, 25, 23, 4, 26]
     assert VOCABULARY[30] == "your"
 
 
-def test_unknown_words_and_long_missions_are_refused() -> None:
-    with pytest.raises(Refused, match="dragon.*env.mission=false"):
-        tokens("go to the dragon", 9)
-    with pytest.raises(Refused, match="5 words.*env.mission_length"):
-        tokens("go to the red ball", 4)
+def test_tokenize_mission_unknown_words_and_long_missions_are_refused() -> None:
+    with pytest.raises(UserError, match="dragon.*env.mission=false"):
+        tokenize_mission("go to the dragon", 9)
+    with pytest.raises(UserError, match="at most 4 words, got 5; set a larger env.mission_length"):
+        tokenize_mission("go to the red ball", 4)
 
 
-def test_the_mission_of_an_episode_is_shown() -> None:
+def test_observation_contains_the_mission_of_the_episode() -> None:
     env = MiniGrid("BabyAI-GoToLocal-v0", mission_length=6).make(2, training=False)
     obs = env.reset([1, 2])
     words = [[VOCABULARY[i - 1] for i in row if i] for row in obs["mission"]]
@@ -31,20 +33,20 @@ def test_the_mission_of_an_episode_is_shown() -> None:
     assert obs["direction"].dtype == np.int64
 
 
-def test_a_mission_can_be_left_out() -> None:
+def test_mission_false_removes_the_mission() -> None:
     space = MiniGrid("MiniGrid-Empty-5x5-v0", mission=False).spaces().observation
     assert isinstance(space, gym.spaces.Dict) and set(space.spaces) == {"image", "direction"}
 
 
-def test_levels_that_are_rejected_are_not_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_reset_hides_the_levels_that_babyai_rejects(capsys: pytest.CaptureFixture[str]) -> None:
     env = MiniGrid("BabyAI-BossLevel-v0")
-    env.single().unwrapped.reset(seed=3)
-    assert "rejected" in capsys.readouterr().out, "else nothing is tested here"
+    env.make_single().unwrapped.reset(seed=3)
+    assert "rejected" in capsys.readouterr().out, "otherwise this test protects nothing"
     env.make(1, training=False).reset([3])
     assert capsys.readouterr() == ("", "")
 
 
-def test_success_is_a_positive_reward() -> None:
+def test_success_is_one_with_a_positive_reward() -> None:
     env = MiniGrid("MiniGrid-Empty-5x5-v0", mission=False).make(1, training=False)
     env.reset([0])
     forward, right = np.array([2]), np.array([1])
@@ -53,14 +55,14 @@ def test_success_is_a_positive_reward() -> None:
     assert steps[-1].terminated[0] and steps[-1].reward[0] > 0.9
 
 
-def test_a_full_episode_is_truncated_not_terminated() -> None:
+def test_time_limit_truncates_the_episode() -> None:
     env = MiniGrid("BabyAI-GoToLocal-v0").make(1, training=True)
     env.reset([0])
     ends = [env.step(np.array([0])) for _ in range(64)][-1]
     assert ends.truncated[0] and not ends.terminated[0] and ends.infos["success"][0] == 0
 
 
-def test_actions_have_names() -> None:
+def test_action_names_are_those_of_minigrid() -> None:
     env = MiniGrid("BabyAI-GoToLocal-v0")
     assert env.action_names() == ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
     assert len(env.action_names()) == env.spaces().action.n

@@ -1,3 +1,5 @@
+"""Sinks: each record is sent once, also after a resume; nothing uses the network offline."""
+
 import json
 import socket
 import subprocess
@@ -12,18 +14,24 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 from wandb.proto.wandb_internal_pb2 import Record as WandbRecord  # type: ignore[attr-defined]
 
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.log import Logger, NoLogger, RunInfo, RunLog, Tensorboard, Wandb
 from lfd.log.loggers import WandbMode
 
 RESULT = {
     "scores": {"learn": {"return_mean": 498.0}},
-    "stages": {"demos": {"passport": {"sha256": "ab12"}}, "learn": {}},
+    "stages": {"demos": {"metadata": {"sha256": "ab12"}}, "learn": {}},
 }
 
 
 def record(step: int, stage: str = "learn", env_steps: int = 0) -> dict[str, Any]:
-    return {"stage": stage, "step": step, "env_steps": env_steps, "seconds": 0.1, f"{stage}/td": 1 / (1 + step)}
+    return {
+        "stage": stage,
+        "step": step,
+        "env_steps": env_steps,
+        "seconds": 0.1,
+        f"{stage}/dqn/critic_loss": 1 / (1 + step),
+    }
 
 
 @pytest.fixture
@@ -52,7 +60,7 @@ def film(folder: Path) -> Path:
 
 def session(folder: Path, logger: Logger, known: int, until: int, status: str) -> None:
     log = RunLog(folder / "metrics.jsonl", logger.open(RunInfo(folder, {"algo": {"lr": 1e-3}}, group="sweep-7")))
-    log.begin("learn", [record(step) for step in range(known)])
+    log.replay("learn", [record(step) for step in range(known)])
     for step in range(known, until):
         log.write(record(step))
     if status == "done":
@@ -82,7 +90,7 @@ def sent(folder: Path) -> list[WandbRecord]:
     return [WandbRecord.FromString(chunk) for path in files for chunk in chunks(path.read_bytes())]
 
 
-def test_wandb_offline_sends_each_step_once_over_a_resume_and_never_dials_out(
+def test_wandb_sink_offline_after_a_resume_has_each_step_once_without_network(
     tmp_path: Path, offline: list[object], capfd: pytest.CaptureFixture[str]
 ) -> None:
     logger = Wandb(WandbMode.offline, "p", "team", ["cql", "cartpole"])
@@ -110,7 +118,7 @@ def test_wandb_offline_sends_each_step_once_over_a_resume_and_never_dials_out(
     assert [each.exit.exit_code for each in records if each.HasField("exit")] == [1, 0]
     config = {item.key or item.nested_key[0]: item.value_json for each in records for item in each.config.update}
     config |= {item.key or item.nested_key[0]: item.value_json for run in runs for item in run.config.update}
-    assert json.loads(config["passports"]) == {"demos": {"sha256": "ab12"}} and json.loads(config["algo"]) == {
+    assert json.loads(config["metadata"]) == {"demos": {"sha256": "ab12"}} and json.loads(config["algo"]) == {
         "lr": 1e-3
     }
     summary = {
@@ -119,12 +127,10 @@ def test_wandb_offline_sends_each_step_once_over_a_resume_and_never_dials_out(
     assert summary["scores/learn/return_mean"] == "498.0"
 
 
-def test_wandb_draws_an_interacting_stage_over_env_steps_and_another_over_gradient_steps(
-    tmp_path: Path, offline: list[object]
-) -> None:
+def test_wandb_sink_x_axis_is_env_steps_only_for_interacting_stages(tmp_path: Path, offline: list[object]) -> None:
     log = RunLog(tmp_path / "metrics.jsonl", Wandb(WandbMode.offline).open(RunInfo(tmp_path)))
-    log.begin("expert", [record(0, "expert"), record(1, "expert", env_steps=8)])
-    log.begin("learn", [record(0), record(1)])
+    log.replay("expert", [record(0, "expert"), record(1, "expert", env_steps=8)])
+    log.replay("learn", [record(0), record(1)])
     log.finish("interrupted", {})
     records = sent(tmp_path)
     axes = {each.metric.glob_name: each.metric.step_metric for each in records if each.HasField("metric")}
@@ -132,40 +138,42 @@ def test_wandb_draws_an_interacting_stage_over_env_steps_and_another_over_gradie
     assert [each.exit.exit_code for each in records if each.HasField("exit")] == [75]
 
 
-def test_wandb_online_without_a_key_is_refused_before_anything_runs(
+def test_wandb_online_without_a_key_is_refused_when_opened(
     tmp_path: Path, offline: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
-    with pytest.raises(Refused, match="logger.mode=offline"):
+    with pytest.raises(UserError, match="logger.mode=offline"):
         Wandb().open(RunInfo(tmp_path))
     assert offline == []
 
 
-def test_no_logger_and_a_disabled_one_have_no_sink(tmp_path: Path) -> None:
+def test_logger_none_or_disabled_has_no_sink(tmp_path: Path) -> None:
     assert NoLogger().open(RunInfo(tmp_path)) == []
     assert Wandb(WandbMode.disabled).open(RunInfo(tmp_path)) == []
 
 
-def test_tensorboard_shows_each_point_once_over_a_resume(tmp_path: Path) -> None:
+def test_tensorboard_sink_after_a_resume_has_each_point_once(tmp_path: Path) -> None:
     session(tmp_path, Tensorboard(), known=0, until=4, status="failed")
     session(tmp_path, Tensorboard(), known=2, until=6, status="done")
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("learn/td")] == [
+    assert [(event.step, event.value) for event in events.Scalars("learn/dqn/critic_loss")] == [
         (step, pytest.approx(1 / (1 + step))) for step in range(6)
     ]
     [image] = events.Images("score/film")
     assert image.encoded_image_string == (tmp_path / "film.gif").read_bytes() and (image.width, image.height) == (8, 6)
 
 
-def test_missing_tensorboard_is_refused_with_its_install_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_not_installed_is_refused_with_the_install_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("lfd.log.loggers.find_spec", lambda name: None)
-    with pytest.raises(Refused, match=r'pip install -e "\.\[tensorboard\]"'):
+    with pytest.raises(UserError, match=r'pip install -e "\.\[tensorboard\]"'):
         Tensorboard().open(RunInfo(tmp_path))
 
 
-def test_importing_the_room_imports_no_sink_package() -> None:
+def test_import_of_log_imports_no_sink_package() -> None:
     code = "import sys, lfd.log; print(sorted({'wandb', 'tensorboard', 'torch', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,3 +1,5 @@
+"""Learning curves: axes, panels and stages without data."""
+
 from pathlib import Path
 from typing import Any
 
@@ -5,14 +7,16 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from lfd.report import curves
+from lfd.report import draw_curves
+
+DETAILS = {"learn/row/q_mean": 7.0, "learn/validation/row/0_loss": 7.0}
 
 
 def records(stage: str, env_steps: int = 0, spread: bool = True, losses: int = 1) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for step in range(3):
         at = {"stage": stage, "step": 100 * step, "env_steps": env_steps * step, "seconds": 1.0}
-        rows.append(at | {f"{stage}/loss{i}": 1.0 / (1 + step) for i in range(losses)} | {f"{stage}/loss0/detail": 7.0})
+        rows.append(at | {f"{stage}/row/{i}_loss": 1.0 / (1 + step) for i in range(losses)} | DETAILS)
         rows.append(at | {"score": 10.0 * step} | ({"score_std": 2.0} if spread else {}))
     return rows
 
@@ -31,9 +35,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[float], list[float
     return lines
 
 
-def test_the_score_is_over_env_steps_only_where_the_stage_interacts(tmp_path: Path, drawn: list[Any]) -> None:
+def test_draw_curves_score_axis_is_env_steps_only_for_interacting_stages(tmp_path: Path, drawn: list[Any]) -> None:
     stages = {"expert": records("expert", env_steps=400), "learn": records("learn", spread=False)}
-    curves(stages, tmp_path / "curves.png", {"expert": 500.0, "random": 20.0})
+    draw_curves(stages, tmp_path / "curves.png", {"expert": 500.0, "random": 20.0})
     loss = ([0, 100, 200], [1.0, 0.5, pytest.approx(1 / 3)])
     assert drawn == [([0, 400, 800], [0, 10, 20]), loss, ([0, 100, 200], [0, 10, 20]), loss]
     with Image.open(tmp_path / "curves.png") as picture:
@@ -41,21 +45,21 @@ def test_the_score_is_over_env_steps_only_where_the_stage_interacts(tmp_path: Pa
 
 
 @pytest.mark.parametrize(("given", "panels"), [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (9, 4)])
-def test_the_first_four_losses_have_a_panel_and_details_have_none(
+def test_draw_curves_has_panels_of_the_first_four_losses_only(
     tmp_path: Path, drawn: list[Any], given: int, panels: int
 ) -> None:
-    curves({"learn": records("learn", losses=given)}, tmp_path / "curves.png")
+    draw_curves({"learn": records("learn", losses=given)}, tmp_path / "curves.png")
     assert len(drawn) == 1 + panels
 
 
-def test_a_stage_that_was_not_evaluated_shows_its_losses(tmp_path: Path, drawn: list[Any]) -> None:
+def test_draw_curves_of_a_stage_without_scores_draws_losses(tmp_path: Path, drawn: list[Any]) -> None:
     rows = [{key: value for key, value in row.items() if key != "score"} for row in records("learn", losses=3)]
-    curves({"learn": rows}, tmp_path / "curves.png")
+    draw_curves({"learn": rows}, tmp_path / "curves.png")
     assert len(drawn) == 3
 
 
-def test_a_run_without_curves_still_has_a_picture(tmp_path: Path, drawn: list[Any]) -> None:
-    curves({"demos": []}, tmp_path / "curves.png")
+def test_draw_curves_without_records_draws_a_text(tmp_path: Path, drawn: list[Any]) -> None:
+    draw_curves({"demos": []}, tmp_path / "curves.png")
     assert drawn == []
     with Image.open(tmp_path / "curves.png") as picture:
         assert len(set(picture.convert("L").tobytes())) > 10, "it must say so"

@@ -1,10 +1,12 @@
+"""Films: duration, order of frames and empty films."""
+
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.report import save_film
 
 
@@ -13,7 +15,7 @@ def frames(count: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("fps", [30, 50, 60])
-def test_a_film_lasts_as_long_as_its_episode(tmp_path: Path, fps: int) -> None:
+def test_save_film_lasts_as_long_as_its_episode(tmp_path: Path, fps: int) -> None:
     path = tmp_path / "film.gif"
     save_film(frames(120), path, fps)
     with Image.open(path) as film:
@@ -26,7 +28,7 @@ def test_a_film_lasts_as_long_as_its_episode(tmp_path: Path, fps: int) -> None:
     assert min(durations) >= 20, "browsers slow down shorter frames"
 
 
-def test_a_film_shows_the_frames_in_order_and_repeats(tmp_path: Path) -> None:
+def test_save_film_keeps_the_order_of_frames_and_loops(tmp_path: Path) -> None:
     path = tmp_path / "film.gif"
     save_film([np.full((8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))], path, 10)
     seen = []
@@ -38,6 +40,6 @@ def test_a_film_shows_the_frames_in_order_and_repeats(tmp_path: Path) -> None:
     assert seen == [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
-def test_a_film_of_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="at least one frame"):
+def test_save_film_without_frames_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected at least one frame, got none"):
         save_film([], tmp_path / "film.gif", 30)

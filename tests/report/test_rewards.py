@@ -1,3 +1,5 @@
+"""Pictures and tables of learned rewards contain every reward, dataset and episode."""
+
 from pathlib import Path
 from typing import Any
 
@@ -6,17 +8,17 @@ import pytest
 from matplotlib.axes import Axes
 from PIL import Image
 
-from lfd.report import draw_rewards, table
-from lfd.stages.inspect import measured, spread
+from lfd.report import draw_rewards, result_table
+from lfd.stages.reward_eval import agreement, spread
 
 
 def found(seed: int = 0, episodes: int = 12) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     true = rng.normal(0, 10, episodes)
-    return measured(true + rng.normal(0, 5, episodes), true) | spread(rng.normal(0, 1, 300))
+    return agreement(true + rng.normal(0, 5, episodes), true) | spread(rng.normal(0, 1, 300))
 
 
-def test_a_row_a_reward_and_every_episode_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draw_rewards_contains_every_reward_and_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points: list[tuple[list[float], list[float]]] = []
     plot = Axes.plot
 
@@ -34,17 +36,17 @@ def test_a_row_a_reward_and_every_episode_in_it(tmp_path: Path, monkeypatch: pyt
     assert heights[1] == 2 * heights[0]
 
 
-def test_a_reward_that_tells_nothing_is_drawn_too(tmp_path: Path) -> None:
-    constant = measured(np.zeros(3), np.zeros(3)) | spread(np.zeros(9))
+def test_draw_rewards_of_a_constant_reward_draws_it(tmp_path: Path) -> None:
+    constant = agreement(np.zeros(3), np.zeros(3)) | spread(np.zeros(9))
     draw_rewards({"reward": {"demos": constant}}, tmp_path / "rewards.png")
-    assert "–" in table({"scores": {}, "rewards": {"reward": {"demos": constant}}})
+    assert "–" in result_table({"scores": {}, "rewards": {"reward": {"demos": constant}}})
 
 
-def test_the_table_has_a_row_for_each_reward_and_dataset() -> None:
+def test_result_table_has_a_row_per_reward_and_dataset() -> None:
     result = {
         "scores": {"learn": {"return_mean": 1.0}},
         "rewards": {"reward": {"demos": found(0), "outcome": found(1)}},
     }
-    lines = table(result).splitlines()
+    lines = result_table(result).splitlines()
     assert [line.split()[:2] for line in lines[-2:]] == [["reward", "demos"], ["reward", "outcome"]]
     assert "Spearman" in lines[-4] and lines[0].startswith("policy")

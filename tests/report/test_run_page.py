@@ -1,3 +1,5 @@
+"""report.html shows the whole run and loads nothing."""
+
 import json
 import re
 from html.parser import HTMLParser
@@ -19,14 +21,14 @@ RESULT: dict[str, Any] = {
     "stages": {
         "demos": {
             "artifact": "collect-77aa", "cached": True, "seconds": 4.0, "gradient_steps": 0, "env_steps": 20000,
-            "passport": {"transitions": 20000, "returns": {"mean": 486.2, "max": 500}, "env": {"id": "CartPole-v1"}},
+            "metadata": {"transitions": 20000, "returns": {"mean": 486.2, "max": 500}, "env": {"id": "CartPole-v1"}},
         },
         "learn": {"artifact": "fit-3fa9", "cached": False, "seconds": 95.0, "gradient_steps": 5000, "env_steps": 0},
     },
 }  # fmt: skip
 RECORDS = [
-    {"stage": "learn", "step": 1, "seconds": 0.1, "learn/td": 0.75},
-    {"stage": "learn", "step": 2, "seconds": 0.2, "learn/td": 0.25},
+    {"stage": "learn", "step": 1, "seconds": 0.1, "learn/dqn/critic_loss": 0.75},
+    {"stage": "learn", "step": 2, "seconds": 0.2, "learn/dqn/critic_loss": 0.25},
 ]
 PNG = b"\x89PNG picture"
 
@@ -66,7 +68,7 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_page_shows_the_whole_run(run_folder: Path) -> None:
+def test_report_html_contains_the_whole_run(run_folder: Path) -> None:
     page = Page(report_html(run_folder, RESULT, "algo:\n  lr: 0.001", RECORDS, PNG))
     for words in (
         "cql-cartpole-s0-3fa9c1d2", "498.3 ± 9.1", "python run.py algo=cql 'note=a <b>'", "431.0 .. 500.0",
@@ -77,7 +79,7 @@ def test_the_page_shows_the_whole_run(run_folder: Path) -> None:
     assert "0.75" not in page.words, "only the last value of a metric"
 
 
-def test_the_page_needs_no_network_and_no_other_file(run_folder: Path) -> None:
+def test_report_html_loads_nothing(run_folder: Path) -> None:
     save_film([np.zeros((4, 4, 3), np.uint8)], run_folder / "film.gif", 10)
     text = report_html(run_folder, RESULT, "", RECORDS, PNG)
     links = Page(text).links
@@ -85,6 +87,6 @@ def test_the_page_needs_no_network_and_no_other_file(run_folder: Path) -> None:
     assert not re.search(r"https?://|url\(|@import", text)
 
 
-def test_a_run_with_nothing_but_a_failed_stage_has_a_page(tmp_path: Path) -> None:
+def test_report_html_of_a_failed_run_without_scores_is_a_page(tmp_path: Path) -> None:
     page = Page(report_html(tmp_path, {"status": "failed"}, "", [], PNG))
     assert "This run has no scores." in page.words

@@ -1,3 +1,5 @@
+"""Sweep tables and pages: groups, failures and escaping."""
+
 import json
 from typing import Any
 
@@ -22,7 +24,7 @@ RESULTS = [
 ]
 
 
-def test_jobs_are_grouped_by_what_varies_except_the_seed_and_seeds_are_the_unit() -> None:
+def test_sweep_json_groups_jobs_over_seeds() -> None:
     sweep = json.loads(sweep_json(RESULTS))
     assert sweep["varies"] == ["algo", "env"] and sweep["common"] == {"learn.steps": "5"}
     first, second, third = sweep["groups"]
@@ -37,7 +39,7 @@ def test_jobs_are_grouped_by_what_varies_except_the_seed_and_seeds_are_the_unit(
     assert failure["reason"] == "out of\nmemory" and "algo=cql" in failure["overrides"]
 
 
-def test_the_console_table_ends_with_the_failures() -> None:
+def test_sweep_table_ends_with_the_failures() -> None:
     assert sweep_table(RESULTS).splitlines() == [
         "algo  env             return        min .. max  seeds  missing  expert",
         "────  ────────  ────────────  ────────────────  ─────  ───────  ──────",
@@ -50,19 +52,19 @@ def test_the_console_table_ends_with_the_failures() -> None:
     ]
 
 
-def test_a_sweep_over_seeds_alone_is_one_group() -> None:
+def test_sweep_json_of_seeds_only_is_one_group() -> None:
     [group] = json.loads(sweep_json([job("seed=0", score=1.0), job("seed=1", score=3.0)]))["groups"]
     assert (group["overrides"], group["return_mean"]) == ({}, 2.0)
     assert "2.00 ± 1.41" in sweep_table([job("seed=0", score=1.0), job("seed=1", score=3.0)])
 
 
-def test_a_sweep_in_which_all_failed_has_a_table_and_a_page() -> None:
+def test_sweep_in_which_all_jobs_failed_has_a_table_and_a_page() -> None:
     failed = [job("algo=bc", "seed=0"), job("algo=cql", "seed=0")]
     assert sweep_table(failed).count("out of memory") == 2
     assert sweep_html(failed).count("out of\nmemory") == 2
 
 
-def test_the_page_escapes_what_jobs_say_and_loads_nothing() -> None:
+def test_sweep_html_escapes_text_and_loads_nothing() -> None:
     bad = job("algo=bc", "env=cartpole", "seed=2") | {"reason": "<script>"}
     text = sweep_html([*RESULTS, bad])
     assert "&lt;script&gt;" in text and "<script>" not in text

@@ -1,3 +1,5 @@
+"""Batches of a dataset: every column against its episodes, held-out rows, scaled rewards, and exact resumption."""
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -6,9 +8,9 @@ import torch
 from lfd.agents.q import QNet
 from lfd.data import Episode
 from lfd.envs import Spaces
-from lfd.errors import Refused
-from lfd.sources import table as module
-from lfd.sources.dataset import Demonstrations, split, statistics
+from lfd.errors import UserError
+from lfd.sources import columns as module
+from lfd.sources.dataset import DatasetSource, split, statistics
 
 VECTOR = Spaces(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), gym.spaces.Discrete(100))
 FRAMES = Spaces(gym.spaces.Box(0, 255, (4, 3, 3), np.uint8), gym.spaces.Discrete(100))
@@ -36,18 +38,18 @@ def data(write_data):
 @pytest.fixture
 def stream_of(open_source, data):
     agent = QNet([8]).build(VECTOR)
-    return lambda source=None, **world: open_source(
-        source or Demonstrations(), agent, **{"name": "demos", "datasets": {"demos": data}, "columns": ALL, **world}
+    return lambda source=None, **context: open_source(
+        source or DatasetSource(), agent, **{"name": "demos", "products": {"demos": data}, "columns": ALL, **context}
     )
 
 
-def table(stream, rows):
-    return stream._table.gather(torch.as_tensor(rows))
+def gather(stream, rows):
+    return stream._columns.gather(torch.as_tensor(rows))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_every_column_by_hand(stream_of, steps):
-    batch = table(stream_of(Demonstrations(n_step=steps)), np.arange(13))
+def test_columns_equal_those_computed_by_hand(stream_of, steps):
+    batch = gather(stream_of(DatasetSource(n_step=steps)), np.arange(13))
     row = 0
     for one in EPISODES:
         length, name = len(one), one.observations[0, 0]
@@ -69,10 +71,10 @@ def test_every_column_by_hand(stream_of, steps):
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_resident_and_mapped_data_give_equal_batches(stream_of, monkeypatch, members):
-    resident = stream_of(Demonstrations(n_step=2), members=members)
-    monkeypatch.setattr(module, "RESIDENT", 0)
-    mapped = stream_of(Demonstrations(n_step=2), members=members)
-    assert resident._table._resident is not None and mapped._table._resident is None
+    resident = stream_of(DatasetSource(n_step=2), members=members)
+    monkeypatch.setattr(module, "MAX_DEVICE_BYTES", 0)
+    mapped = stream_of(DatasetSource(n_step=2), members=members)
+    assert resident._columns._resident is not None and mapped._columns._resident is None
     for _ in range(3):
         one, other = resident.next(), mapped.next()
         assert one.action.shape == ((64,) if members == 1 else (3, 64))
@@ -80,17 +82,17 @@ def test_resident_and_mapped_data_give_equal_batches(stream_of, monkeypatch, mem
             assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_members_draw_rows_of_their_own(stream_of):
+def test_members_draw_different_rows(stream_of):
     obs = stream_of(members=2).next().obs
     assert not torch.equal(obs[0], obs[1])
 
 
-def test_only_columns_that_are_read_are_made(stream_of):
+def test_batch_has_only_the_columns_that_are_read(stream_of):
     assert set(stream_of(columns=frozenset({"obs", "action"})).next().__dict__) == {"obs", "action"}
 
 
 @pytest.mark.parametrize("used", [0, 1, 255, 256, 257, 300])
-def test_set_back_within_a_chunk_of_draws_gives_the_same_bits(stream_of, used):
+def test_restore_within_a_prefetched_block_gives_the_same_bits(stream_of, used):
     first, second = stream_of(batch=4), stream_of(batch=4)
     for _ in range(used):
         first.next()
@@ -102,13 +104,13 @@ def test_set_back_within_a_chunk_of_draws_gives_the_same_bits(stream_of, used):
         assert torch.equal(first.next().obs, second.next().obs)
 
 
-def test_stacked_frames_at_the_start_and_end_of_episodes(write_data, open_source):
+def test_stacks_at_the_start_and_end_of_episodes_are_right(write_data, open_source):
     frames = [np.arange(10 * k, 10 * k + 4, dtype=np.uint8)[:, None, None] * np.ones((3, 3), np.uint8) for k in (1, 2)]
     rewards = np.ones(3, np.float32)
     data = write_data([Episode(f, np.arange(3), rewards, False, True) for f in frames], FRAMES, stack=4)
     agent = QNet([8]).build(FRAMES)
-    stream = open_source(Demonstrations(), agent, name="demos", datasets={"demos": data}, columns=ALL)
-    batch = table(stream, np.arange(6))
+    stream = open_source(DatasetSource(), agent, name="demos", products={"demos": data}, columns=ALL)
+    batch = gather(stream, np.arange(6))
     stacks, after = batch.obs[:, :, 0, 0].tolist(), batch.next_obs[:, :, 0, 0].tolist()
     assert stacks[:3] == [[10, 10, 10, 10], [10, 10, 10, 11], [10, 10, 11, 12]]
     assert stacks[3] == [20, 20, 20, 20]
@@ -125,64 +127,66 @@ def test_validation_holds_out_whole_episodes(write_data, episodes, share, count)
     assert len(set(data.episode_of(held))) == count and len(learn) + len(held) == len(data)
 
 
-def test_what_is_held_out_is_never_drawn_and_is_given_for_validation(stream_of):
-    stream = stream_of(Demonstrations(validation=0.25))
+def test_held_out_rows_are_never_drawn_and_are_the_validation_batches(stream_of):
+    stream = stream_of(DatasetSource(validation=0.25))
     drawn = set(torch.cat([stream.next().obs[:, 0] for _ in range(20)]).tolist())
     held = set(torch.cat([batch.obs[:, 0] for batch in stream.held_out()]).tolist())
     assert len(held) == 1 and drawn == {1.0, 2.0, 3.0, 4.0} - held
 
 
-def test_holding_out_everything_is_refused(write_data, open_source):
+def test_dataset_source_without_rows_beside_the_held_out_is_refused(write_data, open_source):
     data = write_data([episode(k, 3, "terminated") for k in range(2)], VECTOR)
-    with pytest.raises(Refused, match="0 transitions to learn from"):
-        open_source(Demonstrations(validation=0.9), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data})
+    with pytest.raises(UserError, match="expected 1 or more transitions beside the 90% held out .*, got 0"):
+        open_source(DatasetSource(validation=0.9), QNet([8]).build(VECTOR), name="demos", products={"demos": data})
 
 
-def test_statistics_are_of_all_rows_in_parts(data, monkeypatch):
+def test_statistics_yield_all_rows_in_parts(data, monkeypatch):
     seen = np.concatenate(list(statistics(data)))
     assert len(seen) == len(data) and np.array_equal(seen, data.observations(np.arange(len(data))))
     assert len(np.concatenate(list(statistics(data, limit=5)))) == 5
 
 
-def test_a_batch_may_be_larger_than_the_dataset(write_data, open_source):
+def test_batch_larger_than_the_dataset_is_drawn(write_data, open_source):
     data = write_data([episode(1, 2, "terminated")], VECTOR, name="tiny")
-    stream = open_source(Demonstrations(), QNet([8]).build(VECTOR), name="demos", datasets={"demos": data}, batch=500)
+    stream = open_source(DatasetSource(), QNet([8]).build(VECTOR), name="demos", products={"demos": data}, batch=500)
     assert len(stream.next().action) == 500 and stream.epoch_steps() == 1
 
 
-def test_a_constant_reward_takes_the_place_of_the_datas(stream_of):
-    batch = table(stream_of(Demonstrations(n_step=2, reward=3.0)), np.arange(5))
+def test_constant_reward_replaces_that_of_the_data(stream_of):
+    batch = gather(stream_of(DatasetSource(n_step=2, constant_reward=3.0)), np.arange(5))
     assert batch.reward.tolist() == pytest.approx([3 + 0.9 * 3] * 4 + [3])
     assert batch.true_reward.tolist() == [1, 2, 3, 4, 5]
     assert batch.return_to_go[-2:].tolist() == pytest.approx([3 + 0.9 * 3, 3])
 
 
-def test_rewards_are_scaled_until_the_returns_of_whole_episodes_lie_so_far_apart(stream_of):
+def test_return_range_scales_the_returns_of_complete_episodes(stream_of):
     """Those return 15, 1 and 10; the one that was cut, 6, is scaled with them."""
-    batch = table(stream_of(Demonstrations(return_range=28.0)), np.arange(13))
+    batch = gather(stream_of(DatasetSource(return_range=28.0)), np.arange(13))
     assert batch.reward.tolist() == pytest.approx([2.0 * reward for reward in (1, 2, 3, 4, 5, 1, 1, 2, 3, 4, 1, 2, 3)])
     assert batch.true_reward[:5].tolist() == [1, 2, 3, 4, 5]
     assert batch.return_to_go[4].item() == pytest.approx(10.0)
 
 
-def test_an_episode_that_was_cut_does_not_say_how_far_returns_lie_apart(write_data, stream_of):
+def test_return_range_ignores_incomplete_episodes(write_data, stream_of):
     data = write_data([*EPISODES, episode(5, 9, "cut")], VECTOR, name="cut")
-    batch = table(stream_of(Demonstrations(return_range=28.0), datasets={"demos": data}), np.arange(5))
+    batch = gather(stream_of(DatasetSource(return_range=28.0), products={"demos": data}), np.arange(5))
     assert batch.reward.tolist() == pytest.approx([2, 4, 6, 8, 10])
 
 
-def test_a_range_of_returns_that_cannot_be_is_refused(write_data, stream_of):
-    with pytest.raises(Refused, match="return_range is 0; a number above 0 is expected"):
-        Demonstrations(return_range=0.0)
-    with pytest.raises(Refused, match="and no constant reward beside it"):
-        Demonstrations(return_range=1.0, reward=1.0)
+def test_return_range_that_does_not_fit_is_refused(write_data, stream_of):
+    with pytest.raises(UserError, match="^return_range: expected a number above 0, got 0$"):
+        DatasetSource(return_range=0.0)
+    with pytest.raises(UserError, match="^return_range: expected null beside constant_reward=1, got 1; leave one"):
+        DatasetSource(return_range=1.0, constant_reward=1.0)
     data = write_data([EPISODES[1], EPISODES[1]], VECTOR, name="same")
-    with pytest.raises(Refused, match="all episodes of the data return the same; leave it out"):
-        stream_of(Demonstrations(return_range=1.0), datasets={"demos": data})
+    with pytest.raises(
+        UserError, match="sources.demos.return_range: expected episodes of different returns, .*; leave it out"
+    ):
+        stream_of(DatasetSource(return_range=1.0), products={"demos": data})
 
 
 @pytest.mark.parametrize("form", ["vector", "dict"])
-def test_one_wild_value_does_not_decide_the_scale_of_the_others(write_data, form):
+def test_statistics_clip_an_outlier_and_leave_other_values(write_data, form):
     seen = np.random.default_rng(0).normal(size=(1001, 3)).astype(np.float32)
     box = gym.spaces.Box(-np.inf, np.inf, (3,))
     spaces = Spaces(gym.spaces.Dict({"pose": box}) if form == "dict" else box, gym.spaces.Discrete(2))

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import Policy, PolicyValue
+from lfd.agents.actor_critic import PolicySpec, PolicyValue
 from lfd.agents.q import QNet
 from lfd.data import Dataset
 from lfd.envs import Atari
-from lfd.episodes import Lane
-from lfd.experts import Scripted
+from lfd.episodes import EpisodeRecorder
+from lfd.experts.experts import Scripted
 from lfd.sources.interactive import Interactive
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
@@ -24,9 +24,9 @@ def pong():
     return PONG
 
 
-def test_a_replay_gives_back_the_stacks_that_were_seen(pong, open_source):
+def test_replay_returns_the_stacks_of_the_environment(pong, open_source):
     torch.manual_seed(0)
-    stream = open_source(Replay(200, 2, 2, rate=2.0), QNet().build(pong.spaces()), pong, batch=4)
+    stream = open_source(Replay(200, 2, 2, env_steps_per_update=2.0), QNet().build(pong.spaces()), pong, batch=4)
     seen, step = [], stream._env.step
 
     def watched(action):
@@ -38,37 +38,37 @@ def test_a_replay_gives_back_the_stacks_that_were_seen(pong, open_source):
     stream._env.step = watched
     for _ in range(60):
         stream.next()
-    stream.boundary(1)
+    stream.reset_envs(1)
     for _ in range(5):
         stream.next()
     ring = stream._ring
     ends = 0
-    for lane in range(2):
-        rows = ring.position(np.full(len(seen), lane), np.arange(len(seen)))
-        before, after = (ring.observations(np.full(len(seen), lane), rows + k) for k in (0, 1))
-        assert np.array_equal(before, np.stack([obs[lane] for obs, _ in seen]))
-        assert np.array_equal(after, np.stack([obs[lane] for _, obs in seen]))
+    for env in range(2):
+        rows = ring.position(np.full(len(seen), env), np.arange(len(seen)))
+        before, after = (ring.observations(np.full(len(seen), env), rows + k) for k in (0, 1))
+        assert np.array_equal(before, np.stack([obs[env] for obs, _ in seen]))
+        assert np.array_equal(after, np.stack([obs[env] for _, obs in seen]))
         ends += int((np.diff(rows) > 1).sum())
-    assert ends >= 4  # both lanes had an end of an episode and a boundary
+    assert ends >= 4  # both envs had an end of an episode and a reset
 
 
-def test_data_gives_back_the_stacks_that_were_seen(pong, run_stages, monkeypatch):
-    seen, follow = [], Lane.follow
+def test_dataset_returns_the_stacks_of_the_environment(pong, run_stages, monkeypatch):
+    seen, add_step = [], EpisodeRecorder.add_step
 
     def watched(self, index, action, step):
         if self.running:
             seen.append((id(self), step.next_obs[index].copy()))
-        follow(self, index, action, step)
+        add_step(self, index, action, step)
 
-    monkeypatch.setattr(Lane, "follow", watched)
+    monkeypatch.setattr(EpisodeRecorder, "add_step", watched)
     data = run_stages({"demos": Collect("random", episodes=2, num_envs=2)}, pong).product("demos")
-    lanes = list(dict.fromkeys(lane for lane, _ in seen))
-    expected = np.concatenate([[obs for lane, obs in seen if lane == one] for one in lanes])
-    assert data.stack == 4 and np.array_equal(data.successors(np.arange(len(data))), expected)
+    recorders = list(dict.fromkeys(recorder for recorder, _ in seen))
+    expected = np.concatenate([[obs for recorder, obs in seen if recorder == one] for one in recorders])
+    assert data.stack == 4 and np.array_equal(data.next_observations(np.arange(len(data))), expected)
     assert np.array_equal(data.observations(np.arange(1, 20)), expected[:19])
 
 
-def test_a_rollout_learns_from_the_sign_of_the_reward(pong, open_source, monkeypatch):
+def test_rollout_in_atari_has_the_sign_of_the_reward(pong, open_source, monkeypatch):
     stream = open_source(Rollout(2, 4), PolicyValue().build(pong.spaces()), pong, batch=8)
     step = stream._env.step
     rewards = np.array([3.0, -2.0], np.float32)
@@ -78,12 +78,14 @@ def test_a_rollout_learns_from_the_sign_of_the_reward(pong, open_source, monkeyp
     assert sorted(batch.true_reward.tolist()) == [-2.0] * 4 + [3.0] * 4
 
 
-def test_interactive_rounds_keep_single_frames_and_give_stacks(pong, open_source, tmp_path):
+def test_interactive_rounds_store_single_frames_and_return_stacks(pong, open_source, tmp_path):
     experts = {"expert": Scripted("tests.experts:ones")}
     columns = frozenset({"obs", "action"})
-    source = Interactive(num_envs=2, episodes=1, transitions=1, most=60)
-    agent = Policy().build(pong.spaces())
-    stream = open_source(source, agent, pong, columns=columns, experts=experts, kept=tmp_path / "demos", batch=8)
+    source = Interactive(num_envs=2, episodes=1, transitions=1, max_transitions=60)
+    agent = PolicySpec().build(pong.spaces())
+    stream = open_source(
+        source, agent, pong, columns=columns, products=experts, product_folder=tmp_path / "demos", batch=8
+    )
     stream.begin_round()
     batch = stream.next()
     assert batch.obs.shape == (8, 4, 84, 84) and batch.obs.dtype == torch.uint8 and (batch.action == 1).all()

@@ -1,3 +1,5 @@
+"""The interactive source: who acts, what is stored, labels of people and of queues, and exact resumption."""
+
 import itertools
 import json
 import os
@@ -7,22 +9,23 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import Policy
+from lfd.agents.actor_critic import PolicySpec
 from lfd.agents.q import QNet
-from lfd.algos.bc import Cloning
+from lfd.algos.bc import BC
 from lfd.algos.dqn import DQN
 from lfd.data import Dataset
-from lfd.envs.sync import Sync
-from lfd.errors import Interrupted, LabelsNeeded, Refused
-from lfd.experts import Expert, Queue, Scripted
-from lfd.labels import DATA, all_labels
-from lfd.learner import Algo, Phase, Target
+from lfd.envs.sync_vec_env import SyncVecEnv
+from lfd.errors import Interrupted, LabelsNeeded, UserError
+from lfd.experts.experts import Expert, Queue, Scripted
+from lfd.experts.labels import ROUND_DATA, read_all_labels
+from lfd.learner.learner import Algo, Phase
+from lfd.learner.optim import Target
 from lfd.sources.interactive import Interactive
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
-from lfd.stages.experts import Later, Script
-from lfd.stages.fit import Fit
-from lfd.stages.recipe import Checks, Stop
+from lfd.stages.experts import QueueExpert, Script
+from lfd.stages.fit.config import EvalConfig, Stop
+from lfd.stages.fit.stage import Fit
 
 COLUMNS = frozenset({"obs", "action"})
 ONES = {"expert": Scripted("tests.experts:ones")}
@@ -32,9 +35,9 @@ ONES = {"expert": Scripted("tests.experts:ones")}
 def opened(open_source, counting, tmp_path):
     """An interactive source whose expert always takes action 1, on the environment that counts."""
 
-    def open_it(source=None, env=counting, experts=ONES, agent=None, **world):
+    def open_it(source=None, env=counting, products=ONES, agent=None, **context):
         agent = agent or zeros(env)
-        more = {"columns": COLUMNS, "experts": experts, "kept": tmp_path / "demos"} | world
+        more = {"columns": COLUMNS, "products": products, "product_folder": tmp_path / "demos"} | context
         return open_source(source or Interactive(num_envs=2, transitions=20), agent, env, **more)
 
     return open_it
@@ -42,7 +45,7 @@ def opened(open_source, counting, tmp_path):
 
 def zeros(env):
     """A learner that always takes action 0."""
-    agent = Policy([4]).build(env.spaces())
+    agent = PolicySpec([4]).build(env.spaces())
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.zero_()
@@ -51,18 +54,18 @@ def zeros(env):
 
 
 def rounds(folder):
-    return [Dataset.open(path / DATA) for path in sorted(folder.glob("round-*"))]
+    return [Dataset.open(path / ROUND_DATA) for path in sorted(folder.glob("round-*"))]
 
 
-def test_whoever_drives_what_is_stored_is_the_experts(opened, tmp_path, monkeypatch):
+def test_stored_actions_are_the_experts_for_every_beta(opened, tmp_path, monkeypatch):
     done = []
-    step = Sync.step
+    step = SyncVecEnv.step
 
     def watched(self, action):
-        done.append(action[[single.running for single in self.singles()]])
+        done.append(action[[handle.running for handle in self.handles()]])
         return step(self, action)
 
-    monkeypatch.setattr(Sync, "step", watched)
+    monkeypatch.setattr(SyncVecEnv, "step", watched)
     for beta, shares in [(0.0, (0, 0)), (1.0, (1, 1)), (0.5, (0.4, 0.6))]:
         done.clear()
         shutil.rmtree(tmp_path / "demos", ignore_errors=True)
@@ -76,23 +79,27 @@ def test_whoever_drives_what_is_stored_is_the_experts(opened, tmp_path, monkeypa
     assert 0.9 < np.mean([0 < row.mean() < 1 for row in done if len(row) > 5])
 
 
-def test_a_round_has_at_least_so_many_episodes_and_states(opened, tmp_path):
+def test_round_has_the_minimum_episodes_and_states_up_to_the_maximum(opened, tmp_path):
     opened(Interactive(num_envs=2, episodes=7, transitions=1)).begin_round()
-    opened(Interactive(num_envs=2, episodes=1, transitions=50), kept=tmp_path / "other").begin_round()
-    opened(Interactive(num_envs=2, episodes=9, transitions=50, most=11), kept=tmp_path / "third").begin_round()
+    opened(Interactive(num_envs=2, episodes=1, transitions=50), product_folder=tmp_path / "other").begin_round()
+    opened(
+        Interactive(num_envs=2, episodes=9, transitions=50, max_transitions=11), product_folder=tmp_path / "third"
+    ).begin_round()
     found = [rounds(tmp_path / name)[0] for name in ("demos", "other", "third")]
     assert len(found[0].starts) == 8 and len(found[1]) >= 50 and len(found[2]) == 11
 
 
-def test_all_rounds_and_what_was_given_are_drawn_from(opened, tmp_path, counting, run_stages):
-    given = run_stages({"given": Collect("random", transitions=30)}, counting).product("given")
-    source = Interactive(num_envs=2, given="given", beta={"start": 1.0, "end": 0.0, "steps": 2}, transitions=30)
-    stream = opened(source, datasets={"given": given}, batch=4000)
+def test_batches_are_drawn_from_the_initial_dataset_and_all_rounds(opened, tmp_path, counting, run_stages):
+    initial = run_stages({"initial": Collect("random", transitions=30)}, counting).product("initial")
+    source = Interactive(
+        num_envs=2, initial_dataset="initial", beta={"start": 1.0, "end": 0.0, "over": 2}, transitions=30
+    )
+    stream = opened(source, products=ONES | {"initial": initial}, batch=4000)
     stream.begin_round()
     stream.begin_round()
     assert sorted(path.name for path in (tmp_path / "demos").glob("round-*")) == ["round-001", "round-002"]
-    assert [data.passport["made_by"]["beta"] for data in rounds(tmp_path / "demos")] == [0.5, 0.0]
-    everything = [given, *rounds(tmp_path / "demos")]
+    assert [data.metadata["made_by"]["beta"] for data in rounds(tmp_path / "demos")] == [0.5, 0.0]
+    everything = [initial, *rounds(tmp_path / "demos")]
     batch = stream.next()
     drawn = {(*obs, action) for obs, action in zip(batch.obs.tolist(), batch.action.tolist(), strict=True)}
     held = {
@@ -106,9 +113,9 @@ def test_all_rounds_and_what_was_given_are_drawn_from(opened, tmp_path, counting
 
 
 @pytest.mark.parametrize("small", [True, False], ids=["on the device", "mapped"])
-def test_it_goes_on_where_it_was(small, opened, tmp_path, monkeypatch):
+def test_restored_interactive_source_continues_with_the_same_batches(small, opened, tmp_path, monkeypatch):
     if not small:
-        monkeypatch.setattr("lfd.sources.table.RESIDENT", 0)
+        monkeypatch.setattr("lfd.sources.columns.MAX_DEVICE_BYTES", 0)
     stream = opened()
     stream.begin_round()
     for _ in range(3):
@@ -129,23 +136,24 @@ def test_it_goes_on_where_it_was(small, opened, tmp_path, monkeypatch):
         assert torch.equal(one.obs, other.obs) and torch.equal(one.action, other.action)
 
 
-def test_a_dict_is_seen_and_kept(opened, counting_dict, tmp_path):
+def test_interactive_source_stores_dict_observations(opened, counting_dict, tmp_path):
     stream = opened(env=counting_dict)
     stream.begin_round()
     assert set(stream.next().obs) == {"name", "t"}
 
 
-def test_statistics_come_with_each_round(opened, counting):
+def test_begin_round_updates_the_normalizer(opened, counting):
     agent = zeros(counting)
-    agent.normalise_observations()
+    agent.normalize_observations()
     stream = opened(agent=agent)
     stream.begin_round()
-    assert float(agent.normalisers["obs"].count) == len(stream._tables) > 0
+    assert float(agent.normalizers["obs"].count) == len(stream._columns) > 0
 
 
-def test_members_have_rounds_of_their_own(opened, counting, tmp_path):
+def test_members_store_separate_rounds(opened, counting, tmp_path):
     stream = opened(agent=[zeros(counting), zeros(counting)])
-    stream.begin_round()
+    for collector in stream.collectors:
+        collector.begin_round()
     assert stream.next().obs.shape == (2, 64, 2)
     assert sorted(str(path.relative_to(tmp_path / "demos")) for path in (tmp_path / "demos").glob("*/round-*")) == [
         "0/round-000", "1/round-000",
@@ -169,15 +177,15 @@ def answers(folder, **changes):
     (folder / "labels.json").write_text(json.dumps(content | changes))
 
 
-def test_a_queue_stops_with_one_line_and_goes_on_with_the_labels(opened, tmp_path):
+def test_queue_stops_for_labels_and_continues_with_them(opened, tmp_path):
     folder = tmp_path / "demos" / "round-000"
-    source = Interactive(num_envs=4, transitions=10, most=12)
-    with pytest.raises(LabelsNeeded, match=f"round 0 waits for 1. of 1. labels; `python scripts/label.py {folder}`"):
-        opened(source, experts=QUEUE).begin_round()
+    source = Interactive(num_envs=4, transitions=10, max_transitions=12)
+    with pytest.raises(LabelsNeeded, match=f"round 0 waits for 1. of 1. labels; label them with `.* {folder}`"):
+        opened(source, products=QUEUE).begin_round()
     visited = Dataset.open(folder / "visited" / "data.hdf5")
     assert not np.asarray(visited.columns["actions"]).any()
     answers(folder)
-    stream = opened(source, experts=QUEUE)
+    stream = opened(source, products=QUEUE)
     stream.begin_round()
     (data,) = rounds(tmp_path / "demos")
     assert (np.asarray(data.columns["actions"]) == 1).all()
@@ -186,60 +194,60 @@ def test_a_queue_stops_with_one_line_and_goes_on_with_the_labels(opened, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"round": 3}, "is of round 3, round 0 is asked for"),
-        ({"request": "x"}, "answers another request"),
-        ({"labels": {"9999": 1}}, "state '9999' was not asked for"),
-        ({"labels": {"-1": 1}}, "state '-1' was not asked for"),
-        ({"labels": {"0": [1, 0]}}, r"label of state 0 is \[1, 0\]; an integer from 0 to 1 is expected"),
-        ({"labels": {"0": 2}}, "label of state 0 is 2"),
-        ({"labels": {"0": 0.5}}, "label of state 0 is 0.5"),
-        ({"labels": [1, 1]}, "labels is no object"),
+        ({"round": 3}, "round: expected 0, got 3"),
+        ({"request": "x"}, "request: expected .*, got 'x'"),
+        ({"labels": {"9999": 1}}, "expected states from 0 to .*, got '9999'"),
+        ({"labels": {"-1": 1}}, "expected states from 0 to .*, got '-1'"),
+        ({"labels": {"0": [1, 0]}}, r"label of state 0: expected an integer from 0 to 1, got \[1, 0\]"),
+        ({"labels": {"0": 2}}, "label of state 0: expected .*, got 2"),
+        ({"labels": {"0": 0.5}}, "label of state 0: expected .*, got 0.5"),
+        ({"labels": [1, 1]}, "labels: expected {number of a state: action}, got"),
     ],
 )
-def test_labels_that_nobody_asked_for_are_refused(changes, said, opened, tmp_path):
+def test_labels_that_do_not_fit_the_request_are_refused(changes, message, opened, tmp_path):
     source, folder = Interactive(num_envs=2, transitions=10), tmp_path / "demos" / "round-000"
-    with pytest.raises(LabelsNeeded):
-        opened(source, experts=QUEUE).begin_round()
+    with pytest.raises(LabelsNeeded, match="round 0 waits for"):
+        opened(source, products=QUEUE).begin_round()
     answers(folder, **changes)
-    with pytest.raises(Refused, match=said):
-        opened(source, experts=QUEUE).begin_round()
+    with pytest.raises(UserError, match=message):
+        opened(source, products=QUEUE).begin_round()
     answers(folder)
-    opened(source, experts=QUEUE).begin_round()
+    opened(source, products=QUEUE).begin_round()
 
 
-def test_some_labels_are_not_enough(opened, tmp_path):
+def test_queue_with_some_labels_still_waits(opened, tmp_path):
     source, folder = Interactive(num_envs=2, transitions=10), tmp_path / "demos" / "round-000"
-    with pytest.raises(LabelsNeeded):
-        opened(source, experts=QUEUE).begin_round()
+    with pytest.raises(LabelsNeeded, match="round 0 waits for"):
+        opened(source, products=QUEUE).begin_round()
     answers(folder, labels={"0": 1, "1": 0})
     with pytest.raises(LabelsNeeded, match="waits for"):
-        opened(source, experts=QUEUE).begin_round()
+        opened(source, products=QUEUE).begin_round()
     (folder / "labels.json").write_text("{")
-    with pytest.raises(Refused, match="not whole JSON"):
-        all_labels(folder)
+    with pytest.raises(UserError, match="expected JSON, got a damaged file"):
+        read_all_labels(folder)
 
 
-def test_who_is_not_there_does_not_drive(opened, tmp_path):
-    with pytest.raises(LabelsNeeded):
-        opened(Interactive(beta=1.0), experts=QUEUE).begin_round()
+def test_queue_never_acts_whatever_beta_is(opened, tmp_path):
+    with pytest.raises(LabelsNeeded, match="round 0 waits for"):
+        opened(Interactive(beta=1.0), products=QUEUE).begin_round()
     visited = Dataset.open(tmp_path / "demos" / "round-000" / "visited" / "data.hdf5")
-    assert visited.passport["made_by"]["beta"] == 0.0 and not np.asarray(visited.columns["actions"]).any()
+    assert visited.metadata["made_by"]["beta"] == 0.0 and not np.asarray(visited.columns["actions"]).any()
 
 
-def test_members_do_not_ask_one_person(opened, counting):
-    with pytest.raises(Refused, match="a person is asked by one learner, there are 2; set members=1"):
-        opened(agent=[zeros(counting), zeros(counting)], experts=QUEUE)
+def test_several_members_with_a_person_are_refused(opened, counting):
+    with pytest.raises(UserError, match="expected one member, as its expert is a person, got 2; set members=1"):
+        opened(agent=[zeros(counting), zeros(counting)], products=QUEUE)
 
 
-def test_a_continuous_label_is_within_the_bounds(opened, counting_continuous, tmp_path):
+def test_continuous_label_outside_the_bounds_is_refused(opened, counting_continuous, tmp_path):
     source, folder = Interactive(num_envs=2, transitions=10), tmp_path / "demos" / "round-000"
-    agent = Policy([4]).build(counting_continuous.spaces())
-    with pytest.raises(LabelsNeeded):
+    agent = PolicySpec([4]).build(counting_continuous.spaces())
+    with pytest.raises(LabelsNeeded, match="round 0 waits for"):
         opened(source, counting_continuous, QUEUE, agent).begin_round()
     answers(folder, labels={"0": [2.5]})
-    with pytest.raises(Refused, match=r"label of state 0 is \[2.5\]; 1 numbers from \[-2.\] to \[2.\] is expected"):
+    with pytest.raises(UserError, match=r"label of state 0: expected 1 numbers from \[-2.\] to \[2.\], got \[2.5\]"):
         opened(source, counting_continuous, QUEUE, agent).begin_round()
 
 
@@ -247,14 +255,14 @@ def test_a_continuous_label_is_within_the_bounds(opened, counting_continuous, tm
 
 
 class Person(Expert):
-    """Answers 1, 0, 1, 0, … and has enough of it after so many answers."""
+    """Answers 1, 0, 1, 0, … and interrupts the run after `patience` answers."""
 
     is_person = True
 
     def __init__(self, patience):
         self.patience, self.asked = patience, 0
 
-    def policy(self, env, device, snapshot=None, noise=None):
+    def policy(self, env, device, snapshot=None, rng=None):
         def policy(obs):
             if self.asked == self.patience:
                 raise Interrupted("stopped at the keyboard")
@@ -264,23 +272,23 @@ class Person(Expert):
         return policy
 
 
-def test_what_a_person_answered_is_not_asked_again(opened, tmp_path):
-    source = Interactive(transitions=6, episodes=1, most=6)
+def test_resumed_round_does_not_ask_for_saved_answers(opened, tmp_path):
+    source = Interactive(transitions=6, episodes=1, max_transitions=6)
     one = Person(100)
-    opened(source, experts={"expert": one}, kept=tmp_path / "straight").begin_round()
+    opened(source, products={"expert": one}, product_folder=tmp_path / "straight").begin_round()
     expected = rounds(tmp_path / "straight")[0]
-    with pytest.raises(Interrupted):
-        opened(source, experts={"expert": Person(4)}).begin_round()
+    with pytest.raises(Interrupted, match="stopped at the keyboard"):
+        opened(source, products={"expert": Person(4)}).begin_round()
     other = Person(100)
     other.asked = 4  # so that it goes on as the first one did
-    opened(source, experts={"expert": other}).begin_round()
+    opened(source, products={"expert": other}).begin_round()
     assert other.asked == one.asked
     found = rounds(tmp_path / "demos")[0]
     assert np.array_equal(found.columns["actions"], expected.columns["actions"])
 
 
-def test_a_round_stops_when_it_is_asked_to(opened):
-    with pytest.raises(Interrupted, match="while a round was played"):
+def test_round_stops_between_steps_on_request(opened):
+    with pytest.raises(Interrupted, match="while episodes were played"):
         opened(stopping=lambda: True).begin_round()
 
 
@@ -289,13 +297,13 @@ def test_a_round_stops_when_it_is_asked_to(opened):
 
 def algo(**source):
     return Algo(
-        Policy([8]), {"bc": Cloning("rounds")}, {"rounds": Interactive(num_envs=2, transitions=20, **source)},
-        {"clone": Phase(["bc"], steps=5)}, batch=16,
+        PolicySpec([8]), {"bc": BC("rounds")}, {"rounds": Interactive(num_envs=2, transitions=20, **source)},
+        {"clone": Phase(["bc"], steps=5)}, batch_size=16,
     )  # fmt: skip
 
 
-def test_it_ends_after_so_many_rounds(counting, run_stages):
-    fit = Fit(algo(), 1000, check=Checks(0), stop=Stop(rounds=3))
+def test_fit_ends_after_the_configured_rounds(counting, run_stages):
+    fit = Fit(algo(), 1000, eval=EvalConfig(0), stop=Stop(rounds=3))
     pipeline = run_stages({"expert": Script("tests.experts:ones"), "learn": fit}, counting)
     assert pipeline.reports["learn"].summary["stopped_by"] == "rounds"
     assert pipeline.reports["learn"].summary["gradient_steps"] == 15
@@ -304,8 +312,8 @@ def test_it_ends_after_so_many_rounds(counting, run_stages):
     assert os.readlink(folder / "latest") == "round-002"
 
 
-def test_who_drove_in_a_round_can_be_asked_for(counting, run_stages):
-    fit = Fit(algo(), 1000, check=Checks(0), stop=Stop(rounds=3))
+def test_snapshot_of_a_round_is_the_agent_that_acted_in_it(counting, run_stages):
+    fit = Fit(algo(), 1000, eval=EvalConfig(0), stop=Stop(rounds=3))
     score = Evaluate(["learn", "learn@0", "learn@2"], episodes=2)
     pipeline = run_stages({"expert": Script("tests.experts:ones"), "learn": fit, "score": score}, counting)
     first, third = (pipeline.product("learn").agents(index)[0] for index in (0, 2))
@@ -316,35 +324,40 @@ def test_who_drove_in_a_round_can_be_asked_for(counting, run_stages):
     )
 
 
-def test_a_queue_in_a_pipeline_goes_on_by_the_same_command(counting, run_stages, tmp_path):
-    stages = {"expert": Later(), "learn": Fit(algo(), 1000, check=Checks(0), stop=Stop(rounds=2), boundary=1)}
+def test_pipeline_with_a_queue_continues_when_repeated(counting, run_stages, tmp_path):
+    stages = {
+        "expert": QueueExpert(),
+        "learn": Fit(algo(), 1000, eval=EvalConfig(0), stop=Stop(rounds=2), reset_every=1),
+    }
     for _ in range(2):
-        with pytest.raises(LabelsNeeded):
+        with pytest.raises(LabelsNeeded, match="waits for"):
             run_stages(stages, counting)
-        (folder,) = (path for path in tmp_path.rglob("round-*") if not (path / DATA).exists())
+        (folder,) = (path for path in tmp_path.rglob("round-*") if not (path / ROUND_DATA).exists())
         answers(folder)
     pipeline = run_stages(stages, counting)
     assert pipeline.reports["learn"].summary["gradient_steps"] == 10
 
 
-def test_what_does_not_fit_together_is_refused(counting, run_stages):
-    queue, script = Later(), Script("tests.experts:ones")
-    with pytest.raises(Refused, match="demos: needs an actor, which 'expert' .later. does not give"):
+def test_interactive_source_that_does_not_fit_is_refused(counting, run_stages):
+    queue, script = QueueExpert(), Script("tests.experts:ones")
+    with pytest.raises(UserError, match="demos: needs an actor, which 'expert' .queue. does not provide"):
         run_stages({"expert": queue, "demos": Collect("expert", transitions=5)}, counting)
-    with pytest.raises(Refused, match="beta of an interactive source: 1.5 is outside"):
+    with pytest.raises(UserError, match="^beta: expected a value in .*, got 1.5"):
         Interactive(beta=1.5)
-    with pytest.raises(Refused, match="episodes of an interactive source is 0"):
+    with pytest.raises(UserError, match="^episodes: expected 1 or more, got 0$"):
         Interactive(episodes=0)
     td = Algo(QNet([8]), {"td": DQN("rounds")}, {"rounds": Interactive()}, targets={"q": Target()})
-    with pytest.raises(Refused, match="needs the columns discount, next_obs, reward, which 'rounds'"):
+    with pytest.raises(UserError, match="needs the columns discount, next_obs, reward, which 'rounds'"):
         run_stages({"expert": script, "learn": Fit(td, 5)}, counting)
-    flat = Algo(Policy([8]), {"bc": Cloning("rounds")}, {"rounds": Interactive()})
-    with pytest.raises(Refused, match="collects when a round begins; add phases"):
+    flat = Algo(PolicySpec([8]), {"bc": BC("rounds")}, {"rounds": Interactive()})
+    with pytest.raises(
+        UserError, match="algo.phases: expected phases for the interactive source 'rounds', .*; add a phase"
+    ):
         run_stages({"expert": script, "learn": Fit(flat, 5)}, counting)
 
 
-@pytest.mark.parametrize("most", [3, 7])
-def test_a_round_plays_no_further_than_it_keeps(opened, tmp_path, most):
-    stream = opened(Interactive(num_envs=3, most=most))
+@pytest.mark.parametrize("limit", [3, 7])
+def test_round_takes_no_steps_beyond_max_transitions(opened, tmp_path, limit):
+    stream = opened(Interactive(num_envs=3, max_transitions=limit))
     stream.begin_round()
-    assert len(rounds(tmp_path / "demos")[0]) == most and stream.env_steps <= 3 * most
+    assert len(rounds(tmp_path / "demos")[0]) == limit and stream.env_steps <= 3 * limit

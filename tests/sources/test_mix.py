@@ -1,11 +1,13 @@
+"""Mixed batches: fractions, importance weights, feedback, validation rows and exact resumption."""
+
 import numpy as np
 import pytest
 import torch
 
 from lfd.agents.q import QNet
 from lfd.data import Episode
-from lfd.errors import Refused
-from lfd.sources.dataset import Demonstrations
+from lfd.errors import UserError
+from lfd.sources.dataset import DatasetSource
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 
@@ -17,37 +19,38 @@ def open_mix(counting, open_source, write_data):
     episode = Episode(observations, np.ones(10, np.int64), np.ones(10, np.float32), True, False)
     data = write_data([episode] * 4, counting.spaces())
 
-    def open_it(replay, shares=None, batch=10, demos=None, **world):
-        mix = Mix(shares or {"demos": 0.3, "replay": 0.7})
-        sources = {"demos": demos or Demonstrations(), "replay": replay, "source": mix}
+    def open_it(replay, fractions=None, batch=10, demos=None, **context):
+        mix = Mix(fractions or {"demos": 0.3, "replay": 0.7})
+        sources = {"demos": demos or DatasetSource(), "replay": replay, "source": mix}
         torch.manual_seed(0)
         agent = QNet([8]).build(counting.spaces())
-        return open_source(mix, agent, counting, datasets={"demos": data}, sources=sources, batch=batch, **world)
+        return open_source(mix, agent, counting, products={"demos": data}, sources=sources, batch=batch, **context)
 
     return open_it
 
 
-def test_each_part_has_its_share_of_every_batch(open_mix):
+def test_parts_have_their_fractions_of_every_batch(open_mix):
     stream = open_mix(Replay(100, 2, 10))
     for _ in range(5):
         batch = stream.next()
         assert (batch.obs[:3, 0] == 5000).all() and (batch.obs[3:, 0] < 5000).all() and len(batch.action) == 10
-    assert stream.env_steps > 0 and stream.interacts
+    (replay,) = stream.collectors
+    assert replay.env_steps > 0 and replay.interacts
 
 
-def test_shares_are_rounded_to_the_size_of_the_batch(open_mix):
+def test_fractions_are_rounded_to_the_batch_size(open_mix):
     batch = open_mix(Replay(100, 2, 10), {"demos": 1 / 3, "replay": 2 / 3}, batch=8).next()
     assert (batch.obs[:, 0] == 5000).sum() == 3 and len(batch.action) == 8
 
 
-def test_columns_are_those_that_all_parts_give():
-    sources = {"demos": Demonstrations(), "replay": Replay()}
-    given = Mix({"demos": 0.5, "replay": 0.5}).gives(sources)
-    assert given == Replay().gives({}) and "next_action" not in given
+def test_mix_provides_the_columns_that_all_parts_provide():
+    sources = {"demos": DatasetSource(), "replay": Replay()}
+    columns = Mix({"demos": 0.5, "replay": 0.5}).provides(sources)
+    assert columns == Replay().provides({}) and "next_action" not in columns
 
 
-def test_prioritised_parts_weigh_their_rows_and_hear_of_their_errors(open_mix):
-    stream = open_mix(Replay(100, 2, 10, priority=1.0))
+def test_prioritized_part_has_its_weights_and_gets_its_feedback(open_mix):
+    stream = open_mix(Replay(100, 2, 10, per_alpha=1.0))
     assert (stream.next().weight[:3] == 1).all()
     replay = stream.parts["replay"]
     stream.feedback({"priority": torch.arange(10.0)})
@@ -56,13 +59,13 @@ def test_prioritised_parts_weigh_their_rows_and_hear_of_their_errors(open_mix):
         assert replay._priorities._tree.weights(torch.tensor([leaf]).numpy()) == pytest.approx(error, rel=1e-5)
 
 
-def test_validation_rows_of_a_part_are_those_of_the_mix(open_mix):
+def test_held_out_rows_of_the_mix_are_those_of_its_parts(open_mix):
     assert len(open_mix(Replay(100, 2, 10)).held_out()) == 0
-    held = open_mix(Replay(100, 2, 10), demos=Demonstrations(validation=0.25)).held_out()
+    held = open_mix(Replay(100, 2, 10), demos=DatasetSource(validation=0.25)).held_out()
     assert sum(len(batch.action) for batch in held) == 10
 
 
-def test_set_back_to_a_checkpoint_gives_the_same_batches(open_mix):
+def test_restored_stream_continues_with_the_same_batches(open_mix):
     stream = open_mix(Replay(100, 2, 10))
     for _ in range(7):
         stream.next()
@@ -70,7 +73,7 @@ def test_set_back_to_a_checkpoint_gives_the_same_batches(open_mix):
     tensors = {name: value.clone() for name, value in tensors.items()}
 
     def go_on(stream):
-        stream.boundary(1)
+        stream.parts["replay"].reset_envs(1)
         return [stream.next() for _ in range(30)]
 
     expected = go_on(stream)
@@ -79,12 +82,14 @@ def test_set_back_to_a_checkpoint_gives_the_same_batches(open_mix):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dict__)
 
 
-@pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}])
-def test_shares_that_are_none_are_refused(shares):
-    with pytest.raises(Refused, match="sum to 1"):
-        Mix(shares)
+@pytest.mark.parametrize("fractions", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}])
+def test_mix_of_invalid_fractions_is_refused(fractions):
+    with pytest.raises(UserError, match="^fractions: expected positive numbers that sum to 1, got {"):
+        Mix(fractions)
 
 
-def test_a_batch_too_small_for_its_shares_is_refused(open_mix):
-    with pytest.raises(Refused, match="too small"):
+def test_batch_too_small_for_its_fractions_is_refused(open_mix):
+    with pytest.raises(
+        UserError, match="algo.batch_size: expected a row for each of the fractions .*, got 10; raise it"
+    ):
         open_mix(Replay(100, 2, 10), {"demos": 0.01, "replay": 0.99})

@@ -1,11 +1,15 @@
+"""Rollouts: advantages, epochs, scaled rewards, observation statistics, and exact resumption."""
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lfd.agents.actor_critic import Policy, PolicyValue
+from lfd.agents.actor_critic import PolicySpec, PolicyValue
 from lfd.batch import Batch
-from lfd.sources.rollout import ON_POLICY, ReturnScale, Rollout
+from lfd.sources.rewards import ReturnScale
+from lfd.sources.rollout import Rollout
+from lfd.sources.rollout_buffer import ON_POLICY
 
 SIZES = [8]
 ALL = frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}) | ON_POLICY
@@ -18,12 +22,8 @@ def agent_for(env):
 
 def collected(stream):
     """One collection in the order of its steps, [T, N], and the batch that was made of it."""
-    steps = []
-    inner = stream._step
-    stream._step = lambda: steps.append(inner()) or steps[-1]
     stream.next()
-    stream._step = inner
-    return {name: np.stack([step[name] for step in steps]) for name in steps[0]}, stream._held
+    return {name: column.numpy() for name, column in stream._buffer.columns.items()}, stream._batch
 
 
 def advantages(c, agent, gamma, lam):
@@ -46,7 +46,7 @@ def advantages(c, agent, gamma, lam):
 def test_advantages_equal_an_independent_computation(kind, request, open_source):
     env = request.getfixturevalue(kind)
     agent = agent_for(env)
-    stream = open_source(Rollout(3, 40, lam=0.8), agent, env, columns=ALL, batch=8)
+    stream = open_source(Rollout(3, 40, gae_lambda=0.8), agent, env, columns=ALL, batch=8)
     c, held = collected(stream)
     assert c["terminated"].any() and (c["truncated"] & ~c["terminated"]).any()
     expected, value = advantages(c, agent, 0.9, 0.8)
@@ -57,7 +57,7 @@ def test_advantages_equal_an_independent_computation(kind, request, open_source)
 
 
 @pytest.mark.parametrize("kind", ["counting", "counting_next_step"])
-def test_no_transition_crosses_a_reset(kind, request, open_source):
+def test_rollout_transitions_never_cross_a_reset(kind, request, open_source):
     env = request.getfixturevalue(kind)
     stream = open_source(Rollout(3, 40), agent_for(env), env, columns=ALL, batch=8)
     _, held = collected(stream)
@@ -67,20 +67,20 @@ def test_no_transition_crosses_a_reset(kind, request, open_source):
     assert stream.env_steps == len(held.action)
 
 
-def test_log_probs_are_those_of_the_policy_that_acted(counting_continuous, open_source):
+def test_log_prob_is_that_of_the_acting_policy(counting_continuous, open_source):
     agent = agent_for(counting_continuous)
     stream = open_source(Rollout(3, 10), agent, counting_continuous, columns=ALL, batch=8)
     _, held = collected(stream)
-    prepared = agent.prepare(held)
+    prepared = agent.preprocess(held)
     with torch.no_grad():
         expected = agent.distribution(prepared.obs).log_prob(prepared.action)
     torch.testing.assert_close(held.log_prob, expected)
 
 
-def test_an_epoch_has_every_row_once_and_no_short_batch(counting, open_source):
+def test_epoch_has_every_row_once_and_only_full_batches(counting, open_source):
     stream = open_source(Rollout(2, 8, epochs=3), agent_for(counting), counting, columns=ALL, batch=4)
     first = stream.next()
-    rows = stream._held.advantage
+    rows = stream._batch.advantage
     batches = [first] + [stream.next() for _ in range(11)]
     assert stream.idle and stream.epoch_steps() == 4
     for epoch in range(3):
@@ -91,13 +91,13 @@ def test_an_epoch_has_every_row_once_and_no_short_batch(counting, open_source):
     assert stream.env_steps == before + 16
 
 
-def test_a_batch_that_does_not_divide_the_collection_leaves_the_rest_out(counting, open_source):
+def test_batch_size_that_does_not_divide_the_collection_drops_the_remainder(counting, open_source):
     stream = open_source(Rollout(2, 8, epochs=1), agent_for(counting), counting, columns=ALL, batch=6)
     assert [len(stream.next().action) for _ in range(2)] == [6, 6] and stream.idle
 
 
-def test_the_rest_of_a_collection_is_left_once_the_policy_moved_too_far(counting, open_source):
-    stream = open_source(Rollout(2, 8, kl_stop=0.02), agent_for(counting), counting, columns=ALL, batch=4)
+def test_target_kl_drops_the_rest_of_a_collection(counting, open_source):
+    stream = open_source(Rollout(2, 8, target_kl=0.02), agent_for(counting), counting, columns=ALL, batch=4)
     stream.next()
     stream.feedback({"kl": torch.tensor(0.01)})
     assert not stream.idle
@@ -105,8 +105,8 @@ def test_the_rest_of_a_collection_is_left_once_the_policy_moved_too_far(counting
     assert stream.idle
 
 
-def test_rewards_are_scaled_and_true_rewards_are_not(counting, open_source):
-    stream = open_source(Rollout(2, 50, scale_reward=True), agent_for(counting), counting, columns=ALL, batch=4)
+def test_normalize_reward_leaves_true_reward_unchanged(counting, open_source):
+    stream = open_source(Rollout(2, 50, normalize_reward=True), agent_for(counting), counting, columns=ALL, batch=4)
     c, held = collected(stream)
     assert torch.equal(held.true_reward, held.next_obs[:, 1])
     returns, seen, running = [], [], np.zeros(2)
@@ -118,7 +118,7 @@ def test_rewards_are_scaled_and_true_rewards_are_not(counting, open_source):
     np.testing.assert_allclose(c["reward"], np.array(returns), rtol=1e-5)
 
 
-def test_reset_rows_do_not_count_in_the_scale():
+def test_return_scale_ignores_reset_rows():
     scale, other = ReturnScale(2, 0.9), ReturnScale(1, 0.9)
     no, both = np.zeros(2, np.bool_), np.array([True, False])
     for reward in (1.0, 5.0, 2.0):
@@ -126,8 +126,8 @@ def test_reset_rows_do_not_count_in_the_scale():
         assert found[0] == pytest.approx(other(np.array([reward]), no[:1], both[:1])[0])
 
 
-def test_a_scaled_reward_is_rounded_once():
-    """Divided as a double: weights that stand under today's keys were trained on these bits."""
+def test_scaled_reward_is_rounded_once():
+    """Divided in float64: stored weights were trained on these bits."""
     scale, no, yes = ReturnScale(1, 0.9), np.zeros(1, np.bool_), np.ones(1, np.bool_)
     for reward in np.random.default_rng(0).normal(size=(100, 1)).astype(np.float32):
         found = scale(reward, no, yes)
@@ -135,33 +135,33 @@ def test_a_scaled_reward_is_rounded_once():
         assert found == (reward.astype(np.float64) / float(scale.deviation)).clip(-10, 10).astype(np.float32)
 
 
-def test_the_first_scaled_reward_is_not_thousands():
+def test_first_scaled_reward_is_clipped():
     """Of rewards that are all alike the deviation is nothing at first."""
     scale, no = ReturnScale(8, 0.99), np.zeros(8, np.bool_)
     assert scale(np.ones(8, np.float32), no, ~no).tolist() == [10.0] * 8
     assert scale(-np.ones(8, np.float32), no, ~no).min() >= -10
 
 
-def test_statistics_of_observations_change_between_collections_only(counting, open_source):
+def test_normalizer_changes_between_collections_only(counting, open_source):
     agent = agent_for(counting)
-    agent.normalise_observations()
+    agent.normalize_observations()
     stream = open_source(Rollout(2, 8, epochs=2), agent, counting, columns=ALL, batch=8)
     stream.next()
-    first = stream._held.obs
+    first = stream._batch.obs
     for _ in range(3):
         stream.next()
-    assert agent.normalisers["obs"].count == 0
+    assert agent.normalizers["obs"].count == 0
     stream.next()
-    normaliser = agent.normalisers["obs"]
-    assert normaliser.count == 16
-    torch.testing.assert_close(normaliser.mean, first.mean(0))
-    torch.testing.assert_close(normaliser.variance, first.var(0, unbiased=False), rtol=1e-3, atol=1e-3)
+    normalizer = agent.normalizers["obs"]
+    assert normalizer.count == 16
+    torch.testing.assert_close(normalizer.mean, first.mean(0))
+    torch.testing.assert_close(normalizer.variance, first.var(0, unbiased=False), rtol=1e-3, atol=1e-3)
 
 
-def test_set_back_to_a_checkpoint_gives_the_same_batches(counting, open_source):
+def test_restored_stream_continues_with_the_same_batches(counting, open_source):
     agent = agent_for(counting)
-    agent.normalise_observations()
-    source = Rollout(2, 8, epochs=2, scale_reward=True)
+    agent.normalize_observations()
+    source = Rollout(2, 8, epochs=2, normalize_reward=True)
     first = open_source(source, agent, counting, columns=ALL, batch=8)
     for _ in range(8):
         first.next()
@@ -170,19 +170,19 @@ def test_set_back_to_a_checkpoint_gives_the_same_batches(counting, open_source):
     weights = {name: value.clone() for name, value in agent.state_dict().items()}
 
     def go_on(stream) -> list[Batch]:
-        stream.boundary(1)
+        stream.reset_envs(1)
         return [stream.next() for _ in range(9)]
 
     expected = go_on(first)
     agent.load_state_dict(weights)
-    second = source.open(first.world)
+    second = source.open(first.context)
     second.restore(tensors, state)
     for one, other in zip(expected, go_on(second), strict=True):
         assert all(torch.equal(getattr(one, name), getattr(other, name)) for name in one.__dict__)
 
 
-def test_cloning_can_read_a_rollout_of_an_agent_without_values(counting, open_source):
-    agent = Policy(SIZES).build(counting.spaces())
+def test_rollout_of_an_agent_without_values_has_no_estimates(counting, open_source):
+    agent = PolicySpec(SIZES).build(counting.spaces())
     stream = open_source(Rollout(2, 8), agent, counting, columns=frozenset({"obs", "action"}), batch=4)
     assert "advantage" not in stream.next().__dict__
 
@@ -192,27 +192,27 @@ class ByAction(nn.Module):
         return 100.0 * batch.action + 7
 
 
-def test_learnt_rewards_are_scaled_by_the_deviation_of_their_returns(counting, open_source):
+def test_learned_rewards_are_scaled_by_the_deviation_of_their_returns(counting, open_source):
     agent = agent_for(counting)
     agent.add({"reward": ByAction()})
-    source = Rollout(2, 50, epochs=1, scale_reward=True)
+    source = Rollout(2, 50, epochs=1, normalize_reward=True)
     stream = open_source(source, agent, counting, columns=ALL, batch=100)
     seen, running = [], np.zeros(2)
     for _ in range(2):
         c, held = collected(stream)
-        learnt = 100.0 * c["action"] + 7
+        learned = 100.0 * c["action"] + 7
         for t in range(50):
-            running = 0.9 * running + learnt[t]
+            running = 0.9 * running + learned[t]
             seen += list(running)
             running[c["terminated"][t] | c["truncated"][t]] = 0
-        np.testing.assert_allclose(held.reward.numpy(), learnt.flatten() / np.std(seen), rtol=1e-4)
+        np.testing.assert_allclose(held.reward.numpy(), learned.flatten() / np.std(seen), rtol=1e-4)
         assert torch.equal(held.true_reward, held.next_obs[:, 1])
-        # Another phase judges the same collection again: it counts once.
-        stream.begin_phase(fresh=False)
-        np.testing.assert_allclose(stream._held.reward.numpy(), held.reward.numpy())
+        # another phase computes rewards of the same collection again, which counts once
+        stream.begin_phase(on_policy_only=False)
+        np.testing.assert_allclose(stream._batch.reward.numpy(), held.reward.numpy())
     tensors, state = stream.save()
-    second = source.open(stream.world)
+    second = source.open(stream.context)
     second.restore(tensors, state)
     for one in (stream, second):
-        one.boundary(1)
+        one.reset_envs(1)
     assert torch.equal(stream.next().reward, second.next().reward)

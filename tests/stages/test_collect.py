@@ -1,35 +1,36 @@
-from functools import partial
+"""Collected datasets: amount, noise, returns, resuming."""
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import Policy, PolicyValue
-from lfd.algos.bc import Cloning, Error
+from lfd.agents.actor_critic import PolicySpec, PolicyValue
+from lfd.algos.bc import BC, BCObjective
 from lfd.algos.ppo import PPO
 from lfd.data import Writer
 from lfd.envs import Gym
-from lfd.episodes import _wave
-from lfd.errors import Refused
-from lfd.learner import Algo
+from lfd.episodes import play
+from lfd.errors import UserError
+from lfd.learner.learner import Algo
 from lfd.sources.rollout import Rollout
-from lfd.stages.collect import Collect, split_name
-from lfd.stages.fit import Fit
-from lfd.stages.recipe import Checks
+from lfd.stages.collect import Collect
+from lfd.stages.fit.config import EvalConfig
+from lfd.stages.fit.stage import Fit
+from lfd.stages.policies import split_name
 
 SIZES = [8]
 
 
 def expert(**settings):
-    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch=16, lr=0.1)
-    return Fit(algo, 20, check=Checks(5, 1), **settings)
+    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch_size=16, lr=0.1)
+    return Fit(algo, 20, eval=EvalConfig(5, 1), **settings)
 
 
 def check_rows(data):
     """All rows against the rules of the counting environment."""
     rows = np.arange(len(data))
-    seen, after = data.observations(rows), data.successors(rows)
+    seen, after = data.observations(rows), data.next_observations(rows)
     assert np.array_equal(after[:, 0], seen[:, 0]) and np.array_equal(after[:, 1], seen[:, 1] + 1)
     assert np.array_equal(data.columns["rewards"], after[:, 1])
     over = after[:, 1] == 1 + seen[:, 0] % 5
@@ -38,30 +39,30 @@ def check_rows(data):
     return over
 
 
-def test_exactly_so_many_transitions_and_all_of_them_true(run_stages, counting):
+def test_collect_transitions_are_exact_in_number_and_content(run_stages, counting):
     data = run_stages({"demos": Collect("random", transitions=101)}, counting).product("demos")
     over = check_rows(data)
     assert len(data) == 101
     assert over[data.ends - 1].sum() >= len(data.ends) - 1  # the last episode may be cut
-    assert data.passport["ends"]["cut"] == len(data.ends) - over.sum()
+    assert data.metadata["ends"]["cut"] == len(data.ends) - over.sum()
 
 
-def test_exactly_so_many_whole_episodes(run_stages, counting):
+def test_collect_episodes_are_exact_in_number_and_complete(run_stages, counting):
     data = run_stages({"demos": Collect("random", episodes=13)}, counting).product("demos")
     assert len(data.starts) == 13 and check_rows(data)[data.ends - 1].all()
 
 
-def test_every_episode_has_a_start_state_of_its_own(run_stages, counting):
+def test_collect_episodes_have_different_start_states(run_stages, counting):
     data = run_stages({"demos": Collect("random", episodes=40)}, counting).product("demos")
     assert len(set(data.columns["observations"][data.starts, 0])) > 30
 
 
-def test_short_episodes_are_not_preferred(run_stages, counting):
+def test_collect_does_not_prefer_short_episodes(run_stages, counting):
     data = run_stages({"demos": Collect("random", episodes=400, num_envs=50)}, counting).product("demos")
     assert (data.ends - data.starts).mean() == pytest.approx(3.0, abs=0.25)
 
 
-def test_the_greedy_policy_acts_unless_told_otherwise(run_stages, counting):
+def test_collect_by_default_takes_greedy_actions(run_stages, counting):
     stages = {"expert": expert(), "demos": Collect("expert", transitions=100)}
     pipeline = run_stages(stages, counting)
     data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
@@ -70,7 +71,7 @@ def test_the_greedy_policy_acts_unless_told_otherwise(run_stages, counting):
     assert np.array_equal(data.columns["actions"], greedy)
 
 
-def test_epsilon_is_the_share_of_random_actions(run_stages, counting):
+def test_collect_epsilon_is_the_share_of_random_actions(run_stages, counting):
     stages = {"expert": expert(), "demos": Collect("expert", transitions=4_000, num_envs=50, epsilon=0.3)}
     pipeline = run_stages(stages, counting)
     data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
@@ -78,11 +79,11 @@ def test_epsilon_is_the_share_of_random_actions(run_stages, counting):
     assert (data.columns["actions"] != greedy).mean() == pytest.approx(0.15, abs=0.02)
 
 
-def test_gaussian_noise_is_in_halves_of_the_range_and_what_is_stored_is_within_bounds(run_stages, counting_continuous):
+def test_collect_action_noise_is_in_half_ranges_and_stored_actions_are_within_bounds(run_stages, counting_continuous):
     stages = {
         "random": Collect("random", transitions=50),
-        "expert": Fit(Algo(Policy(SIZES), {"bc": Cloning("random")}, lr=0.0, normalize_obs=True), 1, check=Checks(0)),
-        "demos": Collect("expert", transitions=4_000, num_envs=50, sigma=0.25),
+        "expert": Fit(Algo(PolicySpec(SIZES), {"bc": BC("random")}, lr=0.0, normalize_obs=True), 1, eval=EvalConfig(0)),
+        "demos": Collect("expert", transitions=4_000, num_envs=50, action_noise=0.25),
     }
     pipeline = run_stages(stages, counting_continuous)
     data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
@@ -93,7 +94,7 @@ def test_gaussian_noise_is_in_halves_of_the_range_and_what_is_stored_is_within_b
     assert len(noise) > 100 and noise.std() == pytest.approx(0.5, rel=0.15)
 
 
-def test_random_actions_fill_the_space(run_stages, counting_continuous, counting):
+def test_random_policy_covers_the_action_space(run_stages, counting_continuous, counting):
     def actions(env, store):
         stages = {"demos": Collect("random", transitions=2_000, num_envs=50)}
         return run_stages(stages, env, store).product("demos").columns["actions"]
@@ -103,9 +104,9 @@ def test_random_actions_fill_the_space(run_stages, counting_continuous, counting
     assert actions(counting, "other").mean() == pytest.approx(0.5, abs=0.05)
 
 
-def test_policies_have_their_shares_and_snapshots_are_policies(run_stages, counting):
+def test_collect_policies_have_their_fractions_also_snapshots(run_stages, counting):
     shares = {"random": 0.25, "learner@0": 0.25, "learner": 0.5}
-    stages = {"learner": expert(checkpoints=2), "demos": Collect(policies=shares, transitions=200)}
+    stages = {"learner": expert(snapshots=2), "demos": Collect(policies=shares, transitions=200)}
     pipeline = run_stages(stages, counting)
     data, trained = pipeline.product("demos"), pipeline.product("learner")
     check = data.observations(np.arange(200))
@@ -115,19 +116,19 @@ def test_policies_have_their_shares_and_snapshots_are_policies(run_stages, count
     assert {50, 100, 200} <= set(data.ends.tolist())
 
 
-def test_episodes_below_min_return_are_left_out(run_stages, counting):
+def test_collect_leaves_out_episodes_below_min_return(run_stages, counting):
     pipeline = run_stages({"demos": Collect("random", episodes=20, min_return=10.0)}, counting)
     returns = pipeline.product("demos").returns()
     assert len(returns) == 20 and set(returns) == {10.0, 15.0}
     assert pipeline.reports["demos"].summary["env_steps"] > returns.sum() / 10
 
 
-def test_an_unreachable_min_return_is_refused(run_stages, counting):
-    with pytest.raises(Refused, match="the best had 15.0"):
+def test_collect_unreachable_min_return_is_refused(run_stages, counting):
+    with pytest.raises(UserError, match="the best returned 15.0"):
         run_stages({"demos": Collect("random", episodes=20, min_return=16.0)}, counting)
 
 
-def test_killed_between_waves_it_ends_with_the_same_bytes(run_stages, counting, monkeypatch):
+def test_collect_killed_between_commits_resumes_to_the_same_bytes(run_stages, counting, monkeypatch):
     stages = {"demos": Collect("random", transitions=300, epsilon=0.5)}
     expected = (run_stages(stages, counting, "straight").product("demos").path).read_bytes()
     commit, left = Writer.commit, iter([1, 2, 3])
@@ -145,53 +146,59 @@ def test_killed_between_waves_it_ends_with_the_same_bytes(run_stages, counting, 
 
 
 @pytest.mark.parametrize("transitions", [1, 40])
-def test_dict_observations_are_kept_key_by_key_and_can_be_learnt_from(run_stages, counting_dict, transitions):
-    algo = Algo(Policy(SIZES), {"bc": Cloning("demos")}, batch=64, normalize_obs=True)
-    stages = {"demos": Collect("random", transitions=transitions), "learn": Fit(algo, 3, check=Checks(3, 1))}
+def test_collect_stores_dict_observations_by_key_for_training(run_stages, counting_dict, transitions):
+    algo = Algo(PolicySpec(SIZES), {"bc": BC("demos")}, batch_size=64, normalize_obs=True)
+    stages = {"demos": Collect("random", transitions=transitions), "learn": Fit(algo, 3, eval=EvalConfig(3, 1))}
     data = run_stages(stages, counting_dict).product("demos")
     rows = np.arange(transitions)
-    seen, after = data.observations(rows), data.successors(rows)
+    seen, after = data.observations(rows), data.next_observations(rows)
     assert set(seen) == {"name", "t"} and np.array_equal(seen["name"], after["name"])
     assert np.array_equal(after["t"][:, 0], seen["t"][:, 0] + 1)
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("settings", "message"),
     [
-        {"policy": "a", "policies": {"b": 1.0}, "transitions": 1}, {"policy": "a"},
-        {"policy": "a", "transitions": 1, "episodes": 1}, {"policy": "a", "transitions": 0},
-        {"policy": "a", "transitions": 1, "epsilon": 1.5}, {"policies": {"a": 0.5, "b": 0.4}, "transitions": 1},
+        ({"policy": "a", "policies": {"b": 1.0}, "transitions": 1}, "policy: expected either policy or policies"),
+        ({"policy": "a"}, "transitions: expected either transitions or episodes"),
+        ({"policy": "a", "transitions": 1, "episodes": 1}, "transitions: expected either transitions or episodes"),
+        ({"policy": "a", "transitions": 0}, "transitions: expected 1 or more, got 0"),
+        ({"policy": "a", "transitions": 1, "epsilon": 1.5}, r"epsilon: expected probabilities in .0, 1., got .1.5."),
+        ({"policy": "a", "transitions": 1, "action_noise": -1.0}, "action_noise: expected 0 or more, got -1.0"),
+        ({"policies": {"a": 0.5, "b": 0.4}, "transitions": 1}, "policies: expected positive fractions that sum to 1"),
     ],
-)  # fmt: skip
-def test_wrong_values_are_refused(wrong):
-    with pytest.raises(Refused):
-        Collect(**wrong)
+)
+def test_collect_values_out_of_range_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        Collect(**settings)
 
 
-def test_names_of_snapshots():
+def test_split_name_separates_stage_and_snapshot():
     assert split_name("expert@2") == ("expert", 2) and split_name("expert") == ("expert", None)
-    with pytest.raises(Refused, match="a number is expected behind @"):
+    with pytest.raises(UserError, match="expected a number after @, as in expert@0, got 'last'"):
         split_name("expert@last")
 
 
-def test_episodes_above_max_return_are_left_out(run_stages, counting):
+def test_collect_leaves_out_episodes_above_max_return(run_stages, counting):
     stage = Collect("random", episodes=20, min_return=3.0, max_return=6.0)
     assert set(run_stages({"demos": stage}, counting).product("demos").returns()) == {3.0, 6.0}
 
 
-def test_a_max_return_that_all_exceed_is_refused(run_stages, counting):
-    with pytest.raises(Refused, match="max_return=0: all of 200 episodes of 'random' exceeded it, the worst had 1.0"):
+def test_collect_unreachable_max_return_is_refused(run_stages, counting):
+    with pytest.raises(
+        UserError, match="max_return=0: all of 200 episodes of 'random' exceeded it, the worst returned 1.0"
+    ):
         run_stages({"demos": Collect("random", episodes=20, max_return=0.0)}, counting)
 
 
-def test_returns_that_none_has_are_refused(run_stages, counting):
-    with pytest.raises(Refused, match="min_return=4 max_return=5: none of 200 episodes of 'random' lay between"):
+def test_collect_unreachable_range_of_returns_is_refused(run_stages, counting):
+    with pytest.raises(UserError, match="min_return=4 max_return=5: none of 200 episodes of 'random' lay between"):
         run_stages({"demos": Collect("random", episodes=20, min_return=4.0, max_return=5.0)}, counting)
-    with pytest.raises(Refused, match="min_return is 5, above the max_return of 4"):
+    with pytest.raises(UserError, match="min_return: expected at most max_return=4, got 5"):
         Collect("random", episodes=20, min_return=5.0, max_return=4.0)
 
 
-def test_levels_of_noise_are_equal_parts_and_stored_with_every_row(run_stages, counting):
+def test_collect_epsilons_are_equal_parts_and_stored_with_every_transition(run_stages, counting):
     stage = Collect("expert", episodes=400, num_envs=50, epsilons=[0.0, 0.5, 1.0])
     pipeline = run_stages({"expert": expert(), "demos": stage}, counting)
     data, agent = pipeline.product("demos"), pipeline.product("expert").agents()[0]
@@ -202,10 +209,10 @@ def test_levels_of_noise_are_equal_parts_and_stored_with_every_row(run_stages, c
         assert np.isin(data.episode_of(np.flatnonzero(rows)), np.flatnonzero(noise[data.starts] == level)).all()
         assert (noise[data.starts] == level).sum() == pytest.approx(400 / 3, abs=1)
         assert (data.columns["actions"][rows] != greedy[rows]).mean() == pytest.approx(share, abs=0.06)
-    assert data.passport["made_by"]["epsilon"] == [0.0, 0.5, 1.0]
-    with pytest.raises(Refused, match="either epsilon or epsilons"):
+    assert data.metadata["made_by"]["epsilon"] == [0.0, 0.5, 1.0]
+    with pytest.raises(UserError, match="either epsilon or epsilons"):
         Collect("random", episodes=1, epsilon=0.1, epsilons=[0.2])
-    with pytest.raises(Refused, match="epsilon is .0.5, 1.5."):
+    with pytest.raises(UserError, match="epsilons: expected probabilities in .0, 1., got .0.5, 1.5."):
         Collect("random", episodes=1, epsilons=[0.5, 1.5])
 
 
@@ -231,43 +238,39 @@ gym.register("Long-v0", Long)
 
 
 @pytest.mark.parametrize("amount", [{"transitions": 100}, {"transitions": 410}, {"episodes": 2}])
-def test_a_wave_ends_when_there_is_enough_with_the_data_of_a_whole_one(run_stages, monkeypatch, amount):
+def test_collect_stops_early_with_the_same_data(run_stages, monkeypatch, amount):
     made = run_stages({"demos": Collect("random", num_envs=4, **amount)}, Gym("Long-v0"), "early")
-    monkeypatch.setattr("lfd.episodes._wave", partial(whole_wave, _wave))
+    monkeypatch.setattr("lfd.stages.collect.play", lambda *args, enough, **others: play(*args, **others))
     whole = run_stages({"demos": Collect("random", num_envs=4, **amount)}, Gym("Long-v0"), "whole")
     early, late = (one.reports["demos"].summary["env_steps"] for one in (made, whole))
     assert made.product("demos").path.read_bytes() == whole.product("demos").path.read_bytes()
     assert early <= late and early <= 4 * 410
 
 
-def whole_wave(wave, env, policy, obs, lanes, stopping, watch, enough, ended):
-    wave(env, policy, obs, lanes, stopping, watch, lambda lanes: False, ended)
-
-
-def test_few_transitions_of_long_episodes_take_few_steps(run_stages):
+def test_collect_few_transitions_of_long_episodes_take_few_steps(run_stages):
     ran = run_stages({"demos": Collect("random", transitions=20, num_envs=4)}, Gym("Long-v0"))
     assert len(ran.product("demos")) == 20 and ran.reports["demos"].summary["env_steps"] <= 4 * 20
 
 
-def test_where_returns_are_asked_for_whole_episodes_are_played(run_stages):
+def test_collect_with_min_return_plays_complete_episodes(run_stages):
     ran = run_stages({"demos": Collect("random", transitions=20, num_envs=8, min_return=100.0)}, Gym("Long-v0"))
     assert ran.reports["demos"].summary["env_steps"] >= 400
 
 
-@pytest.mark.parametrize("error", [Error.mse, Error.l1])
-def test_actions_are_not_drawn_from_a_spread_that_nothing_trains(run_stages, counting_continuous, counting, error):
+@pytest.mark.parametrize("error", [BCObjective.mse, BCObjective.l1])
+def test_collect_stochastic_from_an_untrained_spread_is_refused(run_stages, counting_continuous, counting, error):
     def stages(error, **settings):
-        clone = Fit(Algo(Policy(SIZES), {"bc": Cloning("demos", error=error)}, batch=8), 2, check=Checks(0))
+        clone = Fit(Algo(PolicySpec(SIZES), {"bc": BC("demos", error=error)}, batch_size=8), 2, eval=EvalConfig(0))
         drawn = Collect("clone", transitions=5, **settings)
         return {"demos": Collect("random", transitions=20), "clone": clone, "drawn": drawn}
 
     with pytest.raises(
-        Refused, match=r"drawn.sample=true of clone draws actions from a spread that losses.bc does not"
+        UserError, match=r"drawn.stochastic=true of clone samples actions from a spread that losses.bc does not"
     ):
-        run_stages(stages(error, sample=True), counting_continuous, "refused")
+        run_stages(stages(error, stochastic=True), counting_continuous, "refused")
     run_stages(stages(error), counting_continuous, "mode")
-    run_stages(stages(Error.beta_nll, sample=True), counting_continuous, "trained")
-    run_stages(stages(error, sample=True), counting, "discrete")
+    run_stages(stages(BCObjective.beta_nll, stochastic=True), counting_continuous, "trained")
+    run_stages(stages(error, stochastic=True), counting, "discrete")
 
 
 class Mended(gym.Env):
@@ -291,9 +294,9 @@ class Mended(gym.Env):
 gym.register("Mended-v0", Mended)
 
 
-def test_an_environment_that_was_mended_does_not_go_on_where_it_was_wrong(run_stages, tmp_path):
+def test_collect_after_an_error_of_the_environment_starts_again(run_stages, tmp_path):
     stages = {"demos": Collect("random", transitions=300, num_envs=1)}
-    with pytest.raises(Refused, match="the reward is nan"):
+    with pytest.raises(UserError, match="reward: expected a finite float32, got nan"):
         run_stages(stages, Gym("Mended-v0"), "store")
     assert not [*tmp_path.glob("store/**/.building/*")]
     Mended.is_mended = True

@@ -1,3 +1,5 @@
+"""Scores of policies and of data on common start states."""
+
 import json
 from dataclasses import replace
 
@@ -5,27 +7,27 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lfd.agents.actor_critic import Policy
-from lfd.algos.bc import Cloning
+from lfd.agents.actor_critic import PolicySpec
+from lfd.algos.bc import BC
 from lfd.data import Episode
 from lfd.envs import Gym
-from lfd.episodes import Played
-from lfd.errors import Refused
-from lfd.learner import Algo
+from lfd.episodes import PlayedEpisode, summarize
+from lfd.errors import UserError
+from lfd.learner.learner import Algo
 from lfd.stages.collect import Collect
-from lfd.stages.evaluate import Evaluate, normalise, of_data, summarise
-from lfd.stages.fit import Fit
-from lfd.stages.recipe import Checks
+from lfd.stages.evaluate import Evaluate, normalize
+from lfd.stages.fit.config import EvalConfig
+from lfd.stages.fit.stage import Fit
 
 
 def learn(steps=2, **settings):
-    return Fit(Algo(Policy([8]), {"bc": Cloning("demos")}, batch=16), steps, check=Checks(0), **settings)
+    return Fit(Algo(PolicySpec([8]), {"bc": BC("demos")}, batch_size=16), steps, eval=EvalConfig(0), **settings)
 
 
 DEMOS = Collect("random", transitions=101)
 
 
-def test_all_policies_meet_the_same_start_states(run_stages, counting):
+def test_evaluate_policies_have_the_same_start_states(run_stages, counting):
     stages = {
         "demos": DEMOS, "one": learn(), "other": learn(seed=1),
         "score": Evaluate(["one", "other"], episodes=20),
@@ -36,7 +38,7 @@ def test_all_policies_meet_the_same_start_states(run_stages, counting):
     assert scores["one"]["episodes"] == 20 and scores["one"]["return_std"] > 0
 
 
-def test_its_seed_and_not_the_learners_decides_the_start_states(run_stages, counting):
+def test_evaluate_seed_determines_the_start_states(run_stages, counting):
     def score(name, **settings):
         student = learn(seed=settings.pop("learner", 0))
         stages = {"demos": DEMOS, "learn": student, "score": Evaluate(["learn"], **settings)}
@@ -45,7 +47,7 @@ def test_its_seed_and_not_the_learners_decides_the_start_states(run_stages, coun
     assert score("a") == score("b", learner=5) != score("c", seed=3)
 
 
-def test_data_is_scored_beside_by_its_whole_episodes(run_stages, counting):
+def test_evaluate_scores_data_by_complete_episodes(run_stages, counting):
     stages = {"demos": DEMOS, "learn": learn(), "score": Evaluate(["learn"], episodes=4)}
     pipeline = run_stages(stages, counting)
     data, score = pipeline.product("demos"), pipeline.product("score")["demos"]
@@ -53,41 +55,41 @@ def test_data_is_scored_beside_by_its_whole_episodes(run_stages, counting):
     assert score["return_mean"] == pytest.approx(data.returns()[whole].mean()) and score["episodes"] == whole.sum()
 
 
-def test_a_cut_episode_says_nothing_of_who_made_the_data(write_data, counting):
+def test_evaluate_ignores_cut_episodes_of_data(write_data, counting):
     def episode(length, truncated):
         return Episode(np.zeros((length + 1, 2)), np.zeros(length, int), np.ones(length, np.float32), False, truncated)
 
-    assert of_data(write_data([episode(10, True), episode(3, False)], counting.spaces()))["return_mean"] == 10
+    assert write_data([episode(10, True), episode(3, False)], counting.spaces()).evaluate()["return_mean"] == 10
     only_cut = write_data([episode(3, False)], counting.spaces(), name="cut")
-    assert of_data(only_cut)["return_mean"] == 3
+    assert only_cut.evaluate()["return_mean"] == 3
 
 
-def test_what_is_not_in_the_graph_is_not_made_for_it(run_stages, counting):
+def test_evaluate_optional_inputs_are_not_run(run_stages, counting):
     unwanted = {"expert": Collect("random", transitions=10)}
     stages = {**unwanted, "demos": DEMOS, "learn": learn(), "score": Evaluate(["learn"], episodes=2)}
     pipeline = run_stages(stages, counting)
     assert "expert" not in pipeline.reports and set(pipeline.product("score")) == {"random", "learn", "demos"}
 
 
-def test_the_product_is_json(run_stages, counting):
+def test_evaluate_product_is_json(run_stages, counting):
     stages = {"demos": DEMOS, "learn": learn(), "score": Evaluate(["learn", "random"], episodes=3)}
     pipeline = run_stages(stages, counting)
     assert json.loads(json.dumps(pipeline.product("score"))) == pipeline.product("score")
     assert pipeline.reports["score"].summary["seconds"] > 0 and pipeline.reports["score"].summary["env_steps"] > 0
 
 
-def test_spread_is_told_for_members():
-    played = [Played(value, 1, None, None) for value in (1, 3, 5, 7)]
-    summary = summarise([[1, 3], [5, 7]], played)
+def test_evaluate_members_have_scores_of_each():
+    played = [PlayedEpisode(value, 1, None, None) for value in (1, 3, 5, 7)]
+    summary = summarize([[1, 3], [5, 7]], played)
     assert summary["members"] == [2.0, 6.0] and summary["return_mean"] == 4 and summary["success_rate"] is None
 
 
-def test_scores_are_normalised_between_random_and_expert():
+def test_normalize_is_zero_for_random_and_one_for_the_expert():
     scores = {"random": {"return_mean": 10.0}, "expert": {"return_mean": 30.0}, "learn": {"return_mean": 25.0}}
-    normalise(scores)
+    normalize(scores)
     assert [score["normalized"] for score in scores.values()] == [0.0, 1.0, 0.75]
     worse = {"random": {"return_mean": 10.0}, "expert": {"return_mean": 10.0}}
-    normalise(worse)
+    normalize(worse)
     assert worse["random"]["normalized"] is None
 
 
@@ -114,12 +116,12 @@ class Doors(gym.Env):
 gym.register("Doors-v0", Doors)
 
 
-def test_a_policy_that_draws_can_be_scored(run_stages):
+def test_evaluate_stochastic_samples_actions(run_stages):
     def scores(store, **settings):
         stages = {"demos": Collect("random", transitions=300), "learn": learn(50)}
         return run_stages(stages | {"score": Evaluate(["learn"], episodes=20, **settings)}, Gym("Doors-v0"), store)
 
-    mode, drawn, again = scores("a"), scores("b", sample=True), scores("c", sample=True)
+    mode, drawn, again = scores("a"), scores("b", stochastic=True), scores("c", stochastic=True)
     assert mode.product("score")["learn"]["return_mean"] == 0 and mode.product("score")["random"]["return_mean"] > 0.9
     assert drawn.product("score")["learn"]["return_mean"] > 0.9 and mode.keys["score"] != drawn.keys["score"]
     assert drawn.product("score") == again.product("score")
@@ -127,19 +129,19 @@ def test_a_policy_that_draws_can_be_scored(run_stages):
     assert told["success_once_rate"] == told["return_mean"] > told["success_rate"]
 
 
-def test_so_many_play_side_by_side(run_stages, counting, monkeypatch):
+def test_evaluate_num_envs_changes_no_scores(run_stages, counting, monkeypatch):
     asked = []
     make = Gym.make
     monkeypatch.setattr(
         Gym, "make", lambda env, count, *rest, **more: asked.append(count) or make(env, count, *rest, **more)
     )
-    fit = Fit(Algo(Policy([8]), {"bc": Cloning("demos")}, batch=16), 2, check=Checks(1, 3, num_envs=2))
+    fit = Fit(Algo(PolicySpec([8]), {"bc": BC("demos")}, batch_size=16), 2, eval=EvalConfig(1, 3, num_envs=2))
     stages = {"demos": DEMOS, "learn": fit, "score": Evaluate(["learn"], episodes=5, num_envs=3)}
     few = run_stages(stages, counting)
     assert asked == [8, 2, 3]
-    stages["learn"], stages["score"] = replace(fit, check=Checks(1, 3)), Evaluate(["learn"], episodes=5)
+    stages["learn"], stages["score"] = replace(fit, eval=EvalConfig(1, 3)), Evaluate(["learn"], episodes=5)
     many = run_stages(stages, counting, "many")
     assert asked[3:] == [8, 3, 5] and few.product("score")["learn"] == many.product("score")["learn"]
-    for wrong in (lambda: Evaluate(["learn"], num_envs=0), lambda: Checks(num_envs=0)):
-        with pytest.raises(Refused, match="num_envs is 0; 1 or more"):
+    for wrong in (lambda: Evaluate(["learn"], num_envs=0), lambda: EvalConfig(num_envs=0)):
+        with pytest.raises(UserError, match="num_envs: expected 1 or more, got 0"):
             wrong()

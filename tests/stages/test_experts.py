@@ -1,21 +1,23 @@
+"""Experts that the run does not train: earlier policies, scripts, people, the bot of BabyAI."""
+
 import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import Policy
-from lfd.agents.judge import JudgeSpec
-from lfd.algos.bc import Cloning
-from lfd.algos.pwil import PWIL
+from lfd.agents.actor_critic import PolicySpec
+from lfd.agents.pwil import PWIL
+from lfd.algos.bc import BC
 from lfd.envs import Gym, MiniGrid
 from lfd.episodes import play
-from lfd.errors import Refused
-from lfd.experts import Scripted, as_action
-from lfd.learner import Algo
+from lfd.errors import UserError
+from lfd.experts.experts import Scripted, parse_action
+from lfd.learner.learner import Algo
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
-from lfd.stages.experts import Later, Live, Pretrained, Script
-from lfd.stages.fit import Fit
-from lfd.stages.recipe import Checks
+from lfd.stages.experts import KeyboardExpert, Pretrained, QueueExpert, Script
+from lfd.stages.fit.config import EvalConfig
+from lfd.stages.fit.stage import Fit
+from lfd.stages.fit_pwil import FitPWIL
 
 CPU = torch.device("cpu")
 SCRIPTS = [
@@ -26,7 +28,7 @@ SCRIPTS = [
 
 
 def fit(steps=5):
-    return Fit(Algo(Policy([8]), {"bc": Cloning("demos")}, batch=16), steps, check=Checks(0))
+    return Fit(Algo(PolicySpec([8]), {"bc": BC("demos")}, batch_size=16), steps, eval=EvalConfig(0))
 
 
 def trained(run_stages, env, steps=5, store="first"):
@@ -35,7 +37,7 @@ def trained(run_stages, env, steps=5, store="first"):
     return run_stages(stages, env, store).product("learn").folder
 
 
-def test_a_pretrained_expert_acts_as_it_did(counting, run_stages):
+def test_pretrained_acts_as_the_policy_of_its_run(counting, run_stages):
     folder = trained(run_stages, counting)
     stages = {"expert": Pretrained(str(folder)), "demos": Collect("expert", transitions=40)}
     pipeline = run_stages(stages, counting)
@@ -44,7 +46,7 @@ def test_a_pretrained_expert_acts_as_it_did(counting, run_stages):
     assert len(pipeline.product("demos")) == 40
 
 
-def test_its_key_is_its_weights_and_not_its_place(counting, run_stages, tmp_path):
+def test_pretrained_key_depends_on_weights_and_not_on_the_path(counting, run_stages, tmp_path):
     folder = trained(run_stages, counting)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -56,48 +58,48 @@ def test_its_key_is_its_weights_and_not_its_place(counting, run_stages, tmp_path
     assert keys[0] == keys[1] != keys[2]
 
 
-def test_an_expert_of_other_spaces_is_refused(counting, counting_continuous, run_stages):
+def test_pretrained_of_other_spaces_is_refused(counting, counting_continuous, run_stages):
     folder = trained(run_stages, counting)
-    with pytest.raises(Refused, match=r"expert: .* knows the action space Discrete\(2\), here it is Box"):
+    with pytest.raises(UserError, match=r"expert.path: expected the action space Box.*, got Discrete\(2\) of "):
         run_stages({"expert": Pretrained(str(folder))}, counting_continuous)
-    with pytest.raises(Refused, match="knows the observation space Box"):
+    with pytest.raises(UserError, match="expected the observation space Box"):
         run_stages({"expert": Pretrained(str(folder))}, Gym("CartPole-v1"))
 
 
-def test_who_only_judges_is_no_expert(counting, run_stages):
-    judge = Fit(Algo(JudgeSpec(), {"pwil": PWIL("demos", atoms=16)}, batch=16), 2, check=Checks(0))
+def test_pretrained_reward_model_is_refused(counting, run_stages):
+    judge = FitPWIL(PWIL(atoms=16), "demos")
     folder = run_stages({"demos": Collect("random", transitions=50), "learn": judge}, counting, "first")
-    with pytest.raises(Refused, match="judges and does not act; choose a policy"):
+    with pytest.raises(UserError, match="expert.path: expected a policy, got the reward model"):
         run_stages({"expert": Pretrained(str(folder.product("learn").folder))}, counting)
 
 
-def test_what_is_no_expert_is_refused(counting, run_stages, tmp_path, monkeypatch):
+def test_experts_with_bad_input_are_refused(counting, run_stages, tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("def act(:")
     monkeypatch.syspath_prepend(tmp_path)
     cases = [
-        (Pretrained(), "expert.path is missing"),
+        (Pretrained(), "expert.path: expected a value, got none"),
         (Pretrained(str(tmp_path)), "no result.json"),
-        (Script(), "expert.script is missing"),
-        (Script("tests.experts"), "the form is package.module:function"),
+        (Script(), "expert.script: expected a value, got none"),
+        (Script("tests.experts"), "expected package.module:function"),
         (Script("tests.expert:ones"), "No module named 'tests.expert'"),
         (Script("tests.experts:one"), "has no attribute 'one'"),
-        (Script("tests.experts:__doc__"), "is no function"),
+        (Script("tests.experts:__doc__"), "expected a function, got __doc__"),
         (Script("broken:act"), "SyntaxError"),
-        (Script("builtins:staticmethod"), "it is in no file"),
+        (Script("builtins:staticmethod"), "expected a function in a file"),
     ]
-    for stage, said in cases:
-        with pytest.raises(Refused, match=said):
+    for stage, message in cases:
+        with pytest.raises(UserError, match=message):
             run_stages({"expert": stage}, counting)
-    with pytest.raises(Refused, match="answers 'left'; an action of Discrete"):
+    with pytest.raises(UserError, match="expected an action of Discrete.*, got 'left'"):
         run_stages({"expert": Script("tests.experts:nonsense"), "demos": Collect("expert", transitions=5)}, counting)
-    for name, said in SCRIPTS:
-        with pytest.raises(Refused, match=f"the script tests.experts:{name} {said}"):
+    for name, message in SCRIPTS:
+        with pytest.raises(UserError, match=f"the script tests.experts:{name} {message}"):
             run_stages({"expert": Script(f"tests.experts:{name}"), "demos": Collect("expert", transitions=5)}, counting)
-    with pytest.raises(Refused, match="has no earlier states: leave @0 out"):
+    with pytest.raises(UserError, match="expert@0: expected a trained expert, got the script .*; leave @0 out"):
         run_stages({"expert": Script("tests.experts:ones"), "demos": Collect("expert@0", transitions=5)}, counting)
 
 
-def test_a_script_is_collected_from_and_scored(run_stages):
+def test_script_is_collected_from_and_scored(run_stages):
     env = Gym("CartPole-v1", max_episode_steps=50)
     stages = {
         "expert": Script("tests.experts:balance"), "demos": Collect("expert", transitions=100), "learn": fit(),
@@ -110,7 +112,7 @@ def test_a_script_is_collected_from_and_scored(run_stages):
     assert scores["expert"]["return_mean"] == 50 and scores["expert"]["normalized"] == 1
 
 
-def test_a_script_is_told_what_was_done_before(run_stages):
+def test_script_gets_its_previous_action(run_stages):
     data = run_stages(
         {"expert": Script("tests.experts:swing"), "demos": Collect("expert", episodes=2, num_envs=2)},
         Gym("Pendulum-v1", max_episode_steps=4),
@@ -119,7 +121,7 @@ def test_a_script_is_told_what_was_done_before(run_stages):
     assert np.allclose(np.asarray(data.columns["actions"])[:, 0], expected * 2)
 
 
-def test_another_content_of_a_script_is_another_expert(counting, run_stages, tmp_path, monkeypatch):
+def test_script_with_another_content_has_another_key(counting, run_stages, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     keys = []
     for text in (
@@ -131,21 +133,22 @@ def test_another_content_of_a_script_is_another_expert(counting, run_stages, tmp
     assert keys[0] != keys[1]
 
 
-def test_people_by_other_names_are_asked_anew(counting, run_stages):
+def test_annotator_with_another_name_has_another_key(counting, run_stages):
     keys = {
-        run_stages({"expert": one}, counting).keys["expert"] for one in (Later(), Later("ann"), Live(), Live("ann"))
+        run_stages({"expert": one}, counting).keys["expert"]
+        for one in (QueueExpert(), QueueExpert("ann"), KeyboardExpert(), KeyboardExpert("ann"))
     }
     assert len(keys) == 4
 
 
-def test_the_bot_of_babyai_solves_its_level():
+def test_babyai_bot_solves_its_level():
     env = MiniGrid("BabyAI-GoToLocal-v0").make(4, training=False)
     bot = Scripted("lfd.envs.minigrid:babyai_bot")
     played = play(env, lambda: bot.policy(env, CPU), range(8))
     assert all(one.success for one in played)
 
 
-def test_the_bot_advises_whoever_does_anything():
+def test_babyai_bot_labels_states_of_other_policies():
     """A box may be opened, a door closed, a ball dropped: there is an answer to every state."""
     env, bot = MiniGrid("BabyAI-GoToLocal-v0").make(8, training=False), Scripted("lfd.envs.minigrid:babyai_bot")
     rng = np.random.default_rng(0)
@@ -157,24 +160,24 @@ def test_the_bot_advises_whoever_does_anything():
     assert len(play(env, erratic, range(16))) == 16
 
 
-def test_the_bot_knows_no_other_levels():
+def test_babyai_bot_of_another_level_is_refused():
     env = MiniGrid("MiniGrid-Empty-5x5-v0").make(1, training=False)
     env.reset([0])
-    with pytest.raises(Refused, match="is no level of BabyAI"):
+    with pytest.raises(UserError, match="expert.script: expected a level of BabyAI"):
         Scripted("lfd.envs.minigrid:babyai_bot").policy(env, CPU)
 
 
 @pytest.mark.parametrize("given", [1, np.int64(0), 2, -1, True, 0.5, "1", None])
-def test_what_is_a_discrete_action(given, counting):
-    found = as_action(given, counting.spaces().action)
+def test_scripted_accepts_integers_as_discrete_actions(given, counting):
+    found = parse_action(given, counting.spaces().action)
     assert found == given if given in (1, np.int64(0)) and given is not True else found is None
 
 
 @pytest.mark.parametrize(
     ("given", "is_one"), [([0.5], True), ([9], True), (0.5, False), ([1, 2], False), ([np.nan], False), (["x"], False)]
 )
-def test_what_is_a_continuous_action(given, is_one, counting_continuous):
-    assert (as_action(given, counting_continuous.spaces().action) is not None) == is_one
+def test_scripted_accepts_finite_vectors_as_continuous_actions(given, is_one, counting_continuous):
+    assert (parse_action(given, counting_continuous.spaces().action) is not None) == is_one
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,7 @@ def test_what_is_a_continuous_action(given, is_one, counting_continuous):
     [
         (
             "os:environ",
-            "expert.script=os:environ: environ is no function but a _Environ$",
+            "expert.script=os:environ: expected a function, got environ of type _Environ$",
         ),  # and not what is in it
         (
             "tests.experts:no_such",
@@ -190,6 +193,6 @@ def test_what_is_a_continuous_action(given, is_one, counting_continuous):
         ),
     ],
 )
-def test_what_is_no_script_is_refused_by_its_type_alone(name, words):
-    with pytest.raises(Refused, match=words):
+def test_script_path_of_no_function_is_refused(name, words):
+    with pytest.raises(UserError, match=words):
         Scripted(name).policy(Gym("CartPole-v1").make(1, training=False), CPU)

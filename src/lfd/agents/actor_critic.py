@@ -1,4 +1,4 @@
-"""Agents with a policy: alone, with a state value, or with twin action values."""
+"""Agents with a policy: alone, with a state value, or with an ensemble of action values."""
 
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,18 +13,20 @@ from lfd.agents.critics import ActionValues, Critics
 from lfd.agents.distributions import Categorical, Distribution, Gaussian, SquashedGaussian
 from lfd.batch import Observation
 from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.nets import Activation, Net, encoder, features_of, has_frames, orthogonal
 
 
 class Head(Enum):
+    """Distribution of continuous actions: Gaussian, tanh of a Gaussian, or Gaussian with a tanh mean."""
+
     gaussian = "gaussian"
-    squashed = "squashed"
-    bounded = "bounded"
+    tanh_gaussian = "tanh_gaussian"
+    tanh_mean_gaussian = "tanh_mean_gaussian"
 
 
 class PolicyNet(nn.Module):
-    """Logits of discrete actions, or mean and log standard deviation of continuous ones."""
+    """Maps observations [B, ...] to a distribution over actions: categorical, or a Gaussian by its head."""
 
     recordable = True
 
@@ -43,19 +45,19 @@ class PolicyNet(nn.Module):
             mean, log_std = outputs, self.log_std.expand_as(outputs)
         else:
             mean, log_std = outputs.chunk(2, dim=-1)
-        # Clamped: a Gaussian likelihood would otherwise collapse on a deterministic expert.
+        # clamped, as the standard deviation would collapse on a deterministic expert
         log_std = log_std.clamp(-5, 2)
-        if self.head is Head.squashed:
+        if self.head is Head.tanh_gaussian:
             return SquashedGaussian(mean, log_std)
-        return Gaussian(mean.tanh() if self.head is Head.bounded else mean, log_std)
+        return Gaussian(mean.tanh() if self.head is Head.tanh_mean_gaussian else mean, log_std)
 
 
 class Actor(PolicyAgent):
-    """A policy and nothing else."""
+    """An agent with a policy only: group "policy"."""
 
     recordable = True
 
-    def __init__(self, spaces: Spaces, spec: "Policy") -> None:
+    def __init__(self, spaces: Spaces, spec: "PolicySpec") -> None:
         super().__init__(spaces, {})
         head = spec.head if self.continuous else None
         outputs = self.action_size * (2 if head else 1)
@@ -68,18 +70,19 @@ class Actor(PolicyAgent):
 
 
 @dataclass
-class Policy(AgentSpec):
-    hidden: list[int] = field(default_factory=lambda: [128, 128])  # units of each hidden layer
-    activation: Activation = Activation.relu
-    # Of continuous actions: tanh of a Gaussian, a Gaussian that the environment clips, or one whose mean is bounded.
-    head: Head = Head.squashed
+class PolicySpec(AgentSpec):
+    """A policy only, for behavior cloning."""
+
+    hidden: list[int] = field(default_factory=lambda: [128, 128])  # units per hidden layer; unused behind a CNN
+    activation: Activation = Activation.relu  # of hidden layers
+    head: Head = Head.tanh_gaussian  # distribution of continuous actions
 
     def build(self, spaces: Spaces) -> Actor:
         return Actor(spaces, self)
 
 
 class ActorCritic(PolicyAgent):
-    """A policy and a state value: groups "policy" and "value"; frames are encoded once for both."""
+    """A policy and a state value: groups "policy" and "value"; image observations are encoded once for both."""
 
     recordable = True
 
@@ -110,24 +113,24 @@ class ActorCritic(PolicyAgent):
         return policy
 
     def value(self, obs: Observation) -> Tensor:
-        """[B]"""
+        """State values [B]."""
         values: Tensor = self.net("value", self._encode(obs))
         return values.squeeze(-1)
 
 
 @dataclass
 class PolicyValue(AgentSpec):
-    hidden: list[int] = field(
-        default_factory=lambda: [64, 64]
-    )  # units of each hidden layer; none behind the Nature CNN
-    activation: Activation = Activation.tanh
+    """A policy and a state value, for PPO."""
+
+    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units per hidden layer; unused behind a CNN
+    activation: Activation = Activation.tanh  # of hidden layers
 
     def build(self, spaces: Spaces) -> ActorCritic:
         return ActorCritic(spaces, self)
 
 
 class SoftActorCritic(PolicyAgent, ActionValues):
-    """A squashed policy and twin action values: groups "policy" and "critic"."""
+    """A tanh-Gaussian policy and an ensemble of action values: groups "policy" and "critic"."""
 
     recordable = True
 
@@ -136,7 +139,7 @@ class SoftActorCritic(PolicyAgent, ActionValues):
         size = self.action_size
         policy = Net(spaces.observation, spec.hidden, 2 * size, spec.activation)
         critics = [Net(spaces.observation, spec.hidden, 1, spec.activation, extra=size) for _ in range(spec.critics)]
-        self.nets["policy"] = PolicyNet(policy, size, Head.squashed, state_dependent=True)
+        self.nets["policy"] = PolicyNet(policy, size, Head.tanh_gaussian, state_dependent=True)
         self.nets["critic"] = Critics(critics)
 
     def distribution(self, obs: Observation) -> SquashedGaussian:
@@ -144,7 +147,7 @@ class SoftActorCritic(PolicyAgent, ActionValues):
         return policy
 
     def action_gradients(self, obs: Observation, action: Tensor) -> Tensor:
-        """[critics, B, A] of every critic at actions [B, A]; may be differentiated again."""
+        """Gradients [critics, B, A] of each critic by actions [B, A]; they can be differentiated again."""
         critics = self.nets["critic"]
         assert isinstance(critics, Critics)
         copies = action.expand(len(critics.nets), *action.shape)
@@ -154,14 +157,16 @@ class SoftActorCritic(PolicyAgent, ActionValues):
 
 @dataclass
 class SoftPolicyCritic(AgentSpec):
+    """A tanh-Gaussian policy and an ensemble of critics, for SAC and its offline variants."""
+
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
-    hidden: list[int] = field(default_factory=lambda: [256, 256])  # units of each hidden layer, in policy and critics
-    activation: Activation = Activation.relu
-    critics: int = 2
+    hidden: list[int] = field(default_factory=lambda: [256, 256])  # units per hidden layer of policy and critics
+    activation: Activation = Activation.relu  # of hidden layers
+    critics: int = 2  # number of critics in the ensemble
 
     def __post_init__(self) -> None:
         if self.critics < 1:
-            raise Refused(f"critics is {self.critics}; 1 or more are expected")
+            raise UserError(f"critics: expected 1 or more, got {self.critics}")
 
     def build(self, spaces: Spaces) -> SoftActorCritic:
         return SoftActorCritic(spaces, self)

@@ -1,4 +1,4 @@
-"""Agents of BCQ: the best of those actions that a model of the data thinks likely."""
+"""Agents of BCQ, which choose the best of the actions that are likely in the data."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -12,16 +12,16 @@ from lfd.agents.distributions import Categorical
 from lfd.agents.q import DiscreteValues
 from lfd.batch import Observation
 from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
-from lfd.maths import likely
+from lfd.errors import UserError
+from lfd.maths import bcq_action_mask
 from lfd.nets import Activation, Net, encoder, features_of, has_frames, mlp
-from lfd.noise import Noise
+from lfd.rng import Rng
 
-BOUND = 0.5  # of latent draws: the decoder is asked only for what is common in the data
+BOUND = 0.5  # bound of latent samples, so that the decoder gives actions that are common in the data
 
 
 class ValuesAndImitation(nn.Module):
-    """Action values and the logits of who took the data's actions, [B, A] each; frames are encoded once for both."""
+    """Action values and logits of the behavior policy, [B, A] each; image observations are encoded once for both."""
 
     recordable = True
 
@@ -39,7 +39,7 @@ class ValuesAndImitation(nn.Module):
 
 
 class DiscreteBCQAgent(DiscreteValues):
-    """Acts by the largest value among actions that are likely in the data: all in group "q"."""
+    """Takes the action of largest value among those likely in the data; all modules are in group "q"."""
 
     recordable = True
 
@@ -58,38 +58,38 @@ class DiscreteBCQAgent(DiscreteValues):
         return values
 
     def imitation(self, obs: Observation) -> Categorical:
-        """Who took the data's actions."""
+        """The estimated behavior policy at observations [B, ...] in network units."""
         return Categorical(self.net("q", obs)[1])
 
     def best(self, obs: Observation) -> Tensor:
         """int64 [B]: the likely action of the largest value, at observations in network units."""
-        allowed = likely(self.imitation(obs).logits, self._threshold)
+        allowed = bcq_action_mask(self.imitation(obs).logits, self._threshold)
         return torch.where(allowed, self.q(obs), -torch.inf).argmax(-1)
 
     @torch.no_grad()
-    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
-        return self.best(self.observe(obs)), state
+    def act(self, obs: Observation, state: Any, rng: Rng | None) -> tuple[Tensor, Any]:
+        return self.best(self.normalize_obs(obs)), state
 
 
 @dataclass
 class BCQNet(AgentSpec):
+    """Action values and a model of the behavior policy, for discrete BCQ."""
+
     actions: ClassVar[tuple[str, ...]] = ("discrete",)
-    hidden: list[int] = field(
-        default_factory=lambda: [128, 128]
-    )  # units of each hidden layer; none behind the Nature CNN
-    activation: Activation = Activation.relu
-    threshold: float = 0.3  # an action counts from this share of the likeliest one's probability; 0 = all do
+    hidden: list[int] = field(default_factory=lambda: [128, 128])  # units per hidden layer; unused behind a CNN
+    activation: Activation = Activation.relu  # of hidden layers
+    threshold: float = 0.3  # minimum probability of an action relative to the likeliest one; 0 = all actions
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold < 1:
-            raise Refused(f"threshold is {self.threshold}; a share in [0, 1) is expected")
+            raise UserError(f"threshold: expected a fraction in [0, 1), got {self.threshold}")
 
     def build(self, spaces: Spaces) -> DiscreteBCQAgent:
         return DiscreteBCQAgent(spaces, self)
 
 
 class VAE(nn.Module):
-    """A conditional variational autoencoder of the data's actions, its latent vector twice as long as they."""
+    """A conditional variational autoencoder of the data's actions; its latent vectors have 2A dimensions."""
 
     recordable = True
 
@@ -100,21 +100,21 @@ class VAE(nn.Module):
         self.decoder = Net(spaces.observation, spec.vae_hidden, actions, spec.activation, extra=self.latent)
 
     def forward(self, obs: Observation, action: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The action as it comes back, [B, A]; mean and log standard deviation of its latent vector, [B, 2A]."""
+        """Reconstructed actions [B, A], and mean and log standard deviation [B, 2A] of their latent vectors."""
         mean, log_std = self.encoder(obs, action).chunk(2, dim=-1)
         log_std = log_std.clamp(-4, 15)
         return self.decode(obs, mean + log_std.exp() * normal), mean, log_std
 
     def decode(self, obs: Observation, latent: Tensor) -> Tensor:
-        """[..., B, A] in [-1, 1] of latent vectors [..., B, 2A]"""
+        """Actions [..., B, A] in [-1, 1] of latent vectors [..., B, 2A]."""
         decoded: Tensor = self.decoder(obs, latent)
         return decoded.tanh()
 
 
 class ContinuousBCQAgent(ActionValues):
-    """Acts by the best of decoded and perturbed actions: groups "vae", "perturbation" and "critic".
+    """Takes the best of decoded and perturbed actions: groups "vae", "perturbation" and "critic".
 
-    Without noise the candidates are those of latent vectors that were drawn once and are kept with the agent.
+    Greedy candidates come from latent vectors that are drawn once and stored with the agent.
     """
 
     recordable = True
@@ -133,49 +133,54 @@ class ContinuousBCQAgent(ActionValues):
 
     @torch.no_grad()
     def decoded(self, obs: Observation, normal: Tensor) -> Tensor:
-        """Actions [..., B, A] that are common in the data, from standard normal draws [..., B, 2A]."""
+        """Actions [..., B, A] that are common in the data, from standard normal samples [..., B, 2A]."""
         vae = self.nets["vae"]
         assert isinstance(vae, VAE)
         return vae.decode(obs, normal.clamp(-BOUND, BOUND))
 
     def perturbed(self, obs: Observation, action: Tensor) -> Tensor:
-        """Actions [..., B, A] moved by a little towards larger values."""
+        """Actions [..., B, A] with the perturbation towards larger values."""
         return self._moved(action, self.net("perturbation", obs, action))
 
     @torch.no_grad()
     def target_perturbed(self, obs: Observation, action: Tensor) -> Tensor:
-        """The same by the slow copy."""
+        """Actions [..., B, A] with the perturbation of the target network."""
         return self._moved(action, self.net("perturbation", obs, action, target=True))
 
     def _moved(self, action: Tensor, pre_tanh: Tensor) -> Tensor:
         return (action + self._range * pre_tanh.tanh()).clamp(-1, 1)
 
     @torch.no_grad()
-    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
-        seen = self.observe(obs)
-        number = len(next(iter(seen.values())) if isinstance(seen, dict) else seen)
+    def act(self, obs: Observation, state: Any, rng: Rng | None) -> tuple[Tensor, Any]:
+        obs = self.normalize_obs(obs)
+        number = len(next(iter(obs.values())) if isinstance(obs, dict) else obs)
         candidates, _, latent = self.latents.shape
         shape = (candidates, number, latent)
-        normal = self.latents.expand(shape) if noise is None else noise.normal(*shape)
-        action = self.perturbed(seen, self.decoded(seen, normal))
-        best = self.first_q(seen, action).argmax(0)  # [N]
+        normal = self.latents.expand(shape) if rng is None else rng.normal(*shape)
+        action = self.perturbed(obs, self.decoded(obs, normal))
+        best = self.first_q(obs, action).argmax(0)  # [N]
         chosen = torch.take_along_dim(action, best[None, :, None], 0).squeeze(0)
         return self.to_space(chosen), state
 
 
 @dataclass
 class BCQ(AgentSpec):
+    """A VAE of the data's actions, a perturbation and an ensemble of critics, for continuous BCQ."""
+
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
-    hidden: list[int] = field(default_factory=lambda: [400, 300])  # units of critics and perturbation
-    vae_hidden: list[int] = field(default_factory=lambda: [750, 750])  # units of encoder and decoder
-    activation: Activation = Activation.relu
-    critics: int = 2
-    perturbation: float = 0.05  # how far an action may be moved, in halves of its range
-    candidates: int = 100  # actions to choose from when acting
+    hidden: list[int] = field(default_factory=lambda: [400, 300])  # units per hidden layer of critics and perturbation
+    vae_hidden: list[int] = field(default_factory=lambda: [750, 750])  # units per hidden layer of encoder and decoder
+    activation: Activation = Activation.relu  # of hidden layers
+    critics: int = 2  # number of critics in the ensemble
+    perturbation: float = 0.05  # largest change of an action, in halves of its range
+    candidates: int = 100  # number of candidate actions when acting
 
     def __post_init__(self) -> None:
-        if not 0 <= self.perturbation <= 2 or min(self.critics, self.candidates) < 1:
-            raise Refused(f"{self}: perturbation in [0, 2], critics and candidates from 1 are expected")
+        if not 0 <= self.perturbation <= 2:
+            raise UserError(f"perturbation: expected a value in [0, 2], got {self.perturbation}")
+        for name in ("critics", "candidates"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected 1 or more, got {getattr(self, name)}")
 
     def build(self, spaces: Spaces) -> ContinuousBCQAgent:
         return ContinuousBCQAgent(spaces, self)

@@ -1,4 +1,4 @@
-"""An agent whose policy is a function of the observation, with action values."""
+"""An agent with a deterministic policy and an ensemble of action values."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -10,13 +10,13 @@ from lfd.agents import AgentSpec
 from lfd.agents.critics import ActionValues, Critics
 from lfd.batch import Observation
 from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.nets import Activation, Net
-from lfd.noise import Noise
+from lfd.rng import Rng
 
 
 class DeterministicActorCritic(ActionValues):
-    """A policy that ends in tanh, and action values: groups "policy" and "critic"."""
+    """A deterministic tanh policy and an ensemble of action values: groups "policy" and "critic"."""
 
     recordable = True
 
@@ -31,31 +31,33 @@ class DeterministicActorCritic(ActionValues):
         self.nets["critic"] = Critics(critics)
 
     def action(self, obs: Observation) -> Tensor:
-        """[B, A] in [-1, 1]"""
+        """Actions [B, A] in [-1, 1]."""
         pre_tanh: Tensor = self.net("policy", obs)
         return pre_tanh.tanh()
 
     def target_action(self, obs: Observation) -> Tensor:
-        """[B, A] of the slow copy."""
+        """Actions [B, A] in [-1, 1] of the target network."""
         pre_tanh: Tensor = self.net("policy", obs, target=True)
         return pre_tanh.tanh()
 
     @torch.no_grad()
-    def act(self, obs: Observation, state: Any, noise: Noise | None) -> tuple[Tensor, Any]:
-        return self.to_space(self.action(self.observe(obs))), state
+    def act(self, obs: Observation, state: Any, rng: Rng | None) -> tuple[Tensor, Any]:
+        return self.to_space(self.action(self.normalize_obs(obs))), state
 
 
 @dataclass
 class DeterministicPolicyCritic(AgentSpec):
+    """A deterministic policy and an ensemble of critics, for TD3 and its offline variants."""
+
     actions: ClassVar[tuple[str, ...]] = ("continuous",)
-    hidden: list[int] = field(default_factory=lambda: [256, 256])  # units of each hidden layer, in policy and critics
-    activation: Activation = Activation.relu
-    critics: int = 2
-    layer_norm: bool = False  # behind each hidden layer of the critics
+    hidden: list[int] = field(default_factory=lambda: [256, 256])  # units per hidden layer of policy and critics
+    activation: Activation = Activation.relu  # of hidden layers
+    critics: int = 2  # number of critics in the ensemble
+    layer_norm: bool = False  # layer normalization after each hidden layer of the critics
 
     def __post_init__(self) -> None:
         if self.critics < 1:
-            raise Refused(f"critics is {self.critics}; 1 or more are expected")
+            raise UserError(f"critics: expected 1 or more, got {self.critics}")
 
     def build(self, spaces: Spaces) -> DeterministicActorCritic:
         return DeterministicActorCritic(spaces, self)

@@ -1,4 +1,4 @@
-"""Distributions over actions, in the few operations that losses need and `torch.vmap` allows."""
+"""Distributions over actions, with the operations that losses need and `torch.vmap` supports."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -6,47 +6,50 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lfd.maths import beta_nll, gaussian_log_prob, gumbel, taken, tanh_correction
-from lfd.noise import Noise
+from lfd.maths import beta_nll, gather_action, gaussian_log_prob, gumbel, tanh_correction
+from lfd.rng import Rng
 
-EDGE = 1 - 1e-6  # tanh reaches 1 in float32: data at the bounds is taken this far inside
+EDGE = 1 - 1e-6  # tanh reaches 1 in float32; actions at the bounds are moved inside to this value
 
 
 class Distribution(ABC):
-    """Over actions in network units: int64 [B], or [B, A] with bounds [-1, 1]."""
+    """A distribution over actions in network units: int64 [B], or [B, A] with bounds [-1, 1]."""
 
     @abstractmethod
-    def mode(self) -> Tensor: ...
+    def mode(self) -> Tensor:
+        """The most likely actions, [B] or [B, A]."""
 
     @abstractmethod
-    def sample(self, noise: Noise) -> Tensor:
-        """Reparameterised where actions are continuous."""
+    def sample(self, rng: Rng) -> Tensor:
+        """Sampled actions, [B] or [B, A]; reparameterized if actions are continuous."""
 
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
-        """[B]"""
+        """Log probabilities or densities [B] of actions."""
 
     def weighed_nll(self, action: Tensor) -> Tensor:
-        """[B] -log density with each dimension weighed by its variance, a constant to autograd, up to constants."""
-        raise TypeError(f"a {type(self).__name__} has no variance")
+        """Negative log densities [B] up to a constant, each dimension weighted by its variance without gradient."""
+        raise TypeError(f"expected a distribution with a variance, got {type(self).__name__}")
 
     @abstractmethod
     def entropy(self) -> Tensor:
-        """[B]; of the Gaussian before squashing, where there is no closed form."""
+        """Entropies [B]; without a closed form, those of the Gaussian before tanh."""
 
 
 @dataclass
 class Categorical(Distribution):
+    """A distribution over discrete actions."""
+
     logits: Tensor  # [B, A]
 
     def mode(self) -> Tensor:
         return self.logits.argmax(-1)
 
-    def sample(self, noise: Noise) -> Tensor:
-        return (self.logits + gumbel(noise.uniform(*self.logits.shape))).argmax(-1)
+    def sample(self, rng: Rng) -> Tensor:
+        return (self.logits + gumbel(rng.uniform(*self.logits.shape))).argmax(-1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        return taken(self.logits.log_softmax(-1), action)
+        return gather_action(self.logits.log_softmax(-1), action)
 
     def entropy(self) -> Tensor:
         log_p = self.logits.log_softmax(-1)
@@ -55,7 +58,7 @@ class Categorical(Distribution):
 
 @dataclass
 class Gaussian(Distribution):
-    """Diagonal; the environment clips what exceeds the bounds, the density stays that of the unclipped action."""
+    """A diagonal Gaussian; the environment clips actions, and densities are those of unclipped actions."""
 
     mean: Tensor  # [B, A]
     log_std: Tensor  # [B, A] or [A]
@@ -63,8 +66,8 @@ class Gaussian(Distribution):
     def mode(self) -> Tensor:
         return self.mean
 
-    def sample(self, noise: Noise) -> Tensor:
-        return self.mean + self.log_std.exp() * noise.normal(*self.mean.shape)
+    def sample(self, rng: Rng) -> Tensor:
+        return self.mean + self.log_std.exp() * rng.normal(*self.mean.shape)
 
     def log_prob(self, action: Tensor) -> Tensor:
         return gaussian_log_prob(action, self.mean, self.log_std)
@@ -79,7 +82,7 @@ class Gaussian(Distribution):
 
 @dataclass
 class SquashedGaussian(Distribution):
-    """tanh of a diagonal Gaussian (Haarnoja et al. 2018, appendix C)."""
+    """The tanh of a diagonal Gaussian (Haarnoja et al. 2018, appendix C)."""
 
     mean: Tensor  # [B, A], before tanh
     log_std: Tensor  # [B, A] or [A]
@@ -87,12 +90,12 @@ class SquashedGaussian(Distribution):
     def mode(self) -> Tensor:
         return self.mean.tanh()
 
-    def sample(self, noise: Noise) -> Tensor:
-        return self._pre_tanh(noise).tanh()
+    def sample(self, rng: Rng) -> Tensor:
+        return self._pre_tanh(rng).tanh()
 
-    def sample_with_log_prob(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """A sample and its density, without inverting the tanh."""
-        u = self._pre_tanh(noise)
+    def sample_with_log_prob(self, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Sampled actions [B, A] and their log densities [B], without inverting the tanh."""
+        u = self._pre_tanh(rng)
         return u.tanh(), gaussian_log_prob(u, self.mean, self.log_std) - tanh_correction(u)
 
     def log_prob(self, action: Tensor) -> Tensor:
@@ -108,5 +111,5 @@ class SquashedGaussian(Distribution):
     def _before_tanh(self, action: Tensor) -> Tensor:
         return torch.atanh(action.clamp(-EDGE, EDGE))
 
-    def _pre_tanh(self, noise: Noise) -> Tensor:
-        return self.mean + self.log_std.exp() * noise.normal(*self.mean.shape)
+    def _pre_tanh(self, rng: Rng) -> Tensor:
+        return self.mean + self.log_std.exp() * rng.normal(*self.mean.shape)

@@ -1,87 +1,136 @@
-"""Losses: a dataclass whose fields are its hyperparameters and whose call is the mathematics."""
+"""Losses: dataclasses whose fields are hyperparameters and whose call computes terms and metrics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from lfd.agents import Agent
 from lfd.batch import COLUMNS
-from lfd.errors import Refused
-from lfd.schedule import schedule
+from lfd.errors import UserError, suggest
+from lfd.schedule import parse_schedule
 
-MISSING = "???"  # a value that must be given; omegaconf's sign for it
+MISSING = "???"  # OmegaConf's marker of a mandatory value
 
 
-@dataclass
-class Out:
-    """What a loss answers for one batch."""
+@dataclass(frozen=True)
+class Metrics:
+    """Metrics of a loss: scalar tensors [], [members] with several members; None is not logged.
 
-    terms: dict[str, Tensor]  # group of modules -> scalar; its gradient goes to that group and to no other
-    metrics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars; "loss" is the one that is drawn
-    feedback: dict[str, Tensor] = field(default_factory=dict)  # back to the source: "priority" [B], "kl" scalar,
-    # with "<slot>/" before them where the loss reads several
+    A field is called "<stage>/<row>/<field>" in metrics.jsonl; curves.png shows the fields whose names end in "_loss".
+    `Annotated[Tensor, "..."]` gives a field's meaning and unit. Tensors are detached here.
+    """
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                object.__setattr__(self, name, value.detach())
+
+    def __init_subclass__(cls) -> None:
+        _register(cls)
+
+    def named(self, row: str) -> dict[str, Tensor]:
+        """Returns the metrics of the loss in `row` by their logged names "<row>/<field>"."""
+        return {f"{row}/{name}": value for name, value in vars(self).items() if value is not None}
+
+
+M = TypeVar("M", bound=Metrics)
+
+
+@dataclass(frozen=True)
+class LossOutput(Generic[M]):
+    """Result of a loss for one batch."""
+
+    by_group: dict[str, Tensor]  # parameter group -> scalar term [], whose gradient goes to that group only
+    metrics: M
+    # feedback for the source of the batch: "priority" [B] or "kl" []; "<slot>/priority" if the loss has several slots
+    feedback: dict[str, Tensor] = field(default_factory=dict)
+    # buffer of the agent ("nets.reward.mean") -> its next value, which the learner writes after the gradient step
+    updates: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _register(kind: type[Any]) -> None:
+    """Makes a dataclass a pytree, so that `torch.vmap` takes it; fields that are None are no leaves."""
+
+    def flatten(value: Any) -> tuple[list[Any], tuple[str, ...]]:
+        fields = {name: part for name, part in vars(value).items() if part is not None}
+        return list(fields.values()), tuple(fields)
+
+    def unflatten(parts: Any, names: tuple[str, ...]) -> Any:
+        return kind(**dict(zip(names, parts, strict=True)))
+
+    _pytree.register_pytree_node(kind, flatten, unflatten)
+
+
+_register(Metrics)
+_register(LossOutput)
 
 
 @dataclass
 class Loss(ABC):
-    """One row of an algorithm: where it reads and how much it counts."""
+    """One row of an algorithm: which sources it reads, its weight, and its mathematics."""
 
     reads: Any = MISSING  # name of a source or product, or {slot: name} for a loss that reads several
-    weight: Any = 1.0  # a number, or {start, end, steps, shape}
-    every: int = 1  # runs each so many gradient steps
+    weight: Any = 1.0  # a number, or {start, end, over, shape}
+    every: int = 1  # gradient steps from one call to the next
 
-    needs: ClassVar[Any]  # columns it reads: a tuple, or {slot: tuple}
-    agents: ClassVar[type[Agent]]  # the agents that have what it calls
-    calls: ClassVar[str] = ""  # what that is, where the name of their class does not tell
-    trains: ClassVar[tuple[str, ...]]  # groups it has terms for
-    targets: ClassVar[tuple[str, ...]] = ()  # modules whose slow copy it reads
-    # Does each call do the same operations on tensors, whatever they hold? Then gradient steps may be recorded and
-    # repeated without its Python. A class says so for itself: its subclasses do not inherit it.
+    needs: ClassVar[Any]  # columns that it reads: a tuple, or {slot: tuple}
+    agents: ClassVar[type[Agent]]  # class of the agents that it can train
+    calls: ClassVar[str] = ""  # what it reads of the agent, for messages; empty if the name of the class says it
+    trains: ClassVar[tuple[str, ...]]  # parameter groups that it has terms for
+    targets: ClassVar[tuple[str, ...]] = ()  # modules whose target networks it reads
+    # True if its operations on tensors are the same in each call, whatever the values: gradient steps may then be
+    # recorded and replayed without its Python. Subclasses do not inherit it.
     recordable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        schedule(self.weight, f"weight of {type(self).__name__}")
+        parse_schedule(self.weight, "weight")
         if self.every < 1:
-            raise Refused(f"every of {type(self).__name__} is {self.every}; 1 or more gradient steps are expected")
+            raise UserError(f"every: expected 1 gradient step or more, got {self.every}")
         if self.reads == MISSING:
             return
         names = self.reads.values() if isinstance(self.reads, Mapping) else [self.reads]
         if not all(isinstance(name, str) for name in names):
-            raise Refused(f"reads of {type(self).__name__} is {self.reads!r}; a name, or {{slot: name}}, is expected")
+            raise UserError(f"reads: expected a name or {{slot: name}}, got {self.reads!r}")
         if (self.needs.keys() if isinstance(self.needs, dict) else None) != (
             self.reads.keys() if isinstance(self.reads, Mapping) else None
         ):
-            slots = ", ".join(self.needs) if isinstance(self.needs, dict) else "no slots, one name"
-            raise Refused(f"reads of {type(self).__name__} is {self.reads!r}; it has {slots}")
+            slots = f"{{{': …, '.join(self.needs)}: …}}" if isinstance(self.needs, dict) else "one name"
+            raise UserError(f"reads: expected {slots} for {type(self).__name__}, got {self.reads!r}")
 
     @abstractmethod
-    def __call__(self, agent: Any, batch: Any) -> Out:
-        """Terms for a Batch (or {slot: Batch}) in network units, by an agent of the class `agents`.
+    def __call__(self, agent: Any, batch: Any) -> LossOutput[Any]:
+        """Computes terms, metrics and feedback for a Batch (or {slot: Batch}) in network units.
 
-        Tensors in, tensors out; noise from `agent.draws`. If it is `recordable`, what it does to tensors is recorded
-        and repeated: Python of it, be it a count or a print, runs only in the first steps and at 4, 8, 16, ….
+        Random numbers come from `agent.rng`. A loss writes to no tensor: buffers change by `LossOutput.updates`. If it
+        is `recordable`, its operations on tensors are recorded and replayed: Python, such as a counter or a print, runs
+        only in the first steps and at 4, 8, 16, ….
+
+        Args:
+            agent: an agent of the class `agents`.
+            batch: columns [B, ...].
         """
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        """Modules it adds to the agent."""
+        """Returns new modules for the agent by name; weights are drawn from torch's global generator."""
         return {}
 
-    @property
-    def rows(self) -> int | None:
-        """How many rows its batches have to have, no one twice; None where any number will do."""
-        return None
+    @classmethod
+    def adds_modules(cls) -> bool:
+        """True if it may add modules to an agent, which then cannot be built without it."""
+        return cls.modules is not Loss.modules
 
     @property
     def mode_only(self) -> bool:
-        """Does it teach a continuous policy its mode and leave its spread as that was?"""
+        """True if it trains the mode of a continuous policy and leaves its spread untrained."""
         return False
 
     @property
-    def one_sided(self) -> str:
-        """ "never negative" or "never positive" where that is true of every reward that it brings; else empty."""
+    def reward_sign(self) -> str:
+        """ "never negative" or "never positive" if that is true of every reward of its reward model; else empty."""
         return ""
 
     @property
@@ -94,3 +143,28 @@ class Loss(ABC):
     def __init_subclass__(cls) -> None:
         for columns in cls.needs.values() if isinstance(cls.needs, dict) else [cls.needs]:
             assert set(columns) <= COLUMNS, columns
+
+
+def check_output(what: str, loss: Loss, output: Any, buffers: Mapping[str, Tensor]) -> None:
+    """Checks the result of a loss. Raises UserError that names `what` if a part has a wrong name or type."""
+    if not isinstance(output, LossOutput) or not isinstance(output.metrics, Metrics):
+        got = type(output).__name__ if not isinstance(output, LossOutput) else type(output.metrics).__name__
+        raise UserError(f"{what}: expected a LossOutput of terms by group and Metrics, got {got}")
+    for group, term in output.by_group.items():
+        if group not in loss.trains:
+            raise UserError(
+                f"{what}: expected terms for the groups in `trains`, {', '.join(loss.trains)}, got one for {group!r}; "
+                "add it there"
+            )
+        if not isinstance(term, Tensor) or term.dim():
+            got = f"a tensor {list(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise UserError(f"{what}: expected a scalar tensor, as a mean is, as the term for {group!r}, got {got}")
+    for name, value in vars(output.metrics).items():
+        if value is not None and (not isinstance(value, Tensor) or value.dim()):
+            got = f"a tensor {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise UserError(f"{what}: expected a scalar tensor as the metric {name!r}, got {got}")
+    for name in output.updates:
+        if name not in buffers:
+            raise UserError(
+                f"{what}: expected a buffer of the agent in updates, got {name!r}; {suggest(name, buffers)}"
+            )

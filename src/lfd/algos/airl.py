@@ -1,25 +1,25 @@
-"""Adversarial inverse reinforcement learning (Fu, Luo and Levine 2018): a reward that can be taken elsewhere."""
+"""Adversarial inverse reinforcement learning (Fu, Luo and Levine 2018): a reward that transfers to other dynamics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from lfd.agents import REWARD, Agent, PolicyAgent
-from lfd.agents.judge import Inputs, RewardNet
-from lfd.algos import Loss, Out
+from lfd.agents.reward_model import Inputs, RewardNet
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
-from lfd.maths import told_apart
-from lfd.nets import Activation, Net, silence
+from lfd.maths import discriminator_accuracy, discriminator_loss
+from lfd.nets import Activation, Net, zero_init_output
 
 
 class ShapedReward(nn.Module):
-    """f(s, a, s') = r(s[, a]) + discount * h(s') - h(s) while it is trained, r alone as a product: [B, ...] -> [B].
+    """f(s, a, s') = r(s[, a]) + discount * h(s') - h(s) in training, r alone once stored: [B, ...] -> [B].
 
-    The discount is 0 where the episode terminated, so that h is 0 behind its end.
+    The discount is 0 where the episode terminated: h is 0 after its end.
     """
 
     recordable = True
@@ -30,11 +30,11 @@ class ShapedReward(nn.Module):
         self.base = RewardNet(spaces, loss.hidden, loss.activation, loss.inputs)
         self.potential = Net(spaces.observation, loss.hidden, 1, loss.activation)
         for net in (self.base, self.potential):
-            # f is 0 until it has learnt: a random taste would be followed before that.
-            silence(net.head)
+            # f starts at 0, as a random reward would bias the policy
+            zero_init_output(net.head)
 
     def publish(self) -> None:
-        """Leave out the potential, which is of the dynamics that it was trained in."""
+        """Drops the potential h, which depends on the dynamics of the training environment."""
         self.shaped = False
 
     def forward(self, batch: Batch) -> Tensor:
@@ -46,13 +46,20 @@ class ShapedReward(nn.Module):
         return shaped
 
 
+@dataclass(frozen=True)
+class AIRLMetrics(Metrics):
+    discriminator_loss: Annotated[Tensor, "binary cross-entropy of D, summed over both sides, in nats"]
+    accuracy_expert: Annotated[Tensor, "share of the expert's transitions that D takes for the expert's"]
+    accuracy_learner: Annotated[Tensor, "share of the learner's transitions that D takes for the learner's"]
+
+
 @dataclass
 class AIRL(Loss):
-    """-E_expert log D - E_learner log(1 - D) with D = exp f / (exp f + pi(a|s)), under the policy as it is now."""
+    """-E_expert log D - E_learner log(1 - D) with D = exp f / (exp f + pi(a|s)), with pi the present policy."""
 
-    hidden: list[int] = field(default_factory=lambda: [32, 32])  # units of each hidden layer, of r and of h
-    activation: Activation = Activation.tanh
-    inputs: Inputs = Inputs.obs  # of r: a reward of states alone is the one that goes with other dynamics
+    hidden: list[int] = field(default_factory=lambda: [32, 32])  # units per hidden layer of r and of h
+    activation: Activation = Activation.tanh  # of hidden layers
+    inputs: Inputs = Inputs.obs  # inputs of r; only a reward of states transfers to other dynamics
 
     recordable: ClassVar = True
     needs: ClassVar = {slot: ("obs", "action", "next_obs", "discount") for slot in ("learner", "expert")}
@@ -63,12 +70,13 @@ class AIRL(Loss):
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         return {REWARD: ShapedReward(agent.spaces, self)}
 
-    def __call__(self, agent: PolicyAgent, batch: Mapping[str, Batch]) -> Out:
+    def __call__(self, agent: PolicyAgent, batch: Mapping[str, Batch]) -> LossOutput[AIRLMetrics]:
         learner, expert = (self._logit(agent, batch[slot]) for slot in ("learner", "expert"))
-        loss, metrics = told_apart(learner, expert)
-        return Out({REWARD: loss}, metrics)
+        loss = discriminator_loss(learner, expert)
+        return LossOutput({REWARD: loss}, AIRLMetrics(loss, *discriminator_accuracy(learner, expert)))
 
     def _logit(self, agent: PolicyAgent, batch: Batch) -> Tensor:
+        """f - log pi [B] of transitions [B, ...]."""
         with torch.no_grad():
             log_prob = agent.distribution(batch.obs).log_prob(batch.action)
         logit: Tensor = agent.nets[REWARD](batch) - log_prob

@@ -1,27 +1,36 @@
 """Advantage-weighted actor-critic (Nair et al. 2020)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from torch import Tensor
 
 from lfd.agents.policy_critic import PolicyCriticAgent
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import clipped_exp, critics_error, td_target
+from lfd.errors import UserError
+from lfd.maths import critic_mse, exp_advantage_weight, td_target
+
+
+@dataclass(frozen=True)
+class AWACMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "squared TD error, summed over critics, in squared units of the return"]
+    actor_loss: Annotated[Tensor, "weighted negative log-likelihood of the data's actions, in nats"]
+    q_mean: Annotated[Tensor, "mean Q(s, a) of the data's actions over all critics"]
+    weight_mean: Annotated[Tensor, "mean weight of a cloned action"]
 
 
 @dataclass
 class AWAC(Loss):
-    """Critics to r + discount * min Qbar(s', a'), and a policy that clones by min(exp(A / temperature), max_weight).
+    """Critics to r + discount * min Qbar(s', a'), and cloning with weight min(exp(A / lam), exp_adv_max).
 
-    A = min Q(s, a) - min Q(s, a~) with a' and a~ of the policy (eq. 13). The authors' code takes a softmax over the
-    batch in place of the clip: its temperatures do not carry over.
+    A = min Q(s, a) - min Q(s, a~) with a' and a~ of the policy (eq. 13). The authors' code has a softmax over the
+    batch in place of the clip, so its values of lam do not apply here.
     """
 
-    temperature: float = 1 / 3  # lambda of the paper, in units of the return; CORL's value in MuJoCo
-    max_weight: float = 100.0  # of an action to clone
+    lam: float = 1 / 3  # lambda of the paper, in units of the return; 1 / 3 in CORL's MuJoCo tasks
+    exp_adv_max: float = 100.0  # largest weight of a cloned action
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
@@ -31,17 +40,19 @@ class AWAC(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.temperature, self.max_weight) <= 0:
-            raise Refused(f"{self}: temperature and max_weight above 0 are expected")
+        if self.lam <= 0:
+            raise UserError(f"lam: expected a number above 0, got {self.lam}")
+        if self.exp_adv_max <= 0:
+            raise UserError(f"exp_adv_max: expected a number above 0, got {self.exp_adv_max}")
 
-    def __call__(self, agent: PolicyCriticAgent, batch: Batch) -> Out:
+    def __call__(self, agent: PolicyCriticAgent, batch: Batch) -> LossOutput[AWACMetrics]:
         with torch.no_grad():
-            next_value = agent.target_q(batch.next_obs, agent.draw(batch.next_obs)).amin(-1)
-            target = td_target(batch.reward, batch.discount, next_value)
-            own = agent.q(batch.obs, agent.draw(batch.obs)).amin(-1)
-        values = agent.q(batch.obs, batch.action)
-        td = critics_error(values, target)
-        weight = clipped_exp((values.amin(-1) - own) / self.temperature, self.max_weight)
-        cloning = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
-        metrics = {"loss": td, "q": values.mean(), "weight": weight.mean(), "cloning": cloning}
-        return Out({"critic": td, "policy": cloning}, {name: metric.detach() for name, metric in metrics.items()})
+            next_v = agent.target_q(batch.next_obs, agent.sample_action(batch.next_obs)).amin(-1)
+            target = td_target(batch.reward, batch.discount, next_v)
+            v = agent.q(batch.obs, agent.sample_action(batch.obs)).amin(-1)
+        q = agent.q(batch.obs, batch.action)
+        critic_loss = critic_mse(q, target)
+        weight = exp_advantage_weight((q.amin(-1) - v) / self.lam, self.exp_adv_max)
+        actor_loss = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
+        metrics = AWACMetrics(critic_loss, actor_loss, q.mean(), weight.mean())
+        return LossOutput({"critic": critic_loss, "policy": actor_loss}, metrics)

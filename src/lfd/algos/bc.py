@@ -1,39 +1,49 @@
-"""Behaviour cloning."""
+"""Behavior cloning."""
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from lfd.agents import PolicyAgent
 from lfd.agents.distributions import Categorical
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 
-class Error(Enum):
-    beta_nll = "beta_nll"  # likelihood, each dimension weighed by its variance
-    nll = "nll"
-    mse = "mse"
-    l1 = "l1"
+class BCObjective(Enum):
+    """The error of continuous actions."""
+
+    beta_nll = "beta_nll"  # negative log-likelihood, each dimension weighted by its variance
+    nll = "nll"  # negative log-likelihood
+    mse = "mse"  # squared error of the mode
+    l1 = "l1"  # absolute error of the mode
+
+
+@dataclass(frozen=True)
+class BCMetrics(Metrics):
+    bc_loss: Annotated[Tensor, "the error that `error` selects, without the entropy bonus"]
+    accuracy: Annotated[Tensor | None, "share of discrete actions that the mode of the policy predicts"] = None
+    mae: Annotated[Tensor | None, "mean absolute error of the mode, in halves of the range of actions"] = None
+    entropy: Annotated[Tensor | None, "mean entropy of the policy in nats, if `ent_coef` is above 0"] = None
 
 
 @dataclass
-class Cloning(Loss):
+class BC(Loss):
     """Discrete: smoothed cross-entropy. Continuous: -log-likelihood, or squared or absolute error of the mode.
 
-    Under the plain likelihood a state counts by 1 / variance, so that the policy explains states where it errs by a
-    large variance and learns no more there (Seitzer et al. 2022): a clone of a deterministic expert fails by chance.
-    beta_nll, by their equation 5 with beta = 1, moves the mean as the squared error does and the spread as the
-    likelihood does. Squared and absolute error leave the spread untrained.
+    The plain likelihood weights a state by 1 / variance: the policy raises its variance where it errs and stops
+    learning there (Seitzer et al. 2022), so that clones of a deterministic expert fail for some seeds. beta_nll, their
+    equation 5 with beta = 1, trains the mean as the squared error does and the spread as the likelihood does. Squared
+    and absolute error leave the spread untrained.
     """
 
-    error: Error = Error.beta_nll  # of continuous actions
-    label_smoothing: float = 0.0  # of discrete actions: this share of the target is spread over all actions
-    entropy: float = 0.0  # weight of the entropy bonus
+    error: BCObjective = BCObjective.beta_nll  # error of continuous actions
+    label_smoothing: float = 0.0  # fraction of the target that is spread over all discrete actions
+    ent_coef: float = 0.0  # weight of the entropy bonus
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
@@ -43,38 +53,37 @@ class Cloning(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
-            raise Refused(f"label_smoothing is {self.label_smoothing}; a share in [0, 1) is expected")
-        if self.entropy < 0:
-            raise Refused(f"entropy is {self.entropy}; a weight from 0 is expected")
+            raise UserError(f"label_smoothing: expected a fraction in [0, 1), got {self.label_smoothing}")
+        if self.ent_coef < 0:
+            raise UserError(f"ent_coef: expected 0 or more, got {self.ent_coef}")
 
     @property
     def mode_only(self) -> bool:
-        return self.error in (Error.mse, Error.l1)
+        return self.error in (BCObjective.mse, BCObjective.l1)
 
-    def __call__(self, agent: PolicyAgent, batch: Batch) -> Out:
+    def __call__(self, agent: PolicyAgent, batch: Batch) -> LossOutput[BCMetrics]:
         policy = agent.distribution(batch.obs)
+        entropy = policy.entropy().mean() if self.ent_coef else None
         if isinstance(policy, Categorical):
-            loss = -self._likelihood(policy, batch.action).mean()
-            metrics = {"loss": loss.detach(), "accuracy": (policy.mode() == batch.action).float().mean()}
+            loss = -self._smoothed_log_prob(policy, batch.action).mean()
+            metrics = BCMetrics(loss, accuracy=(policy.mode() == batch.action).float().mean(), entropy=entropy)
         else:
             error = policy.mode() - batch.action
             match self.error:
-                case Error.beta_nll:
+                case BCObjective.beta_nll:
                     loss = policy.weighed_nll(batch.action).mean()
-                case Error.nll:
+                case BCObjective.nll:
                     loss = -policy.log_prob(batch.action).mean()
-                case Error.mse:
+                case BCObjective.mse:
                     loss = error.square().sum(-1).mean()
-                case Error.l1:
+                case BCObjective.l1:
                     loss = error.abs().sum(-1).mean()
-            metrics = {"loss": loss.detach(), "l1": error.abs().mean().detach()}
-        if self.entropy:
-            entropy = policy.entropy().mean()
-            loss, metrics = loss - self.entropy * entropy, metrics | {"entropy": entropy.detach()}
-        return Out({"policy": loss}, metrics)
+            metrics = BCMetrics(loss, mae=error.abs().mean(), entropy=entropy)
+        return LossOutput({"policy": loss if entropy is None else loss - self.ent_coef * entropy}, metrics)
 
-    def _likelihood(self, policy: Categorical, action: Tensor) -> Tensor:
-        likelihood = policy.log_prob(action)
+    def _smoothed_log_prob(self, policy: Categorical, action: Tensor) -> Tensor:
+        """Smoothed log probabilities [B] of discrete actions [B]."""
+        log_prob = policy.log_prob(action)
         if not self.label_smoothing:
-            return likelihood
-        return torch.lerp(likelihood, policy.logits.log_softmax(-1).mean(-1), self.label_smoothing)
+            return log_prob
+        return torch.lerp(log_prob, policy.logits.log_softmax(-1).mean(-1), self.label_smoothing)

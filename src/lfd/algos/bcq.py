@@ -1,27 +1,35 @@
-"""Batch-constrained Q-learning: values are bootstrapped only from actions that the data might have."""
+"""Batch-constrained Q-learning: values bootstrap only from actions that are likely in the data."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from lfd.agents.bcq import ContinuousBCQAgent, DiscreteBCQAgent
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import critics_error, kl_to_standard, mixed_extremes, taken, td_target
+from lfd.errors import UserError
+from lfd.maths import critic_mse, gather_action, kl_to_standard, soft_clipped_q, td_target
+
+
+@dataclass(frozen=True)
+class BCQDiscreteMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "Huber TD error, in units of the return"]
+    bc_loss: Annotated[Tensor, "negative log-likelihood of the data's actions, in nats"]
+    q_mean: Annotated[Tensor, "mean Q(s, a) of the data's actions"]
 
 
 @dataclass
-class DiscreteBCQ(Loss):
+class BCQDiscrete(Loss):
     """huber(Q(s, a) - [r + discount * Qbar(s', a')]) - log G(a | s) + logits_penalty * mean i(s)^2.
 
-    G is the softmax of the imitation's logits i, and a' the action of the largest learning Q among those that G thinks
-    likely at s' (Fujimoto et al. 2019, "Benchmarking batch deep reinforcement learning algorithms").
+    G is the softmax of the imitation's logits i, and a' the action of the largest online Q among those that are likely
+    under G at s' (Fujimoto et al. 2019, "Benchmarking batch deep reinforcement learning algorithms").
     """
 
-    logits_penalty: float = 0.01  # keeps the logits of the imitation small
+    logits_penalty: float = 0.01  # weight of the squared logits of the imitation
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
@@ -32,32 +40,41 @@ class DiscreteBCQ(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.logits_penalty < 0:
-            raise Refused(f"logits_penalty is {self.logits_penalty}; 0 or more is expected")
+            raise UserError(f"logits_penalty: expected 0 or more, got {self.logits_penalty}")
 
-    def __call__(self, agent: DiscreteBCQAgent, batch: Batch) -> Out:
+    def __call__(self, agent: DiscreteBCQAgent, batch: Batch) -> LossOutput[BCQDiscreteMetrics]:
         with torch.no_grad():
-            following = taken(agent.target_q(batch.next_obs), agent.best(batch.next_obs))
-            target = td_target(batch.reward, batch.discount, following)
-        value = taken(agent.q(batch.obs), batch.action)
-        td = F.smooth_l1_loss(value, target)
+            next_q = gather_action(agent.target_q(batch.next_obs), agent.best(batch.next_obs))
+            target = td_target(batch.reward, batch.discount, next_q)
+        q = gather_action(agent.q(batch.obs), batch.action)
+        critic_loss = F.smooth_l1_loss(q, target)
         imitation = agent.imitation(batch.obs)
-        cloning = -imitation.log_prob(batch.action).mean()
+        bc_loss = -imitation.log_prob(batch.action).mean()
         penalty = self.logits_penalty * imitation.logits.square().mean()
-        metrics = {"loss": td.detach(), "q": value.mean().detach(), "cloning": cloning.detach()}
-        return Out({"q": td + cloning + penalty}, metrics)
+        return LossOutput({"q": critic_loss + bc_loss + penalty}, BCQDiscreteMetrics(critic_loss, bc_loss, q.mean()))
+
+
+@dataclass(frozen=True)
+class BCQContinuousMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "squared TD error, summed over critics, in squared units of the return"]
+    actor_loss: Annotated[Tensor, "-mean Q of the perturbed actions by the first critic"]
+    reconstruction_loss: Annotated[Tensor, "squared error of the VAE's actions, in halves of their range"]
+    kl: Annotated[Tensor, "KL divergence of a latent dimension from a standard normal, in nats"]
+    q_mean: Annotated[Tensor, "mean Q(s, a) of the data's actions over all critics"]
 
 
 @dataclass
-class ContinuousBCQ(Loss):
-    """Critics to r + discount * max over a' of [minimum * min Qbar(s', a') + (1 - minimum) * max Qbar(s', a')].
+class BCQContinuous(Loss):
+    """Critics to r + discount * max over a' of [lmbda * min Qbar(s', a') + (1 - lmbda) * max Qbar(s', a')].
 
-    a' are `samples` actions of the VAE at s', perturbed by the slow copy. The perturbation ascends on the first critic,
-    the VAE descends on its reconstruction error + kl * KL to a standard normal (Fujimoto, Meger and Precup 2019).
+    a' are `samples` actions of the VAE at s', perturbed by the target network. The perturbation maximizes the first
+    critic, the VAE minimizes its reconstruction error + kl_weight * KL to a standard normal (Fujimoto, Meger and Precup
+    2019).
     """
 
-    samples: int = 10  # actions at s' of which the best bootstraps
-    minimum: float = 0.75  # share of the least of the critics; lambda of the paper
-    kl: float = 0.5  # weight of the latent vectors' divergence
+    samples: int = 10  # actions at s', of which the one with the largest value bootstraps
+    lmbda: float = 0.75  # weight of the smallest critic in the target; lambda of the paper
+    kl_weight: float = 0.5  # weight of the latent vectors' KL divergence
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
@@ -67,22 +84,27 @@ class ContinuousBCQ(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1 or not 0 <= self.minimum <= 1 or self.kl < 0:
-            raise Refused(f"{self}: samples from 1, minimum in [0, 1] and kl from 0 are expected")
+        if self.samples < 1:
+            raise UserError(f"samples: expected 1 or more, got {self.samples}")
+        if not 0 <= self.lmbda <= 1:
+            raise UserError(f"lmbda: expected a number in [0, 1], got {self.lmbda}")
+        if self.kl_weight < 0:
+            raise UserError(f"kl_weight: expected 0 or more, got {self.kl_weight}")
 
-    def __call__(self, agent: ContinuousBCQAgent, batch: Batch) -> Out:
+    def __call__(self, agent: ContinuousBCQAgent, batch: Batch) -> LossOutput[BCQContinuousMetrics]:
         shape = (len(batch.action), agent.latents.shape[-1])
-        decoded = agent.decoded(batch.next_obs, agent.draws.normal(self.samples, *shape))
+        decoded = agent.decoded(batch.next_obs, agent.rng.normal(self.samples, *shape))
         action = agent.target_perturbed(batch.next_obs, decoded)  # [samples, B, A]
-        following = mixed_extremes(agent.target_q(batch.next_obs, action), self.minimum).amax(0)
-        target = td_target(batch.reward, batch.discount, following)
-        values = agent.q(batch.obs, batch.action)
-        td = critics_error(values, target)
-        returned, mean, log_std = agent.net("vae", batch.obs, batch.action, agent.draws.normal(*shape))
-        reconstruction = F.mse_loss(returned, batch.action)
-        divergence = kl_to_standard(mean, log_std).mean()
-        decoded = agent.decoded(batch.obs, agent.draws.normal(*shape))
-        ascent = agent.first_q(batch.obs, agent.perturbed(batch.obs, decoded)).mean()
-        terms = {"critic": td, "vae": reconstruction + self.kl * divergence, "perturbation": -ascent}
-        metrics = {"loss": td, "q": values.mean(), "reconstruction": reconstruction, "kl": divergence}
-        return Out(terms, {name: metric.detach() for name, metric in metrics.items()})
+        next_q = soft_clipped_q(agent.target_q(batch.next_obs, action), self.lmbda).amax(0)
+        target = td_target(batch.reward, batch.discount, next_q)
+        q = agent.q(batch.obs, batch.action)
+        critic_loss = critic_mse(q, target)
+        decoded_action, mean, log_std = agent.net("vae", batch.obs, batch.action, agent.rng.normal(*shape))
+        reconstruction_loss = F.mse_loss(decoded_action, batch.action)
+        kl = kl_to_standard(mean, log_std).mean()
+        decoded = agent.decoded(batch.obs, agent.rng.normal(*shape))
+        actor_loss = -agent.first_q(batch.obs, agent.perturbed(batch.obs, decoded)).mean()
+        by_group = {
+            "critic": critic_loss, "vae": reconstruction_loss + self.kl_weight * kl, "perturbation": actor_loss
+        }  # fmt: skip
+        return LossOutput(by_group, BCQContinuousMetrics(critic_loss, actor_loss, reconstruction_loss, kl, q.mean()))

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +10,23 @@ from torch import Tensor, nn
 from lfd.agents import Agent
 from lfd.agents.actor_critic import SoftActorCritic
 from lfd.agents.q import DiscreteValues
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import conservative_gap, taken
-from lfd.nets import Parameter
+from lfd.errors import UserError
+from lfd.maths import conservative_gap, gather_action
+from lfd.nets import Scalar
+
+
+@dataclass(frozen=True)
+class CQLDiscreteMetrics(Metrics):
+    cql_loss: Annotated[Tensor, "soft maximum of Q(s, .) less Q(s, a) of the data's action, in units of the return"]
 
 
 @dataclass
-class ConservativeDiscrete(Loss):
+class CQLDiscrete(Loss):
     """T * logsumexp_a(Q(s, a) / T) - Q(s, a_data): CQL(H), eq. 4, all actions listed."""
 
-    temperature: float = 1.0
+    temperature: float = 1.0  # T, of the soft maximum
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
@@ -31,31 +36,37 @@ class ConservativeDiscrete(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.temperature <= 0:
-            raise Refused(f"{self}: a temperature above 0 is expected")
+            raise UserError(f"temperature: expected a number above 0, got {self.temperature}")
 
-    def __call__(self, agent: DiscreteValues, batch: Batch) -> Out:
+    def __call__(self, agent: DiscreteValues, batch: Batch) -> LossOutput[CQLDiscreteMetrics]:
         values = agent.q(batch.obs)
-        gap = conservative_gap(values, taken(values, batch.action), 0.0, self.temperature).mean()
-        return Out({"q": gap}, {"loss": gap.detach()})
+        cql_loss = conservative_gap(values, gather_action(values, batch.action), 0.0, self.temperature).mean()
+        return LossOutput({"q": cql_loss}, CQLDiscreteMetrics(cql_loss))
+
+
+@dataclass(frozen=True)
+class CQLContinuousMetrics(Metrics):
+    cql_loss: Annotated[Tensor, "soft maximum of Q(s, .) less Q(s, a) of the data's action, a mean over critics"]
+    multiplier: Annotated[Tensor | None, "Lagrange multiplier of the gap, if it has a target"] = None
 
 
 @dataclass
-class ConservativeContinuous(Loss):
-    """The same gap with the soft maximum over sampled actions, each corrected by the density that proposed it.
+class CQLContinuous(Loss):
+    """The gap of `CQLDiscrete` with a soft maximum over sampled actions, corrected by their densities.
 
-    `samples` uniform ones, `samples` from the policy at s and `samples` from the policy at s', all valued at s
+    `samples` are uniform, `samples` from the policy at s and `samples` from the policy at s', all evaluated at s
     (appendix F, variant with importance sampling). As in the authors' code the soft maximum is over the sum of the
     samples, not their mean: the gap is larger by the logarithm of their number. With `target_gap` >= 0 the weight of
     the gap is a multiplier that rises while the gap exceeds the target (eq. 30).
 
-    Calibrated (Cal-QL, Nakamoto et al. 2023, eq. 5.1), values of the policy's actions count as no less than the return
-    that the data had from s on, so that they are not pushed below it; those of uniform actions stay as they are.
+    With `calibrated` (Cal-QL, Nakamoto et al. 2023, eq. 5.1), values of the policy's actions are at least the return of
+    the data from s on, so that the loss does not push them below it; values of uniform actions are unchanged.
     """
 
-    samples: int = 10  # of each of the three proposals
-    temperature: float = 1.0
-    target_gap: float = -1.0  # of the Lagrange variant; below 0 the weight is fixed
-    calibrated: bool = False  # the returns are of episodes as they are: one that was cut short lacks what would follow
+    samples: int = 10  # actions of each of the three proposals
+    temperature: float = 1.0  # T, of the soft maximum
+    target_gap: float = -1.0  # target of the Lagrange variant, in units of the return; below 0 = fixed weight
+    calibrated: bool = False  # Cal-QL; returns of truncated episodes lack the rewards after the truncation
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "next_obs")
@@ -64,20 +75,22 @@ class ConservativeContinuous(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.samples < 1 or self.temperature <= 0:
-            raise Refused(f"{self}: samples from 1 and a temperature above 0 are expected")
+        if self.samples < 1:
+            raise UserError(f"samples: expected 1 or more, got {self.samples}")
+        if self.temperature <= 0:
+            raise UserError(f"temperature: expected a number above 0, got {self.temperature}")
 
     @property
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         return {"": (self.reads, (*self.needs, "return_to_go") if self.calibrated else self.needs)}
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        return {"multiplier": Parameter(0.0)} if self.target_gap >= 0 else {}
+        return {"multiplier": Scalar(0.0)} if self.target_gap >= 0 else {}
 
-    def __call__(self, agent: SoftActorCritic, batch: Batch) -> Out:
+    def __call__(self, agent: SoftActorCritic, batch: Batch) -> LossOutput[CQLContinuousMetrics]:
         size, action = self.samples, batch.action
         with torch.no_grad():
-            uniform = 2 * agent.draws.uniform(size, *action.shape) - 1
+            uniform = 2 * agent.rng.uniform(size, *action.shape) - 1
             here, log_here = self._propose(agent, batch.obs, action)
             there, log_there = self._propose(agent, batch.next_obs, action)
             actions = torch.cat([uniform, here, there])  # [3 samples, B, A]
@@ -93,16 +106,17 @@ class ConservativeContinuous(Loss):
             for i in range(at_data.shape[-1])
         ]
         gap = torch.stack(gaps).sum()
-        metrics = {"loss": gap.detach() / len(gaps)}
+        cql_loss = gap.detach() / len(gaps)
         if self.target_gap < 0:
-            return Out({"critic": gap}, metrics)
+            return LossOutput({"critic": gap}, CQLContinuousMetrics(cql_loss))
         excess = gap - self.target_gap * len(gaps)
         multiplier = agent.net("multiplier").exp().clamp(max=1e6)
-        # The multiplier ascends on what its critic descends on.
-        terms = {"critic": multiplier.detach() * excess, "multiplier": -multiplier * excess.detach()}
-        return Out(terms, {**metrics, "multiplier": multiplier.detach()})
+        # the multiplier maximizes the term that the critic minimizes
+        by_group = {"critic": multiplier.detach() * excess, "multiplier": -multiplier * excess.detach()}
+        return LossOutput(by_group, CQLContinuousMetrics(cql_loss, multiplier))
 
     def _propose(self, agent: SoftActorCritic, obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples actions [samples, B, A] of the policy at observations [B, ...]; log densities are [samples, B]."""
         policy = agent.distribution(obs)
         wide = type(policy)(policy.mean.expand(self.samples, *action.shape), policy.log_std)
-        return wide.sample_with_log_prob(agent.draws)
+        return wide.sample_with_log_prob(agent.rng)

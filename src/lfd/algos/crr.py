@@ -1,25 +1,33 @@
-"""Critic regularised regression (Wang et al. 2020) for discrete actions."""
+"""Critic-regularized regression (Wang et al. 2020) for discrete actions."""
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from lfd.agents.policy_critic import PolicyQAgent
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import clipped_exp, taken, td_target
+from lfd.errors import UserError
+from lfd.maths import exp_advantage_weight, gather_action, td_target
 
 
 class Filter(Enum):
-    """How much an action of advantage A is cloned."""
+    """f(A), the weight of a cloned action of advantage A."""
 
-    binary = "binary"  # 1 where A > 0, else 0; without the gap of CQL beside it values of few data run away
-    exp = "exp"  # min(exp(A / beta), max_weight)
-    all = "all"  # 1: behaviour cloning beside a critic
+    binary = "binary"  # 1 where A > 0, else 0; on small data values diverge unless cql_discrete is a row too
+    exp = "exp"  # min(exp(A / beta), exp_adv_max)
+    all = "all"  # 1: behavior cloning beside a critic
+
+
+@dataclass(frozen=True)
+class CRRMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "squared TD error, in squared units of the return"]
+    actor_loss: Annotated[Tensor, "weighted negative log-likelihood of the data's actions, in nats"]
+    q_mean: Annotated[Tensor, "mean Q(s, a) of the data's actions"]
+    weight_mean: Annotated[Tensor, "mean weight of a cloned action"]
 
 
 @dataclass
@@ -29,9 +37,9 @@ class CRR(Loss):
     The critic goes to r + discount * sum_b pibar(b|s') Qbar(s', b): all actions are listed, so none is sampled.
     """
 
-    filter: Filter = Filter.exp
-    beta: float = 1.0  # temperature of exp, in units of the return
-    max_weight: float = 20.0  # of exp
+    filter: Filter = Filter.exp  # f, the weight of a cloned action
+    beta: float = 1.0  # temperature of the filter `exp`, in units of the return
+    exp_adv_max: float = 20.0  # largest weight of a cloned action with the filter `exp`
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
@@ -41,25 +49,28 @@ class CRR(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.beta, self.max_weight) <= 0:
-            raise Refused(f"{self}: beta and max_weight above 0 are expected")
+        if self.beta <= 0:
+            raise UserError(f"beta: expected a number above 0, got {self.beta}")
+        if self.exp_adv_max <= 0:
+            raise UserError(f"exp_adv_max: expected a number above 0, got {self.exp_adv_max}")
 
-    def __call__(self, agent: PolicyQAgent, batch: Batch) -> Out:
-        following = agent.target_distribution(batch.next_obs).logits.softmax(-1)
-        next_value = (following * agent.target_q(batch.next_obs)).sum(-1)
-        target = td_target(batch.reward, batch.discount, next_value)
-        values, policy = agent.q(batch.obs), agent.distribution(batch.obs)
-        value = taken(values, batch.action)
-        td = (value - target).square().mean()
-        expected = (policy.logits.softmax(-1) * values).sum(-1)
-        weight = self._weight((value - expected).detach())
-        cloning = -(weight * policy.log_prob(batch.action)).mean()
-        metrics = {"loss": td, "q": value.mean(), "weight": weight.mean(), "cloning": cloning}
-        return Out({"q": td, "policy": cloning}, {name: metric.detach() for name, metric in metrics.items()})
+    def __call__(self, agent: PolicyQAgent, batch: Batch) -> LossOutput[CRRMetrics]:
+        next_probs = agent.target_distribution(batch.next_obs).logits.softmax(-1)
+        next_v = (next_probs * agent.target_q(batch.next_obs)).sum(-1)
+        target = td_target(batch.reward, batch.discount, next_v)
+        all_q, policy = agent.q(batch.obs), agent.distribution(batch.obs)
+        q = gather_action(all_q, batch.action)
+        critic_loss = (q - target).square().mean()
+        v = (policy.logits.softmax(-1) * all_q).sum(-1)
+        weight = self._weight((q - v).detach())
+        actor_loss = -(weight * policy.log_prob(batch.action)).mean()
+        metrics = CRRMetrics(critic_loss, actor_loss, q.mean(), weight.mean())
+        return LossOutput({"q": critic_loss, "policy": actor_loss}, metrics)
 
     def _weight(self, advantage: Tensor) -> Tensor:
+        """Weights [B] of advantages [B]."""
         if self.filter is Filter.binary:
             return (advantage > 0).to(advantage.dtype)
         if self.filter is Filter.exp:
-            return clipped_exp(advantage / self.beta, self.max_weight)
+            return exp_advantage_weight(advantage / self.beta, self.exp_adv_max)
         return torch.ones_like(advantage)

@@ -1,20 +1,27 @@
-"""Ensemble-diversified actor-critic (An et al. 2021): one row more beside soft actor-critic with many critics."""
+"""Ensemble-diversified actor-critic (An et al. 2021): an additional loss for SAC with many critics."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from torch import Tensor
 
 from lfd.agents.actor_critic import SoftActorCritic
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.maths import cosine_agreement
+from lfd.maths import pairwise_cosine
+
+
+@dataclass(frozen=True)
+class EDACMetrics(Metrics):
+    edac_loss: Annotated[Tensor, "cosines between the critics' action gradients: sum over pairs / (critics - 1)"]
 
 
 @dataclass
-class Diversity(Loss):
-    """How far the critics agree on where a better action lies: the cosines of their gradients at the data, J_ES.
+class EDAC(Loss):
+    """J_ES: mean cosine between the critics' gradients by the action, at the data's actions.
 
-    Its weight is the paper's eta; 0 leaves SAC-N. With one dimension of actions the gradients are parallel whatever
-    the critics are, so there it has no effect.
+    Its weight is the paper's eta; weight 0 is SAC-N. With one dimension of actions all gradients are parallel, and the
+    loss has no effect.
     """
 
     recordable: ClassVar = True
@@ -22,6 +29,6 @@ class Diversity(Loss):
     agents: ClassVar = SoftActorCritic
     trains: ClassVar = ("critic",)
 
-    def __call__(self, agent: SoftActorCritic, batch: Batch) -> Out:
-        agreement = cosine_agreement(agent.action_gradients(batch.obs, batch.action)).mean()
-        return Out({"critic": agreement}, {"loss": agreement.detach()})
+    def __call__(self, agent: SoftActorCritic, batch: Batch) -> LossOutput[EDACMetrics]:
+        edac_loss = pairwise_cosine(agent.action_gradients(batch.obs, batch.action)).mean()
+        return LossOutput({"critic": edac_loss}, EDACMetrics(edac_loss))

@@ -1,51 +1,51 @@
-"""Generative adversarial imitation (Ho and Ermon 2016): a reward that tells the expert from the learner."""
+"""Generative adversarial imitation (Ho and Ermon 2016): a reward by a discriminator of expert and learner."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lfd.agents import REWARD, Agent
-from lfd.agents.judge import Inputs, RewardNet
-from lfd.algos import Loss, Out
+from lfd.agents.reward_model import Inputs, RewardNet
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
-from lfd.maths import spectral_norm, told_apart
-from lfd.nets import Activation, silence
-from lfd.noise import Noise
+from lfd.errors import UserError
+from lfd.maths import discriminator_accuracy, discriminator_loss, spectral_norm
+from lfd.nets import Activation, zero_init_output
+from lfd.rng import Rng
 
 
-class Form(Enum):
-    """The reward that D, the probability that the expert did it, stands for."""
+class RewardFn(Enum):
+    """The reward as a function of D, the probability that a transition is the expert's."""
 
-    expert = "expert"  # -log(1 - D): never negative, so that longer episodes pay whatever is done in them
-    log = "log"  # log D: never positive, so that shorter episodes pay
-    difference = "difference"  # log D - log(1 - D): of either sign (Fu et al. 2018)
+    gail = "gail"  # -log(1 - D): never negative, so that longer episodes earn more
+    log_d = "log_d"  # log D: never positive, so that shorter episodes earn more
+    airl = "airl"  # log D - log(1 - D): of either sign (Fu et al. 2018)
 
 
 class DiscriminatorNet(nn.Module):
-    """The logit of D, and as its forward the reward [B] of prepared transitions [B, ...]."""
+    """The logit of D, and as its forward the reward [B] of preprocessed transitions [B, ...]."""
 
     recordable = True
 
-    def __init__(self, spaces: Spaces, loss: "Discriminator") -> None:
+    def __init__(self, spaces: Spaces, loss: "GAIL") -> None:
         super().__init__()
         self.net = RewardNet(spaces, loss.hidden, loss.activation, loss.inputs)
-        self.form, self.spectral = loss.form, loss.spectral
-        if not self.spectral:
-            # D is one half until it has learnt: a random taste would be followed before that.
-            silence(self.net.head)
+        self.reward_fn, self.spectral_norm = loss.reward_fn, loss.spectral_norm
+        if not self.spectral_norm:
+            # D starts at 1 / 2, as a random reward would bias the policy
+            zero_init_output(self.net.head)
 
     def logit(self, features: Tensor) -> Tensor:
-        """[B] of features [B, F]; above 0 where the expert is the likelier."""
+        """Logits [B] of features [B, F]; above 0 if the expert is more likely."""
         for layer in self.net.head:
-            if self.spectral and isinstance(layer, nn.Linear):
-                # torch's own spectral norm keeps its vectors in buffers that it writes, which vmap refuses.
+            if self.spectral_norm and isinstance(layer, nn.Linear):
+                # torch's own spectral norm writes its vectors to buffers, which vmap does not support
                 features = F.linear(features, layer.weight / spectral_norm(layer.weight), layer.bias)
             else:
                 features = layer(features)
@@ -53,26 +53,33 @@ class DiscriminatorNet(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         logit = self.logit(self.net.features(batch))
-        if self.form is Form.expert:
+        if self.reward_fn is RewardFn.gail:
             return F.softplus(logit)
-        return logit if self.form is Form.difference else -F.softplus(-logit)
+        return logit if self.reward_fn is RewardFn.airl else -F.softplus(-logit)
+
+
+@dataclass(frozen=True)
+class GAILMetrics(Metrics):
+    discriminator_loss: Annotated[Tensor, "binary cross-entropy of D, summed over both sides, in nats"]
+    accuracy_expert: Annotated[Tensor, "share of the expert's transitions that D takes for the expert's"]
+    accuracy_learner: Annotated[Tensor, "share of the learner's transitions that D takes for the learner's"]
 
 
 @dataclass
-class Discriminator(Loss):
-    """-E_expert log D - E_learner log(1 - D) - entropy * H(D) + gradient_penalty * E (|dD's logit| - 1)^2.
+class GAIL(Loss):
+    """-E_expert log D - E_learner log(1 - D) - ent_coef * H(D) + gradient_penalty * E (|dD's logit| - 1)^2.
 
     The penalty is at random points between the features of an expert's and a learner's transition (Gulrajani et al.
     2017, eq. 3; in imitation Kostrikov et al. 2019).
     """
 
-    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units of each hidden layer
-    activation: Activation = Activation.tanh
-    inputs: Inputs = Inputs.obs_action  # obs and obs_next_obs imitate what is reached, not what is done
-    form: Form = Form.difference
-    gradient_penalty: float = 0.0  # its weight; 10 is common
-    spectral: bool = False  # weights of the head by their largest singular value (Miyato et al. 2018)
-    entropy: float = 0.0  # weight of the mean entropy of D, in nats
+    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units per hidden layer
+    activation: Activation = Activation.tanh  # of hidden layers
+    inputs: Inputs = Inputs.obs_action  # inputs of D; obs and obs_next_obs imitate states, not actions
+    reward_fn: RewardFn = RewardFn.airl  # the reward as a function of D
+    gradient_penalty: float = 0.0  # weight of the penalty; 10 is common
+    spectral_norm: bool = False  # divide the head's weights by their largest singular value (Miyato et al. 2018)
+    ent_coef: float = 0.0  # weight of the mean entropy of D, in nats
 
     recordable: ClassVar = True
     needs: ClassVar = {"learner": ("obs",), "expert": ("obs",)}
@@ -81,44 +88,46 @@ class Discriminator(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.gradient_penalty, self.entropy) < 0:
-            raise Refused(f"gradient_penalty {self.gradient_penalty}, entropy {self.entropy}: 0 or more are expected")
+        if self.gradient_penalty < 0:
+            raise UserError(f"gradient_penalty: expected 0 or more, got {self.gradient_penalty}")
+        if self.ent_coef < 0:
+            raise UserError(f"ent_coef: expected 0 or more, got {self.ent_coef}")
 
     @property
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         return {slot: (name, self.inputs.columns) for slot, (name, _) in super().slots.items()}
 
     @property
-    def one_sided(self) -> str:
-        return {Form.expert: "never negative", Form.log: "never positive", Form.difference: ""}[self.form]
+    def reward_sign(self) -> str:
+        return {RewardFn.gail: "never negative", RewardFn.log_d: "never positive", RewardFn.airl: ""}[self.reward_fn]
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         return {REWARD: DiscriminatorNet(agent.spaces, self)}
 
-    def __call__(self, agent: Agent, batch: Mapping[str, Batch]) -> Out:
+    def __call__(self, agent: Agent, batch: Mapping[str, Batch]) -> LossOutput[GAILMetrics]:
         net = agent.nets[REWARD]
         assert isinstance(net, DiscriminatorNet)
         learner, expert = (net.net.features(batch[slot]) for slot in ("learner", "expert"))
-        low, high = net.logit(learner), net.logit(expert)
-        loss, metrics = told_apart(low, high)
-        term = loss
-        if self.entropy:
-            term = term - self.entropy * (entropy(low).mean() + entropy(high).mean()) / 2
+        learner_logit, expert_logit = net.logit(learner), net.logit(expert)
+        loss = discriminator_loss(learner_logit, expert_logit)
+        metrics = GAILMetrics(loss, *discriminator_accuracy(learner_logit, expert_logit))
+        if self.ent_coef:
+            loss = loss - self.ent_coef * (entropy(learner_logit).mean() + entropy(expert_logit).mean()) / 2
         if self.gradient_penalty:
-            term = term + self.gradient_penalty * slope_penalty(net, learner, expert, agent.draws)
-        return Out({REWARD: term}, metrics)
+            loss = loss + self.gradient_penalty * gradient_penalty(net, learner, expert, agent.rng)
+        return LossOutput({REWARD: loss}, metrics)
 
 
 def entropy(logit: Tensor) -> Tensor:
-    """[B] of a coin of these logits, in nats."""
+    """Entropies [B] of Bernoulli distributions with logits [B], in nats."""
     return F.softplus(logit) - logit * logit.sigmoid()
 
 
-def slope_penalty(net: DiscriminatorNet, learner: Tensor, expert: Tensor, noise: Noise) -> Tensor:
+def gradient_penalty(net: DiscriminatorNet, learner: Tensor, expert: Tensor, rng: Rng) -> Tensor:
+    """E (|gradient of D's logit| - 1)^2 [] at random points between features [B, F] of both sides."""
     size = min(len(learner), len(expert))
-    share = noise.uniform(size, 1)
-    between = torch.lerp(learner[:size].detach(), expert[:size].detach(), share)
-    slope: Tensor = torch.func.grad(lambda points: net.logit(points).sum())(between)
-    # The small number keeps the derivative of a zero slope finite.
-    length: Tensor = (slope.square().sum(-1) + 1e-12).sqrt()
-    return (length - 1).square().mean()
+    between = torch.lerp(learner[:size].detach(), expert[:size].detach(), rng.uniform(size, 1))
+    gradient: Tensor = torch.func.grad(lambda points: net.logit(points).sum())(between)
+    # the small number keeps the derivative of a zero gradient finite
+    norm: Tensor = (gradient.square().sum(-1) + 1e-12).sqrt()
+    return (norm - 1).square().mean()

@@ -1,30 +1,38 @@
-"""Implicit Q-learning (Kostrikov et al. 2022): no action is valued that the data has not."""
+"""Implicit Q-learning (Kostrikov et al. 2022): values of the data's actions alone."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lfd.agents import Agent
 from lfd.agents.policy_critic import PolicyCriticAgent
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import clipped_exp, critics_error, expectile, td_target
+from lfd.errors import UserError
+from lfd.maths import critic_mse, exp_advantage_weight, expectile, td_target
+
+
+@dataclass(frozen=True)
+class IQLMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "squared TD error, summed over critics, in squared units of the return"]
+    actor_loss: Annotated[Tensor, "weighted negative log-likelihood of the data's actions, in nats"]
+    value_loss: Annotated[Tensor, "expectile error of V, in squared units of the return"]
+    v_mean: Annotated[Tensor, "mean V(s)"]
+    weight_mean: Annotated[Tensor, "mean weight of a cloned action"]
 
 
 @dataclass
 class IQL(Loss):
-    """With u = min Qbar(s, a) - V(s):
+    """V by the expectile of u = min Qbar(s, a) - V(s) (eq. 5), and critics to r + discount * V(s') (eq. 6).
 
-    V by the expectile of u (eq. 5), critics to r + discount * V(s') (eq. 6), and a policy that clones each action
-    min(exp(u / temperature), max_weight) times (eq. 7, whose beta is 1 / temperature).
+    The policy clones each action with weight min(exp(beta * u), exp_adv_max) (eq. 7).
     """
 
-    expectile: float = 0.7  # 0.5 averages over the data's actions, towards 1 takes the best of them; 0.9 in AntMaze
-    temperature: float = 1 / 3  # in units of the return; beta = 3 in MuJoCo
-    max_weight: float = 100.0  # of an action to clone
+    expectile: float = 0.7  # 0.5 is the mean over the data's actions, towards 1 their maximum; 0.9 in AntMaze
+    beta: float = 3.0  # inverse temperature, in units of 1 / return; 3 in MuJoCo, 10 in AntMaze
+    exp_adv_max: float = 100.0  # largest weight of a cloned action
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
@@ -34,23 +42,27 @@ class IQL(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.expectile < 1 or min(self.temperature, self.max_weight) <= 0:
-            raise Refused(f"{self}: an expectile in (0, 1), temperature and max_weight above 0 are expected")
+        if not 0 < self.expectile < 1:
+            raise UserError(f"expectile: expected a number in (0, 1), got {self.expectile}")
+        if self.beta <= 0:
+            raise UserError(f"beta: expected a number above 0, got {self.beta}")
+        if self.exp_adv_max <= 0:
+            raise UserError(f"exp_adv_max: expected a number above 0, got {self.exp_adv_max}")
 
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         assert isinstance(agent, PolicyCriticAgent)
         return {"value": agent.net_of(1)}
 
-    def __call__(self, agent: PolicyCriticAgent, batch: Batch) -> Out:
+    def __call__(self, agent: PolicyCriticAgent, batch: Batch) -> LossOutput[IQLMetrics]:
         with torch.no_grad():
-            next_value = agent.net("value", batch.next_obs).squeeze(-1)
-            target = td_target(batch.reward, batch.discount, next_value)
-        value = agent.net("value", batch.obs).squeeze(-1)
-        advantage = agent.target_q(batch.obs, batch.action).amin(-1) - value
-        values = agent.q(batch.obs, batch.action)
-        td = critics_error(values, target)
-        weight = clipped_exp(advantage / self.temperature, self.max_weight)
-        cloning = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
-        terms = {"value": expectile(advantage, self.expectile).mean(), "critic": td, "policy": cloning}
-        metrics = {"loss": td, "value": value.mean(), "weight": weight.mean(), "cloning": cloning}
-        return Out(terms, {name: metric.detach() for name, metric in metrics.items()})
+            next_v = agent.net("value", batch.next_obs).squeeze(-1)
+            target = td_target(batch.reward, batch.discount, next_v)
+        v = agent.net("value", batch.obs).squeeze(-1)
+        adv = agent.target_q(batch.obs, batch.action).amin(-1) - v
+        critic_loss = critic_mse(agent.q(batch.obs, batch.action), target)
+        # a product with beta would differ in the last bit, and the documented scores were measured with this quotient
+        weight = exp_advantage_weight(adv / (1 / self.beta), self.exp_adv_max)
+        actor_loss = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
+        value_loss = expectile(adv, self.expectile).mean()
+        by_group = {"value": value_loss, "critic": critic_loss, "policy": actor_loss}
+        return LossOutput(by_group, IQLMetrics(critic_loss, actor_loss, value_loss, v.mean(), weight.mean()))

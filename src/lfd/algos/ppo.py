@@ -1,25 +1,34 @@
-"""Proximal policy optimisation (Schulman et al. 2017)."""
+"""Proximal policy optimization (Schulman et al. 2017)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from torch import Tensor
 
 from lfd.agents.actor_critic import ActorCritic
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.maths import clipped_surrogate
+
+
+@dataclass(frozen=True)
+class PPOMetrics(Metrics):
+    actor_loss: Annotated[Tensor, "-clipped surrogate, in units of the (normalized) advantage"]
+    value_loss: Annotated[Tensor, "half the squared error of V, in squared units of the return"]
+    entropy: Annotated[Tensor, "mean entropy of the policy, in nats"]
+    kl: Annotated[Tensor, "estimated KL divergence from the policy that collected the batch, in nats"]
 
 
 @dataclass
 class PPO(Loss):
-    """-clipped surrogate - entropy * H for the policy, value * (V - R)^2 / 2 for the value."""
+    """-clipped surrogate - ent_coef * H for the policy, vf_coef * (V - R)^2 / 2 for the value."""
 
-    clip: float = 0.2
-    entropy: float = 0.0  # weight of the entropy bonus
-    value: float = 0.5  # weight of the value error
-    normalize_advantage: bool = True  # in each minibatch
+    clip_range: float = 0.2  # largest change of the probability ratio from 1 that is rewarded
+    ent_coef: float = 0.0  # weight of the entropy bonus
+    vf_coef: float = 0.5  # weight of the value error
+    normalize_advantage: bool = True  # by mean and standard deviation of each minibatch
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "log_prob", "advantage", "value_target")
@@ -28,20 +37,22 @@ class PPO(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.clip <= 0 or min(self.entropy, self.value) < 0:
-            raise Refused(f"{self}: clip above 0, entropy and value from 0 are expected")
+        if self.clip_range <= 0:
+            raise UserError(f"clip_range: expected a number above 0, got {self.clip_range}")
+        for name in ("ent_coef", "vf_coef"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
-    def __call__(self, agent: ActorCritic, batch: Batch) -> Out:
+    def __call__(self, agent: ActorCritic, batch: Batch) -> LossOutput[PPOMetrics]:
         policy = agent.distribution(batch.obs)
         log_ratio = policy.log_prob(batch.action) - batch.log_prob
-        advantage = batch.advantage
+        adv = batch.advantage
         if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std(correction=0) + 1e-8)
+            adv = (adv - adv.mean()) / (adv.std(correction=0) + 1e-8)
         entropy = policy.entropy().mean()
-        surrogate = clipped_surrogate(log_ratio.exp(), advantage, self.clip).mean()
-        value_error = 0.5 * (agent.value(batch.obs) - batch.value_target).square().mean()
-        # The low-variance estimate of KL(old || new) (Schulman 2020, "Approximating KL divergence").
+        actor_loss = -clipped_surrogate(log_ratio.exp(), adv, self.clip_range).mean()
+        value_loss = 0.5 * (agent.value(batch.obs) - batch.value_target).square().mean()
+        # low-variance estimate of KL(old || new) (Schulman 2020, "Approximating KL divergence")
         kl = (torch.expm1(log_ratio) - log_ratio).mean().detach()
-        terms = {"policy": -surrogate - self.entropy * entropy, "value": self.value * value_error}
-        metrics = {"loss": -surrogate.detach(), "value": value_error.detach(), "entropy": entropy.detach(), "kl": kl}
-        return Out(terms, metrics, {"kl": kl})
+        by_group = {"policy": actor_loss - self.ent_coef * entropy, "value": self.vf_coef * value_loss}
+        return LossOutput(by_group, PPOMetrics(actor_loss, value_loss, entropy, kl), {"kl": kl})

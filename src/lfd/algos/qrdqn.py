@@ -1,16 +1,22 @@
 """Quantile regression DQN (Dabney et al. 2018)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from lfd.agents.quantile import QuantileAgent
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import quantile_huber, taken, td_target
+from lfd.errors import UserError
+from lfd.maths import gather_action, quantile_huber, td_target
+
+
+@dataclass(frozen=True)
+class QRDQNMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "quantile Huber error, summed over quantiles, without importance weights"]
+    q_mean: Annotated[Tensor, "mean of the quantiles of the batch's actions"]
 
 
 @dataclass
@@ -28,21 +34,21 @@ class QRDQN(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kappa <= 0:
-            raise Refused(f"kappa is {self.kappa}; a number above 0 is expected")
+            raise UserError(f"kappa: expected a number above 0, got {self.kappa}")
 
-    def __call__(self, agent: QuantileAgent, batch: Batch) -> Out:
+    def __call__(self, agent: QuantileAgent, batch: Batch) -> LossOutput[QRDQNMetrics]:
         with torch.no_grad():
-            following = agent.target_quantiles(batch.next_obs)
-            bootstrap = _of(following, following.mean(-2).argmax(-1))
-            reward, discount = (column.unsqueeze(-1).expand_as(bootstrap) for column in (batch.reward, batch.discount))
-            target = td_target(reward, discount, bootstrap)
-        quantiles = _of(agent.quantiles(batch.obs), batch.action)
+            next_quantiles = agent.target_quantiles(batch.next_obs)
+            next_z = _gather_quantiles(next_quantiles, next_quantiles.mean(-2).argmax(-1))
+            reward, discount = (column.unsqueeze(-1).expand_as(next_z) for column in (batch.reward, batch.discount))
+            target = td_target(reward, discount, next_z)
+        quantiles = _gather_quantiles(agent.quantiles(batch.obs), batch.action)
         error = quantile_huber(quantiles, target, self.kappa)
         weighted = error * batch.weight if "weight" in batch.__dict__ else error
-        metrics = {"loss": error.mean().detach(), "q": quantiles.mean().detach()}
-        return Out({"q": weighted.mean()}, metrics, {"priority": error.detach()})
+        metrics = QRDQNMetrics(error.mean(), quantiles.mean())
+        return LossOutput({"q": weighted.mean()}, metrics, {"priority": error.detach()})
 
 
-def _of(quantiles: Tensor, action: Tensor) -> Tensor:
-    """[B, N, A] of the actions [B] -> [B, N]"""
-    return taken(quantiles, action.unsqueeze(-1).expand(quantiles.shape[:-1]))
+def _gather_quantiles(quantiles: Tensor, action: Tensor) -> Tensor:
+    """Quantiles [B, N, A] at actions int64 [B] -> [B, N]."""
+    return gather_action(quantiles, action.unsqueeze(-1).expand(quantiles.shape[:-1]))

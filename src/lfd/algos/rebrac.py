@@ -1,26 +1,34 @@
-"""ReBRAC (Tarasov et al. 2023): TD3+BC with a penalty of its own for the critics, and LayerNorm in them."""
+"""ReBRAC (Tarasov et al. 2023): TD3+BC with a separate penalty for the critics, and LayerNorm in them."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from torch import Tensor
 
 from lfd.agents.deterministic import DeterministicActorCritic
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import critics_error, smoothed_action, td_target
+from lfd.errors import UserError
+from lfd.maths import critic_mse, smoothed_action, td_target
+
+
+@dataclass(frozen=True)
+class ReBRACCriticMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "squared TD error, summed over critics, in squared units of the return"]
+    q_mean: Annotated[Tensor, "mean Q(s, a) of the data's actions over all critics"]
+    bc_penalty: Annotated[Tensor, "squared distance of a' from the data's, in halves of the range of actions"]
 
 
 @dataclass
 class ReBRACCritic(Loss):
-    """Critics to r + discount * (min Qbar(s', a') - beta * |a' - a'_data|^2), a' as in TD3.
+    """Critics to r + discount * (min Qbar(s', a') - critic_bc_coef * |a' - a'_data|^2), a' as in TD3.
 
-    The penalty is summed over the dimensions of an action, here and in the policy's. At an episode's end, a time limit
-    included, nothing was done at s': a'_data is then the action of the step itself.
+    The penalty is summed over the dimensions of an action, as is the policy's. After the last step of an episode,
+    terminated or truncated, the data has no action at s': a'_data is then the action of the step itself.
     """
 
-    beta: float = 0.01  # weight of the penalty
+    critic_bc_coef: float = 0.01  # weight of the penalty
     noise: float = 0.2  # standard deviation of the noise on a', in halves of the range of actions
     noise_clip: float = 0.5  # largest size of that noise, in the same unit
 
@@ -32,42 +40,48 @@ class ReBRACCritic(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.beta, self.noise, self.noise_clip) < 0:
-            raise Refused(f"{self}: beta, noise and noise_clip from 0 are expected")
+        for name in ("critic_bc_coef", "noise", "noise_clip"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> Out:
+    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[ReBRACCriticMetrics]:
         with torch.no_grad():
-            normal = agent.draws.normal(*batch.action.shape)
-            following = smoothed_action(agent.target_action(batch.next_obs), normal, self.noise, self.noise_clip)
-            penalty = (following - batch.next_action).square().sum(-1)
-            next_value = agent.target_q(batch.next_obs, following).amin(-1) - self.beta * penalty
-            target = td_target(batch.reward, batch.discount, next_value)
-        values = agent.q(batch.obs, batch.action)
-        td = critics_error(values, target)
-        metrics = {"loss": td.detach(), "q": values.mean().detach(), "penalty": penalty.mean()}
-        return Out({"critic": td}, metrics)
+            normal = agent.rng.normal(*batch.action.shape)
+            next_action = smoothed_action(agent.target_action(batch.next_obs), normal, self.noise, self.noise_clip)
+            penalty = (next_action - batch.next_action).square().sum(-1)
+            next_v = agent.target_q(batch.next_obs, next_action).amin(-1) - self.critic_bc_coef * penalty
+            target = td_target(batch.reward, batch.discount, next_v)
+        q = agent.q(batch.obs, batch.action)
+        critic_loss = critic_mse(q, target)
+        return LossOutput({"critic": critic_loss}, ReBRACCriticMetrics(critic_loss, q.mean(), penalty.mean()))
+
+
+@dataclass(frozen=True)
+class ReBRACActorMetrics(Metrics):
+    actor_loss: Annotated[Tensor, "the loss of the policy, both parts of it"]
+    bc_loss: Annotated[Tensor, "squared distance of the policy from the data, in halves of the range of actions"]
 
 
 @dataclass
 class ReBRACActor(Loss):
-    """beta * |pi(s) - a|^2 - lambda * min Q(s, pi(s)), lambda = 1 / mean |min Q(s, pi(s))|."""
+    """actor_bc_coef * |pi(s) - a|^2 - lambda * min Q(s, pi(s)), lambda = 1 / mean |min Q(s, pi(s))|."""
 
-    beta: float = 0.01  # weight of the penalty
+    actor_bc_coef: float = 0.01  # weight of the penalty
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("policy",)
-    revision: ClassVar = 2  # delayed slow copies follow in the steps of the policy
+    revision: ClassVar = 2  # delayed target networks are updated in the steps of the policy
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.beta < 0:
-            raise Refused(f"beta of ReBRAC's actor is {self.beta}; 0 or more is expected")
+        if self.actor_bc_coef < 0:
+            raise UserError(f"actor_bc_coef: expected 0 or more, got {self.actor_bc_coef}")
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> Out:
+    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[ReBRACActorMetrics]:
         action = agent.action(batch.obs)
-        values = agent.q(batch.obs, action).amin(-1)
-        penalty = (action - batch.action).square().sum(-1).mean()
-        loss = self.beta * penalty - values.mean() / values.detach().abs().mean()
-        return Out({"policy": loss}, {"loss": loss.detach(), "penalty": penalty.detach()})
+        q = agent.q(batch.obs, action).amin(-1)
+        bc_loss = (action - batch.action).square().sum(-1).mean()
+        actor_loss = self.actor_bc_coef * bc_loss - q.mean() / q.detach().abs().mean()
+        return LossOutput({"policy": actor_loss}, ReBRACActorMetrics(actor_loss, bc_loss))

@@ -1,19 +1,26 @@
 """Twin delayed deterministic policy gradient (Fujimoto et al. 2018)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+from torch import Tensor
 
 from lfd.agents.deterministic import DeterministicActorCritic
-from lfd.algos import Loss, Out
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.maths import critics_error, smoothed_action, td_target
+from lfd.errors import UserError
+from lfd.maths import critic_mse, smoothed_action, td_target
+
+
+@dataclass(frozen=True)
+class TD3CriticMetrics(Metrics):
+    critic_loss: Annotated[Tensor, "squared TD error, summed over critics, in squared units of the return"]
+    q_mean: Annotated[Tensor, "mean Q(s, a) of the batch's actions over all critics"]
 
 
 @dataclass
-class TD3(Loss):
+class TD3Critic(Loss):
     """Critics to r + discount * min Qbar(s', a'), a' = pibar(s') + clipped noise (algorithm 1)."""
 
     noise: float = 0.2  # standard deviation of the noise on a', in halves of the range of actions
@@ -27,29 +34,36 @@ class TD3(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.noise, self.noise_clip) < 0:
-            raise Refused(f"{self}: noise and noise_clip from 0 are expected")
+        for name in ("noise", "noise_clip"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> Out:
+    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[TD3CriticMetrics]:
         with torch.no_grad():
-            normal = agent.draws.normal(*batch.action.shape)
-            following = smoothed_action(agent.target_action(batch.next_obs), normal, self.noise, self.noise_clip)
-            target = td_target(batch.reward, batch.discount, agent.target_q(batch.next_obs, following).amin(-1))
-        values = agent.q(batch.obs, batch.action)
-        td = critics_error(values, target)
-        return Out({"critic": td}, {"loss": td.detach(), "q": values.mean().detach()})
+            normal = agent.rng.normal(*batch.action.shape)
+            next_action = smoothed_action(agent.target_action(batch.next_obs), normal, self.noise, self.noise_clip)
+            next_v = agent.target_q(batch.next_obs, next_action).amin(-1)
+            target = td_target(batch.reward, batch.discount, next_v)
+        q = agent.q(batch.obs, batch.action)
+        critic_loss = critic_mse(q, target)
+        return LossOutput({"critic": critic_loss}, TD3CriticMetrics(critic_loss, q.mean()))
+
+
+@dataclass(frozen=True)
+class TD3ActorMetrics(Metrics):
+    actor_loss: Annotated[Tensor, "-mean Q of the policy's actions by the first critic"]
 
 
 @dataclass
-class DeterministicGradient(Loss):
+class TD3Actor(Loss):
     """A policy to the largest value of the first critic: -Q_1(s, pi(s)). Delayed by `every`."""
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs",)
     agents: ClassVar = DeterministicActorCritic
     trains: ClassVar = ("policy",)
-    revision: ClassVar = 2  # delayed slow copies follow in the steps of the policy
+    revision: ClassVar = 2  # delayed target networks are updated in the steps of the policy
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> Out:
-        loss = -agent.first_q(batch.obs, agent.action(batch.obs)).mean()
-        return Out({"policy": loss}, {"loss": loss.detach()})
+    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[TD3ActorMetrics]:
+        actor_loss = -agent.first_q(batch.obs, agent.action(batch.obs)).mean()
+        return LossOutput({"policy": actor_loss}, TD3ActorMetrics(actor_loss))

@@ -1,29 +1,29 @@
-"""T-REX: a reward that agrees with how episodes are ranked."""
+"""T-REX (Brown et al. 2019): a reward learned from preferences between ranked episodes."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lfd.agents import REWARD, Agent
-from lfd.agents.judge import Inputs, RewardNet
-from lfd.algos import Loss, Out
+from lfd.agents.reward_model import Inputs, RewardNet
+from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.nets import Activation
 
-SLOWEST = 0.01  # share of a step's rewards in their statistics, once many steps were seen
+MIN_SHARE = 0.01  # minimum weight of a batch in the running means of the reward
 
 
 class Scaled(RewardNet):
-    """A reward on the scale of what it was trained on: buffers hold mean and spread of its latest answers there.
+    """A reward in units of its spread on the training data; buffers hold running means of it and of its square.
 
-    Called, it answers (r - shift) / std, or if `bounded` the tanh of that. The shift is the mean, unless an episode of
-    the data terminated: where the agent can end an episode, or keep it from ending, a shift of the reward is another
-    task, and the reward keeps the sign that it was trained to.
+    Its output is (r - shift) / std, [B, ...] -> [B], or with `bounded` the tanh of that. The shift is the mean, or 0 if
+    an episode of the data terminated: where the agent can end an episode or prolong it, a shifted reward is another
+    task, and the reward keeps its sign.
     """
 
     recordable = True
@@ -43,42 +43,56 @@ class Scaled(RewardNet):
 
     @property
     def std(self) -> Tensor:
+        """The running standard deviation []."""
         return (self.square - self.mean.square()).clamp_min(1e-12).sqrt()
 
     def raw(self, batch: Batch) -> Tensor:
-        """The reward as it is trained, [B, ...]."""
+        """The unscaled reward [B, ...], which is trained."""
         return super().forward(batch)
 
     @torch.no_grad()
-    def see(self, reward: Tensor, batch: Batch) -> None:
-        """Let rewards of valid rows into the statistics."""
-        self.steps += 1
-        share = (1 / self.steps).clamp_min(SLOWEST)
+    def next_statistics(self, reward: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Returns the next values [] of the buffers, with rewards [B, 2, L] of the batch's valid rows."""
+        steps = self.steps + 1
+        share = (1 / steps).clamp_min(MIN_SHARE)
         count = batch.valid.sum()
-        self.mean += share * (torch.where(batch.valid, reward, 0.0).sum() / count - self.mean)
-        self.square += share * (torch.where(batch.valid, reward.square(), 0.0).sum() / count - self.square)
-        self.terminated.copy_(self.terminated.maximum((batch.valid & batch.terminated).any().float()))
+        mean = torch.where(batch.valid, reward, 0.0).sum() / count
+        square = torch.where(batch.valid, reward.square(), 0.0).sum() / count
+        return {
+            "steps": steps,
+            "mean": self.mean + share * (mean - self.mean),
+            "square": self.square + share * (square - self.square),
+            "terminated": self.terminated.maximum((batch.valid & batch.terminated).any().float()),
+        }
 
     def forward(self, batch: Batch) -> Tensor:
         scaled = (self.raw(batch) - self.mean * (1 - self.terminated)) / self.std
         return scaled.tanh() if self.bounded else scaled
 
 
+@dataclass(frozen=True)
+class TREXMetrics(Metrics):
+    preference_loss: Annotated[Tensor, "cross-entropy of the preferences in nats, and the penalty of `l1`"]
+    accuracy: Annotated[Tensor, "fraction of pairs whose better segment has the larger sum of rewards"]
+    margin: Annotated[Tensor, "mean difference of the sums of rewards of the better and the worse segment"]
+
+
 @dataclass
 class TREX(Loss):
-    """-log P(the better piece is preferred), P = exp R_better / (exp R_better + exp R_worse), R the sum of r over it.
+    """-log P, P = exp R_better / (exp R_better + exp R_worse), with R the sum of rewards r of a segment.
 
-    Brown et al. 2019, equation 2; Bradley and Terry 1952. What is learnt is a reward up to shift and scale: pieces of
-    equal length cannot tell the first, nor does a policy depend on the second. The product is therefore scaled to unit
-    spread on the demonstrations, and shifted to zero mean there if no episode of them terminated (see `Scaled`).
+    Brown et al. 2019, equation 2; Bradley and Terry 1952. The loss determines the reward up to shift and scale:
+    segments of equal length do not determine the shift, and a policy does not depend on the scale. The stored reward
+    therefore has unit spread on the demonstrations, and zero mean there if none of their episodes terminated
+    (`Scaled`).
     """
 
-    inputs: Inputs = Inputs.obs  # what the reward looks at
-    hidden: list[int] = field(default_factory=lambda: [64, 64])
-    activation: Activation = Activation.relu
-    l1: float = 0.0  # times the sum of |r| over a pair
-    # The product is in (-1, 1): however far from the demonstrations a state is, it cannot outweigh many that are near.
-    # The authors' agents learn from a sigmoid, which would pay for every step, also of a task that is to end soon.
+    inputs: Inputs = Inputs.obs  # inputs of the reward
+    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units per hidden layer
+    activation: Activation = Activation.relu  # of hidden layers
+    l1: float = 0.0  # weight of the sum of |r| over a pair
+    # bound the stored reward to (-1, 1), so that one state far from the demonstrations cannot outweigh many near ones;
+    # the authors' agents learn from a sigmoid, which rewards every step, also in tasks that should end soon
     bounded: bool = False
 
     recordable: ClassVar = True
@@ -89,7 +103,7 @@ class TREX(Loss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.l1 < 0:
-            raise Refused(f"l1 is {self.l1}; 0 or more is expected")
+            raise UserError(f"l1: expected 0 or more, got {self.l1}")
 
     @property
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
@@ -99,18 +113,16 @@ class TREX(Loss):
     def modules(self, agent: Agent) -> dict[str, nn.Module]:
         return {REWARD: Scaled(agent.spaces, self.hidden, self.activation, self.inputs, self.bounded)}
 
-    def __call__(self, agent: Agent, batch: Batch) -> Out:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[TREXMetrics]:
         net = agent.nets[REWARD]
         assert isinstance(net, Scaled)
         reward = net.raw(batch)
-        if torch.is_grad_enabled():  # a validation leaves the statistics alone
-            net.see(reward.detach(), batch)
-        shown = torch.where(batch.valid, reward, 0.0)
-        first, second = shown.sum(-1).unbind(-1)
+        valid = torch.where(batch.valid, reward, 0.0)
+        first, second = valid.sum(-1).unbind(-1)
         margin = (second - first) * (2 * batch.preferred - 1)
         loss = F.softplus(-margin).mean()
         if self.l1:
-            loss = loss + self.l1 * shown.abs().sum((-2, -1)).mean()
-        accuracy = (margin > 0).float().mean()
-        metrics = {"loss": loss.detach(), "accuracy": accuracy, "margin": margin.mean().detach()}
-        return Out({REWARD: loss}, metrics)
+            loss = loss + self.l1 * valid.abs().sum((-2, -1)).mean()
+        metrics = TREXMetrics(loss, (margin > 0).float().mean(), margin.mean())
+        updates = {f"nets.{REWARD}.{name}": value for name, value in net.next_statistics(reward, batch).items()}
+        return LossOutput({REWARD: loss}, metrics, updates=updates)

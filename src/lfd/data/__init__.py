@@ -1,4 +1,4 @@
-"""Demonstrations and experience on disk: one form, its passport, and readers of other people's files."""
+"""Datasets of episodes on disk: writing, reading, metadata, and readers of foreign files."""
 
 from lfd.data.dataset import Dataset
 from lfd.data.episode import Episode

@@ -1,4 +1,4 @@
-"""Reading: a published file, memory-mapped."""
+"""Reading a published dataset: columns are memory-mapped from its HDF5 file."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from lfd.data.episode import Array, Episode, Observations, flatten, unflatten
-from lfd.data.layout import FORMAT, Column, columns_of, opened
-from lfd.data.passport import LEDGER, content_sha256, described, examine
-from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
-from lfd.files import load_object
+from lfd.data.episode import Episode, ObservationArrays, flatten_observations, unflatten_observations
+from lfd.data.layout import FORMAT_VERSION, ColumnLayout, open_hdf5, read_layout
+from lfd.data.metadata import EPISODE_INDEX_DTYPE, METADATA_FILE, column_schema, compute_metadata, content_sha256
+from lfd.envs.spaces import Array, Spaces
+from lfd.errors import UserError
+from lfd.store.files import load_json_object
 
-Rows = npt.NDArray[np.int64]
+RowIndices = npt.NDArray[np.int64]
+_OLD_METADATA_FILE = "passport.json"  # the name before version 2 of the store
 
 
 class Dataset:
-    """All transitions of a published file, in time order; row i is transition i. Nothing is read until it is used.
+    """All transitions of a published file, in time order; row i is transition i. A column is read when it is used.
 
     Attributes:
-        passport: What the data says about itself; worked out anew where the file lies without it.
-        spaces: Of the environment; observations there are stacked.
-        stack: How many frames an observation stacks on axis 0; 1 is none.
+        metadata: The metadata of the dataset; computed from the columns if the file has no metadata.json beside it.
+        spaces: Spaces of the environment; their observations are stacked frames.
+        stack: Frames that an observation stacks on axis 0; 1 is no stacking.
         columns: `observations` [N, ...] (single frames when stacked; a dict for dict spaces), `actions`, `rewards`,
             `terminals`, `timeouts` and `infos/*`, all [N, ...] and mapped read-only.
-        final: The observation after each episode's last action, [E, ...] or a dict of those.
+        final_observations: The observation after each episode's last action, [E, ...] or a dict of those.
         starts, ends: int64 [E], the rows `starts[e] : ends[e]` of episode e.
-        nbytes: Of all columns.
+        nbytes: Bytes of all columns.
     """
 
     def __init__(
-        self, path: Path, passport: dict[str, Any] | None, spaces: Spaces, stack: int, mapped: dict[str, Array]
+        self, path: Path, metadata: dict[str, Any] | None, spaces: Spaces, stack: int, columns: dict[str, Array]
     ):
         self.path, self.spaces, self.stack = path, spaces, stack
-        if passport is not None:
-            self.passport = passport
-        self.starts, self._returns = np.array(mapped.pop("starts")), np.array(mapped.pop("returns"))
-        self.nbytes = sum(column.nbytes for column in mapped.values())
-        self.final = unflatten(_take_out(mapped, "final/"))
-        self._frames = unflatten({name: mapped.pop(name) for name in sorted(mapped) if name.startswith("observations")})
-        self.columns: dict[str, Any] = {"observations": self._frames, **mapped}
+        if metadata is not None:
+            self.metadata = metadata
+        self.starts, self._returns = np.array(columns.pop("starts")), np.array(columns.pop("returns"))
+        self.nbytes = sum(column.nbytes for column in columns.values())
+        self.final_observations = unflatten_observations(_pop_prefixed(columns, "final/"))
+        names = sorted(name for name in columns if name.startswith("observations"))
+        self._frames = unflatten_observations({name: columns.pop(name) for name in names})
+        self.columns: dict[str, Any] = {"observations": self._frames, **columns}
         self.ends = np.append(self.starts[1:], len(self))
         # Four bytes a row: a search in `starts` instead would cost as much as gathering a batch.
         self._episode = np.repeat(np.arange(len(self.starts), dtype=np.int32), self.ends - self.starts)
@@ -55,79 +57,82 @@ class Dataset:
         """Maps a published file.
 
         Raises:
-            Refused: there is no such file, it is not in this form, or the passport beside it is another file's.
+            UserError: the file does not exist, lfd did not write it, or the metadata beside it are another file's.
         """
         if not path.is_file():
-            raise Refused(f"data: {path} does not exist")
-        if not is_own(path):
-            raise Refused(f"data: {path} was not written by lfd; read foreign files with dataset=file")
-        with opened(path) as file:
-            if file.attrs["format"] != FORMAT:
-                raise Refused(f"data: {path} has format {file.attrs['format']}, this version reads {FORMAT}")
+            raise UserError(f"data: {path} does not exist; expected a data.hdf5 that lfd wrote")
+        if not is_lfd_file(path):
+            raise UserError(f"data: {path} was not written by lfd; read foreign files with dataset=file")
+        with open_hdf5(path) as file:
+            if file.attrs["format"] != FORMAT_VERSION:
+                raise UserError(
+                    f"data: {path}: expected format {FORMAT_VERSION}, got {file.attrs['format']}; "
+                    "make or import it again with this version of lfd"
+                )
             spaces, stack = Spaces.from_json(json.loads(file.attrs["spaces"])), int(file.attrs["stack"])
-            columns = columns_of(file)
-        passport = _passport(path, columns)
+            layout = read_layout(file)
+        metadata = _load_metadata(path, layout)
         raw = np.asarray(np.memmap(path, np.uint8, "r"))
-        return cls(path, passport, spaces, stack, {name: _view(raw, column) for name, column in columns.items()})
+        return cls(path, metadata, spaces, stack, {name: _view(raw, column) for name, column in layout.items()})
 
     def __len__(self) -> int:
         return len(self.columns["rewards"])
 
     @cached_property
-    def passport(self) -> dict[str, Any]:
-        with opened(self.path) as file:
-            columns = columns_of(file)
+    def metadata(self) -> dict[str, Any]:
+        with open_hdf5(self.path) as file:
+            layout = read_layout(file)
         last = self.ends - 1
-        ledger = np.zeros(len(last), LEDGER)
-        ledger["length"], ledger["return"], ledger["complete"] = self.ends - self.starts, self._returns, True
-        ledger["terminated"], ledger["truncated"] = (self.columns[name][last] for name in ("terminals", "timeouts"))
-        return {"format": FORMAT} | examine(self.path, columns, self.spaces, self.stack, ledger)
+        index = np.zeros(len(last), EPISODE_INDEX_DTYPE)
+        index["length"], index["return"], index["final_known"] = self.ends - self.starts, self._returns, True
+        index["terminated"], index["truncated"] = (self.columns[name][last] for name in ("terminals", "timeouts"))
+        return {"format": FORMAT_VERSION} | compute_metadata(self.path, layout, self.spaces, self.stack, index)
 
     def verify(self) -> None:
-        """Read the whole file. Raises Refused if its content is not what its passport says."""
-        with opened(self.path) as file:
-            columns = columns_of(file)
-        if content_sha256(self.path, columns) != self.passport["sha256"]:
-            raise Refused(f"data: the content of {self.path} is not that of its passport; make or import it again")
+        """Reads the whole file. Raises UserError if its sha256 differs from the one in its metadata."""
+        with open_hdf5(self.path) as file:
+            layout = read_layout(file)
+        if content_sha256(self.path, layout) != self.metadata["sha256"]:
+            raise UserError(f"data: the sha256 of {self.path} differs from its metadata; make or import it again")
 
-    def episode_of(self, rows: Rows) -> npt.NDArray[np.int32]:
-        """The episode that each row belongs to."""
+    def episode_of(self, rows: RowIndices) -> npt.NDArray[np.int32]:
+        """[B] the index of the episode of each row."""
         return self._episode.take(rows)
 
-    def observations(self, rows: Rows) -> Observations:
-        """[B, ...] what was seen before the action; with stacking, an episode's first frame is repeated before it."""
+    def observations(self, rows: RowIndices) -> ObservationArrays:
+        """[B, ...] observations before the action; stacks repeat an episode's first frame before its start."""
         if self.stack == 1:
-            return _taken(self._frames, rows)
+            return _take_rows(self._frames, rows)
         assert isinstance(self._frames, np.ndarray)
         return self._frames.take(self._stacked(rows, 0), axis=0)
 
-    def successors(self, rows: Rows) -> Observations:
-        """[B, ...] what was seen after the action, never across an end; after a termination it carries no value."""
+    def next_observations(self, rows: RowIndices) -> ObservationArrays:
+        """[B, ...] observations after the action, never of another episode; after a termination they have no value."""
         episode = self.episode_of(rows)
         last = np.flatnonzero(rows == self.ends[episode] - 1)
         if self.stack > 1:
-            assert isinstance(self._frames, np.ndarray) and isinstance(self.final, np.ndarray)
+            assert isinstance(self._frames, np.ndarray) and isinstance(self.final_observations, np.ndarray)
             frames = self._frames.take(self._stacked(rows, 1), axis=0)
-            frames[last, -1] = self.final[episode[last]]
+            frames[last, -1] = self.final_observations[episode[last]]
             return frames
-        found = _taken(self._frames, np.minimum(rows + 1, len(self) - 1))
-        if isinstance(found, dict):
-            assert isinstance(self.final, dict)
-            for key, column in found.items():
-                column[last] = self.final[key][episode[last]]
+        result = _take_rows(self._frames, np.minimum(rows + 1, len(self) - 1))
+        if isinstance(result, dict):
+            assert isinstance(self.final_observations, dict)
+            for key, column in result.items():
+                column[last] = self.final_observations[key][episode[last]]
         else:
-            assert isinstance(self.final, np.ndarray)
-            found[last] = self.final[episode[last]]
-        return found
+            assert isinstance(self.final_observations, np.ndarray)
+            result[last] = self.final_observations[episode[last]]
+        return result
 
     def episode(self, index: int) -> Episode:
-        """Episode `index`, with its frames not stacked; copied out of the file."""
+        """Episode `index` with single frames, copied out of the file."""
         rows = slice(int(self.starts[index]), int(self.ends[index]))
-        frames, final = flatten(self._frames), flatten(self.final)
-        both = {name: np.concatenate([column[rows], final[name][index : index + 1]]) for name, column in frames.items()}
+        frames, final = flatten_observations(self._frames), flatten_observations(self.final_observations)
+        joined = {name: np.concatenate([frames[name][rows], final[name][index : index + 1]]) for name in frames}
         infos = {n.removeprefix("infos/"): c[rows].copy() for n, c in self.columns.items() if n.startswith("infos/")}
         return Episode(
-            observations=unflatten(both),
+            observations=unflatten_observations(joined),
             actions=self.columns["actions"][rows].copy(),
             rewards=self.columns["rewards"][rows].copy(),
             terminated=bool(self.columns["terminals"][rows][-1]),
@@ -139,72 +144,65 @@ class Dataset:
         """[E] undiscounted return of each episode as it was collected."""
         return self._returns
 
-    def whole(self) -> npt.NDArray[np.bool_]:
-        """[E] which episodes went on to their end; all of them, if each was cut."""
+    def evaluate(self, *_: object) -> dict[str, Any]:
+        """Scores of its whole episodes (of all, if each was cut), as JSON; nothing is played for them."""
+        returns = self.returns()[self.complete_episodes()]
+        return {
+            "return_mean": float(returns.mean()), "return_std": float(returns.std()),
+            "return_min": float(returns.min()), "return_max": float(returns.max()), "episodes": len(returns),
+            "success_rate": None, "success_once_rate": None,
+        }  # fmt: skip
+
+    def complete_episodes(self) -> npt.NDArray[np.bool_]:
+        """[E] mask of terminated or truncated episodes; all True if every episode was cut."""
         last = self.ends - 1
-        ended: npt.NDArray[np.bool_] = self.columns["terminals"][last] | self.columns["timeouts"][last]
-        return ended if ended.any() else np.ones_like(ended)
+        complete: npt.NDArray[np.bool_] = self.columns["terminals"][last] | self.columns["timeouts"][last]
+        return complete if complete.any() else np.ones_like(complete)
 
-    def select(
-        self, transitions: int | None = None, episodes: int | None = None, min_return: float | None = None
-    ) -> Rows:
-        """The rows of the first `episodes` whose return is at least `min_return`, and of those the first `transitions`.
+    def _stacked(self, rows: RowIndices, shift: int) -> RowIndices:
+        """[B, stack] row of each frame of the observation `shift` steps after each row, oldest first.
 
-        Raises:
-            Refused: the file has fewer than asked for.
-        """
-        returns = self.returns()
-        kept = np.flatnonzero(returns >= (-np.inf if min_return is None else min_return))
-        which = "" if min_return is None else f" with a return of at least {min_return:g} (best: {returns.max():g})"
-        if len(kept) < (episodes or 1):
-            raise Refused(f"data: {episodes or 1} episodes{which} were asked for, {self.path} has {len(kept)}")
-        kept = kept[:episodes]
-        rows = np.concatenate([np.arange(self.starts[e], self.ends[e]) for e in kept])
-        if len(rows) < (transitions or 1):
-            raise Refused(f"data: {transitions} transitions{which} were asked for, {self.path} has {len(rows)}")
-        return rows[:transitions]
-
-    def _stacked(self, rows: Rows, shift: int) -> Rows:
-        """[B, stack] frames of the observation `shift` steps after each row, oldest first.
-
-        A frame after the episode's end is the last row's; `successors` puts the final observation there.
+        A frame after the episode's end is the last row's; `next_observations` puts the final observation there.
         """
         episode = self.episode_of(rows)
-        wanted = rows[:, None] + np.arange(1 - self.stack + shift, 1 + shift)
-        clipped: Rows = np.clip(wanted, self.starts[episode][:, None], self.ends[episode][:, None] - 1)
+        frame_rows = rows[:, None] + np.arange(1 - self.stack + shift, 1 + shift)
+        clipped: RowIndices = np.clip(frame_rows, self.starts[episode][:, None], self.ends[episode][:, None] - 1)
         return clipped
 
 
-def is_own(path: Path) -> bool:
-    """Whether a file is a published one of ours, of whatever version."""
+def is_lfd_file(path: Path) -> bool:
+    """True if lfd published the file, in any version of its format."""
     if not h5py.is_hdf5(path):
         return False
-    with opened(path) as file:
+    with open_hdf5(path) as file:
         return "format" in file.attrs and "spaces" in file.attrs
 
 
-def _passport(path: Path, columns: dict[str, Column]) -> dict[str, Any] | None:
-    """The one beside a file; None if there is none."""
-    beside = path.parent / "passport.json"
-    if not beside.exists():
+def _load_metadata(path: Path, layout: dict[str, ColumnLayout]) -> dict[str, Any] | None:
+    """The metadata file beside a dataset; None if there is none."""
+    file, old = path.with_name(METADATA_FILE), path.with_name(_OLD_METADATA_FILE)
+    if not file.exists():
+        if old.exists():
+            raise UserError(f"data: {old} is called {METADATA_FILE} in this version of lfd; rename it")
         return None
-    passport = load_object(beside, "transitions", "episodes", "columns", "sha256", "returns", "lengths")
-    counts = {"transitions": columns["rewards"].shape[0], "episodes": columns["starts"].shape[0]}
-    if not counts.items() <= passport.items() or passport["columns"] != described(columns):
-        raise Refused(f"data: {beside} is not the passport of {path.name}; move it away, and one is made anew")
-    return passport
+    metadata = load_json_object(file, "transitions", "episodes", "columns", "sha256", "returns", "lengths")
+    counts = {"transitions": layout["rewards"].shape[0], "episodes": layout["starts"].shape[0]}
+    if not counts.items() <= metadata.items() or metadata["columns"] != column_schema(layout):
+        raise UserError(f"data: {file} does not describe {path.name}; move it away, and lfd computes it again")
+    return metadata
 
 
-def _view(raw: Array, column: Column) -> Array:
+def _view(raw: Array, column: ColumnLayout) -> Array:
     size = column.row_bytes * column.shape[0]
     return raw[column.offset : column.offset + size].view(column.dtype).reshape(column.shape)
 
 
-def _take_out(columns: dict[str, Array], prefix: str) -> dict[str, Array]:
+def _pop_prefixed(columns: dict[str, Array], prefix: str) -> dict[str, Array]:
+    """Removes the columns of a prefix from `columns` and returns them without it."""
     return {name.removeprefix(prefix): columns.pop(name) for name in sorted(columns) if name.startswith(prefix)}
 
 
-def _taken(frames: Observations, rows: Rows) -> Observations:
+def _take_rows(frames: ObservationArrays, rows: RowIndices) -> ObservationArrays:
     if isinstance(frames, dict):
         return {key: column.take(rows, axis=0) for key, column in frames.items()}
     return frames.take(rows, axis=0)

@@ -1,8 +1,8 @@
-"""From shards to the published file: flat contiguous HDF5 columns under D4RL's names, crash-safe at every step.
+"""Copies shards into the published file: contiguous HDF5 columns under D4RL's names, crash-safe at every step.
 
-The file's skeleton is made by HDF5 with all its space allocated (and none of it written, so it is sparse); rows then go
-straight to their byte offsets. A kill can therefore never damage HDF5's own structures, and copying a shard twice
-changes nothing.
+HDF5 first creates an empty file with the space of all columns allocated (and not written, so it is sparse); rows are
+then written at their byte offsets without HDF5. A kill can therefore never damage HDF5's own structures, and copying a
+shard twice changes nothing.
 """
 
 from __future__ import annotations
@@ -15,88 +15,94 @@ from typing import Any, BinaryIO, NamedTuple
 import h5py
 import numpy as np
 
-from lfd.data.episode import Array
-from lfd.data.layout import FORMAT, Column, columns_of, opened
-from lfd.data.passport import examine
-from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
-from lfd.files import save_json, sync
+from lfd.data.layout import FORMAT_VERSION, ColumnLayout, open_hdf5, read_layout
+from lfd.data.metadata import METADATA_FILE, compute_metadata
+from lfd.envs.spaces import Array, Spaces
+from lfd.errors import UserError
+from lfd.store.files import fsync_path, save_json
 
 _ALIGNMENT = 64
 _METADATA_BYTES = 1 << 20  # far more than HDF5 needs for a few dozen columns
 
 
-class Log(NamedTuple):
-    """Committed shards of packed step records. Each episode is its T steps and one record for its final observation."""
+class ShardLog(NamedTuple):
+    """Committed shards of packed step records: the T steps of an episode, then one record of its final observation."""
 
     folder: Path
-    steps: np.dtype[Any]
-    per_shard: int
-    ledger: Array
+    record_dtype: np.dtype[Any]  # see `step_dtype`
+    records_per_shard: int
+    episode_index: Array  # [E] of EPISODE_INDEX_DTYPE
 
     @property
     def shards(self) -> list[Path]:
-        records = int(self.ledger["length"].sum()) + len(self.ledger)
-        return [self.folder / f"shard-{index:05d}.bin" for index in range(-(-records // self.per_shard))]
+        """The paths of all shards, also of those that `publish` has deleted."""
+        records = int(self.episode_index["length"].sum()) + len(self.episode_index)
+        return [self.folder / f"shard-{index:05d}.bin" for index in range(-(-records // self.records_per_shard))]
 
 
-def publish(log: Log, path: Path, spaces: Spaces, stack: int, passport: dict[str, Any]) -> None:
-    """Copies the log to `path`, deleting each shard once its rows are safe, and writes the passport beside it."""
+def publish(log: ShardLog, path: Path, spaces: Spaces, stack: int, metadata: dict[str, Any]) -> None:
+    """Copies the log to `path`, deletes each shard once its rows are on disk, and writes metadata.json beside it.
+
+    Raises:
+        UserError: a shard is missing.
+    """
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    left = [shard for shard in log.shards if shard.exists()]
-    if left == log.shards:
-        _skeleton(partial, log, spaces, stack)
-    elif not partial.exists() or left != log.shards[len(log.shards) - len(left) :]:
-        raise Refused(f"data: shards are missing in {log.folder}; remove it and collect again")
-    with opened(partial) as file:
-        columns = columns_of(file)
-    finals = np.cumsum(log.ledger["length"] + 1) - 1
+    remaining = [shard for shard in log.shards if shard.exists()]
+    if remaining == log.shards:
+        _create_empty(partial, log, spaces, stack)
+    elif not partial.exists() or remaining != log.shards[len(log.shards) - len(remaining) :]:
+        raise UserError(
+            f"data: {log.folder}: expected {len(log.shards)} shards, got {len(remaining)}; remove it and collect again"
+        )
+    with open_hdf5(partial) as file:
+        columns = read_layout(file)
+    final_records = np.cumsum(log.episode_index["length"] + 1) - 1
     with partial.open("r+b") as out:
-        for shard in left:
-            _copy(shard, log, columns, finals, out)
+        for shard in remaining:
+            _copy_shard(shard, log, columns, final_records, out)
             out.flush()
             os.fsync(out.fileno())
             shard.unlink()
-    computed = examine(partial, columns, spaces, stack, log.ledger)
-    save_json(path.parent / "passport.json", {"format": FORMAT, **passport, **computed})
-    for stray in path.parent.glob("passport.json.*.tmp"):  # of a writer that was killed
-        stray.unlink()
+    computed = compute_metadata(partial, columns, spaces, stack, log.episode_index)
+    save_json(path.with_name(METADATA_FILE), {"format": FORMAT_VERSION, **metadata, **computed})
+    for leftover in path.parent.glob(f"{METADATA_FILE}.*.tmp"):  # of a writer that was killed
+        leftover.unlink()
     partial.rename(path)
-    sync(path.parent)
+    fsync_path(path.parent)
 
 
-def _skeleton(partial: Path, log: Log, spaces: Spaces, stack: int) -> None:
-    """The file with all columns at their final size; `partial` appears only when it is whole."""
-    transitions, episodes = int(log.ledger["length"].sum()), len(log.ledger)
-    ends = np.cumsum(log.ledger["length"])
+def _create_empty(partial: Path, log: ShardLog, spaces: Spaces, stack: int) -> None:
+    """Creates the file with all columns at their final size; it gets the name `partial` once it is complete."""
+    transitions, episodes = int(log.episode_index["length"].sum()), len(log.episode_index)
+    ends = np.cumsum(log.episode_index["length"])
     terminals, timeouts = np.zeros(transitions, bool), np.zeros(transitions, bool)
-    terminals[ends - 1], timeouts[ends - 1] = log.ledger["terminated"], log.ledger["truncated"]
-    beside = partial.with_name(partial.name + ".new")
-    _probe(beside, records=transitions + episodes, log=log)
-    with h5py.File(beside, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
-        file.attrs["format"], file.attrs["stack"] = FORMAT, stack
+    terminals[ends - 1], timeouts[ends - 1] = log.episode_index["terminated"], log.episode_index["truncated"]
+    temporary = partial.with_name(partial.name + ".new")
+    _check_disk_space(temporary, records=transitions + episodes, log=log)
+    with h5py.File(temporary, "w", alignment_threshold=1, alignment_interval=_ALIGNMENT) as file:
+        file.attrs["format"], file.attrs["stack"] = FORMAT_VERSION, stack
         file.attrs["spaces"] = json.dumps(spaces.to_json(), sort_keys=True)
-        for name in log.steps.names or ():
-            field = log.steps[name]
+        for name in log.record_dtype.names or ():
+            field = log.record_dtype[name]
             _allocate(file, name, (transitions, *field.shape), field.base)
             if name.startswith("observations"):
                 _allocate(file, f"final/{name}", (episodes, *field.shape), field.base)
         file["terminals"], file["timeouts"] = terminals, timeouts
-        file["returns"] = log.ledger["return"]
-        file["starts"] = (ends - log.ledger["length"]).astype(np.int64)
-    sync(beside)
-    beside.replace(partial)
-    sync(partial.parent)
+        file["returns"] = log.episode_index["return"]
+        file["starts"] = (ends - log.episode_index["length"]).astype(np.int64)
+    fsync_path(temporary)
+    temporary.replace(partial)
+    fsync_path(partial.parent)
 
 
-def _probe(path: Path, records: int, log: Log) -> None:
-    """Fails with a plain OSError where the skeleton would not fit: HDF5 cannot recover from a full disk itself."""
+def _check_disk_space(path: Path, records: int, log: ShardLog) -> None:
+    """Raises OSError if the empty file would not fit on the disk, from which HDF5 itself could not recover."""
     with path.open("wb") as file:
-        file.write(bytes(_METADATA_BYTES + records * 2 + log.ledger.nbytes))
-        file.truncate(_METADATA_BYTES + records * log.steps.itemsize)
+        file.write(bytes(_METADATA_BYTES + records * 2 + log.episode_index.nbytes))
+        file.truncate(_METADATA_BYTES + records * log.record_dtype.itemsize)
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -105,19 +111,22 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtyp
     file.create_dataset(name, shape, dtype, dcpl=creation)
 
 
-def _copy(shard: Path, log: Log, columns: dict[str, Column], finals: Array, out: BinaryIO) -> None:
-    records = np.fromfile(shard, log.steps)
-    first = int(shard.stem.removeprefix("shard-")) * log.per_shard
-    # Records before this shard that were final observations: as many episodes, and so many fewer transitions.
-    before, after = np.searchsorted(finals, [first, first + len(records)])
+def _copy_shard(
+    shard: Path, log: ShardLog, columns: dict[str, ColumnLayout], final_records: Array, out: BinaryIO
+) -> None:
+    """Writes a shard's records to their columns; `final_records` [E] are the records of final observations."""
+    records = np.fromfile(shard, log.record_dtype)
+    first = int(shard.stem.removeprefix("shard-")) * log.records_per_shard
+    # Each record of a final observation before this shard is one more episode, and one transition less.
+    before, after = np.searchsorted(final_records, [first, first + len(records)])
     is_final = np.zeros(len(records), bool)
-    is_final[finals[before:after] - first] = True
-    for name in log.steps.names or ():
-        _put(out, columns[name], first - before, records[name][~is_final])
+    is_final[final_records[before:after] - first] = True
+    for name in log.record_dtype.names or ():
+        _write_rows(out, columns[name], first - before, records[name][~is_final])
         if name.startswith("observations"):
-            _put(out, columns[f"final/{name}"], before, records[name][is_final])
+            _write_rows(out, columns[f"final/{name}"], before, records[name][is_final])
 
 
-def _put(out: BinaryIO, column: Column, row: int, rows: Array) -> None:
+def _write_rows(out: BinaryIO, column: ColumnLayout, row: int, rows: Array) -> None:
     out.seek(column.offset + row * column.row_bytes)
     out.write(rows.data.cast("B") if rows.size else b"")

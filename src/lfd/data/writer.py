@@ -1,4 +1,4 @@
-"""Collecting: an append-only log of steps in shards, with a journal of what is safe."""
+"""Collecting: an append-only log of steps in shards, with a commit file that says how many episodes are durable."""
 
 from __future__ import annotations
 
@@ -9,35 +9,47 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from lfd.data.episode import Array, Episode, conform, flatten, kept_of, step_dtype, unflatten
-from lfd.data.passport import LEDGER
-from lfd.data.publish import Log, publish
-from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
-from lfd.files import full_disk_told, load_json, save_json, sync
+from lfd.data.episode import (
+    Episode,
+    cast_to_spaces,
+    flatten_observations,
+    num_usable_steps,
+    step_dtype,
+    unflatten_observations,
+)
+from lfd.data.metadata import EPISODE_INDEX_DTYPE
+from lfd.data.publish import ShardLog, publish
+from lfd.envs.spaces import Array, Spaces
+from lfd.errors import UserError
+from lfd.store.files import fsync_path, load_json, save_json, translate_os_errors
 
 _BLOCK_BYTES = 4 << 20
+_COMMIT_FILE = "commit.json"
 
 
 class Writer:
     """Streams episodes to `folder`, survives kill -9, and publishes them as one HDF5 file.
 
-    Reopening a folder drops what was added after the last `commit`. Memory use is one block of a few megabytes beside
+    Reopening a folder drops episodes that were added after the last `commit`. Memory use is one block of 4 MiB beside
     the episode being added.
 
+    Attributes:
+        cursor: The JSON of the last commit, from which the caller continues; empty in a new folder.
+        transitions: Number of transitions that were added.
+
     Raises:
-        Refused: the folder holds data of other spaces, or is damaged; an episode does not fit.
-        DiskFull: reopen the folder to go on.
+        UserError: the folder holds data of other spaces, or is damaged; an episode does not fit.
+        DiskFull: the disk is full; reopening the folder continues from the last commit.
     """
 
     def __init__(self, folder: Path, spaces: Spaces, stack: int = 1, shard_bytes: int = 64 << 20) -> None:
         self._folder, self._spaces, self._stack, self._shard_bytes = folder, spaces, stack, shard_bytes
         self._open: BinaryIO | None = None
         self._unsynced: set[Path] = set()
-        self._steps: np.dtype[Any] | None = None
-        self._per_shard = 0
-        self._infos: dict[str, Any] = {}
-        self._ledger: list[tuple[int, float, bool, bool, bool]] = []
+        self._record_dtype: np.dtype[Any] | None = None
+        self._records_per_shard = 0
+        self._info_schema: dict[str, Any] = {}
+        self._episode_index: list[tuple[int, float, bool, bool, bool]] = []
         self._committed = 0
         self.cursor: dict[str, Any] = {}
         self.transitions = 0
@@ -46,90 +58,94 @@ class Writer:
 
     @property
     def episodes(self) -> int:
-        return len(self._ledger)
-
-    @property
-    def returns(self) -> list[float]:
-        """The undiscounted return of each episode."""
-        return [row[1] for row in self._ledger]
+        """Number of episodes that were added."""
+        return len(self._episode_index)
 
     def add(self, episode: Episode) -> None:
-        """Appends an episode. It is safe after the next `commit`.
+        """Appends an episode; the next `commit` makes it durable.
 
-        Where the final observation is not known, the last transition of an episode that did not terminate has no
-        successor and is dropped (an episode of that one transition altogether).
+        If the final observation is not known, the last transition of an episode that did not terminate has no next
+        observation and is dropped; an episode of one such transition is not added.
         """
-        episode = conform(episode, self._spaces, self._stack)
-        complete, value = episode.is_complete, float(episode.rewards.sum(dtype=np.float64))
-        if not complete:
-            if not kept_of(episode):
+        episode = cast_to_spaces(episode, self._spaces, self._stack)
+        final_known, episode_return = episode.has_final_observation, float(episode.rewards.sum(dtype=np.float64))
+        if not final_known:
+            if not num_usable_steps(episode):
                 return
-            episode = _completed(episode)
+            episode = _with_final_observation(episode)
         self._check_infos(episode.infos)
-        with full_disk_told(self._folder):
+        with translate_os_errors(self._folder):
             self._append(episode)
-        self._ledger.append((len(episode), value, episode.terminated, episode.truncated, complete))
+        row = (len(episode), episode_return, episode.terminated, episode.truncated, final_known)
+        self._episode_index.append(row)
         self.transitions += len(episode)
 
     def commit(self, cursor: dict[str, Any]) -> None:
         """Makes everything added so far durable, together with `cursor` (JSON), in one atomic step."""
-        with full_disk_told(self._folder):
+        with translate_os_errors(self._folder):
             self._close()
             for shard in self._unsynced:
-                sync(shard)
+                fsync_path(shard)
             self._unsynced.clear()
             with (self._folder / "episodes.bin").open("ab") as file:
-                file.write(np.array(self._ledger[self._committed :], LEDGER).tobytes())
+                file.write(np.array(self._episode_index[self._committed :], EPISODE_INDEX_DTYPE).tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-            journal = {
+            commit = {
                 "spaces": self._spaces.to_json(),
                 "stack": self._stack,
-                "infos": self._infos,
-                "per_shard": self._per_shard,
+                "infos": self._info_schema,
+                "records_per_shard": self._records_per_shard,
                 "episodes": self.episodes,
                 "cursor": cursor,
             }
-            save_json(self._folder / "journal.json", journal)
+            save_json(self._folder / _COMMIT_FILE, commit)
         self._committed = self.episodes
         self.cursor = cursor
 
-    def finalise(self, path: Path, passport: dict[str, Any]) -> None:
-        """Publishes everything as `path` (contiguous HDF5) with `passport.json` beside it.
+    def finalize(self, path: Path, metadata: dict[str, Any]) -> None:
+        """Publishes all episodes as `path` (contiguous HDF5) with metadata.json beside it.
 
-        `passport` (JSON: `env`, `made_by`) is completed with what the data says. Each shard is deleted once it is
-        copied, so the peak is one copy and one shard. Killed at any moment, the same call continues and ends with the
-        same bytes; after success it does nothing. The folder keeps its small ledger and is the caller's to delete.
+        `metadata` (JSON: `env`, `made_by`) is completed with counts, statistics and the audit of the columns. Each
+        shard is deleted once it is copied, so the peak of disk use is one copy and one shard. Killed at any moment, the
+        same call continues and ends with the same bytes; after success it does nothing. The folder keeps the commit
+        file and the episode index (19 bytes an episode), and is the caller's to delete.
+
+        Raises:
+            UserError: no transition was added, or shards are missing.
         """
         if self.transitions == 0:
-            raise Refused(f"data: {path} would be empty: no transition was recorded")
+            raise UserError(
+                f"data: {path}: expected at least one transition, got none; collect or import episodes first"
+            )
         if self._committed < self.episodes:
             self.commit(self.cursor)
-        assert self._steps is not None
-        log = Log(self._folder, self._steps, self._per_shard, np.array(self._ledger, LEDGER))
-        with full_disk_told(path.parent):
-            publish(log, path, self._spaces, self._stack, passport)
+        assert self._record_dtype is not None
+        index = np.array(self._episode_index, EPISODE_INDEX_DTYPE)
+        log = ShardLog(self._folder, self._record_dtype, self._records_per_shard, index)
+        with translate_os_errors(path.parent):
+            publish(log, path, self._spaces, self._stack, metadata)
 
     def _append(self, episode: Episode) -> None:
-        assert self._steps is not None
+        assert self._record_dtype is not None
         columns: dict[str, Array] = {"actions": episode.actions, "rewards": episode.rewards}
-        columns |= flatten(episode.observations)
+        columns |= flatten_observations(episode.observations)
         columns |= {f"infos/{key}": column for key, column in episode.infos.items()}
-        records, block = len(episode) + 1, max(1, _BLOCK_BYTES // self._steps.itemsize)
+        records, block = len(episode) + 1, max(1, _BLOCK_BYTES // self._record_dtype.itemsize)
         first = self.transitions + self.episodes
-        done = 0
-        while done < records:
-            shard, used = divmod(first + done, self._per_shard)
-            count = min(block, records - done, self._per_shard - used)
-            rows = np.zeros(count, self._steps)
+        written = 0
+        while written < records:
+            shard, used = divmod(first + written, self._records_per_shard)
+            count = min(block, records - written, self._records_per_shard - used)
+            rows = np.zeros(count, self._record_dtype)
             for name, column in columns.items():
-                part = column[done : done + count]
+                part = column[written : written + count]
                 rows[name][: len(part)] = part
             self._write(shard, rows)
-            done += count
+            written += count
 
     def _write(self, shard: int, rows: Array) -> None:
-        path = self._shard(shard)
+        path = self._folder / f"shard-{shard:05d}.bin"
         if self._open is None or self._open.name != str(path):
             self._close()
             self._open = path.open("ab")
@@ -141,63 +157,70 @@ class Writer:
             self._open.close()
             self._open = None
 
-    def _shard(self, index: int) -> Path:
-        return self._folder / f"shard-{index:05d}.bin"
-
     def _check_infos(self, infos: dict[str, Array]) -> None:
-        if self._steps is None:
-            self._set_steps(infos)
-        described = _described(infos)
-        if described != self._infos:
-            raise Refused(f"data: an episode's infos are {described}, but the first episode's were {self._infos}")
+        if self._record_dtype is None:
+            self._set_record_dtype(infos)
+        schema = _info_schema(infos)
+        if schema != self._info_schema:
+            raise UserError(
+                f"data: infos: expected {self._info_schema}, as in the first episode, got {schema} in episode "
+                f"{self.episodes}; record the same infos in every episode"
+            )
 
-    def _set_steps(self, infos: dict[str, Array]) -> None:
-        self._infos = _described(infos)
-        self._steps = step_dtype(self._spaces, self._stack, infos)
-        self._per_shard = self._per_shard or max(1, self._shard_bytes // self._steps.itemsize)
+    def _set_record_dtype(self, infos: dict[str, Array]) -> None:
+        self._info_schema = _info_schema(infos)
+        self._record_dtype = step_dtype(self._spaces, self._stack, infos)
+        self._records_per_shard = self._records_per_shard or max(1, self._shard_bytes // self._record_dtype.itemsize)
 
     def _recover(self) -> None:
-        """Goes back to the last commit: what the journal does not count is cut off."""
-        journal_path, ledger_path = self._folder / "journal.json", self._folder / "episodes.bin"
-        journal = load_json(journal_path) if journal_path.exists() else None
-        if journal is None:
-            for stray in [*self._folder.glob("shard-*.bin"), ledger_path]:
-                stray.unlink(missing_ok=True)
+        """Goes back to the last commit: truncates the files to the episodes that it counts."""
+        commit_path, index_path = self._folder / _COMMIT_FILE, self._folder / "episodes.bin"
+        commit = load_json(commit_path) if commit_path.exists() else None
+        if commit is None:
+            for leftover in [*self._folder.glob("shard-*.bin"), index_path]:
+                leftover.unlink(missing_ok=True)
             return
-        if (journal["spaces"], journal["stack"]) != (self._spaces.to_json(), self._stack):
-            raise Refused(f"data: {self._folder} was recorded with other spaces or stacking; remove it or use another")
-        self.cursor, self._per_shard = journal["cursor"], journal["per_shard"]
-        ledger = np.fromfile(ledger_path, LEDGER, journal["episodes"])
-        os.truncate(ledger_path, ledger.nbytes)
-        self._ledger = ledger.tolist()
-        self._committed = len(ledger)
-        self.transitions = int(ledger["length"].sum())
-        if self._per_shard:
-            self._set_steps({key: np.empty((0, *shape), dtype) for key, (dtype, shape) in journal["infos"].items()})
-            self._cut_shards(self.transitions + self.episodes)
+        if (commit["spaces"], commit["stack"]) != (self._spaces.to_json(), self._stack):
+            raise UserError(
+                f"data: {self._folder} was recorded with other spaces or stacking; remove it or use another"
+            )
+        self.cursor, self._records_per_shard = commit["cursor"], commit["records_per_shard"]
+        index = np.fromfile(index_path, EPISODE_INDEX_DTYPE, commit["episodes"])
+        os.truncate(index_path, index.nbytes)
+        self._episode_index = index.tolist()
+        self._committed = len(index)
+        self.transitions = int(index["length"].sum())
+        if self._records_per_shard:
+            no_rows = {key: np.empty((0, *shape), dtype) for key, (dtype, shape) in commit["infos"].items()}
+            self._set_record_dtype(no_rows)
+            self._truncate_shards(self.transitions + self.episodes)
 
-    def _cut_shards(self, records: int) -> None:
-        assert self._steps is not None
+    def _truncate_shards(self, records: int) -> None:
+        assert self._record_dtype is not None
         for path in sorted(self._folder.glob("shard-*.bin")):
             index = int(path.stem.removeprefix("shard-"))
-            kept = int(np.clip(records - index * self._per_shard, 0, self._per_shard)) * self._steps.itemsize
-            if path.stat().st_size < kept:
-                raise Refused(f"data: {path} is shorter than its journal says; remove {self._folder} and collect again")
-            os.truncate(path, kept)
-            if kept == 0:
+            count = int(np.clip(records - index * self._records_per_shard, 0, self._records_per_shard))
+            size = count * self._record_dtype.itemsize
+            if path.stat().st_size < size:
+                raise UserError(
+                    f"data: {path}: expected {size} bytes, got {path.stat().st_size}; "
+                    f"remove {self._folder} and collect again"
+                )
+            os.truncate(path, size)
+            if size == 0:
                 path.unlink()
 
 
-def _described(infos: dict[str, Array]) -> dict[str, Any]:
+def _info_schema(infos: dict[str, Array]) -> dict[str, Any]:
     return {key: [column.dtype.str, list(column.shape[1:])] for key, column in sorted(infos.items())}
 
 
-def _completed(episode: Episode) -> Episode:
-    """An episode whose final observation is not known, as one that has its final observation."""
+def _with_final_observation(episode: Episode) -> Episode:
+    """The episode with its last observation repeated if it terminated, else without its last transition."""
     if episode.terminated:
-        # Nothing bootstraps from what follows a termination; the row only has to be there.
-        columns = flatten(episode.observations)
+        # The observation after a termination has no value; the row only has to be there.
+        columns = flatten_observations(episode.observations)
         repeated = {name: np.concatenate([column, column[-1:]]) for name, column in columns.items()}
-        return replace(episode, observations=unflatten(repeated))
+        return replace(episode, observations=unflatten_observations(repeated))
     infos = {key: column[:-1] for key, column in episode.infos.items()}
     return replace(episode, actions=episode.actions[:-1], rewards=episode.rewards[:-1], infos=infos)

@@ -1,4 +1,4 @@
-"""MiniGrid and BabyAI: grids seen from the agent's place, and missions in words."""
+"""MiniGrid and BabyAI: egocentric grid observations and missions in words."""
 
 import re
 from collections.abc import Callable
@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lfd.envs.env import Env
-from lfd.envs.making import make_single, need
-from lfd.errors import Refused
+from lfd.envs.make import import_package, make_gym_env
+from lfd.errors import UserError
 
 # The words of BabyAI's grammar (Chevalier-Boisvert et al. 2019), then those that only other levels use. A word's id is
-# its place, from 1; 0 is padding. New words go to the end, for trained agents know the ids.
+# its position, from 1; 0 is padding. New words go to the end, as trained agents depend on the ids.
 VOCABULARY = tuple(
     "a after and ball behind blue box door front go green grey in key left next of on open pick purple put red right"
     " the then to up yellow you your"
     " object at avoid end fetch find from get goal hallway lava matching must near opening reach room rooms square"
     " traverse unlock use".split()
 )
-_IDS = {word: place for place, word in enumerate(VOCABULARY, 1)}
+_WORD_IDS = {word: position for position, word in enumerate(VOCABULARY, 1)}
 
 
 @final
@@ -30,25 +30,27 @@ _IDS = {word: place for place, word in enumerate(VOCABULARY, 1)}
 class MiniGrid(Env):
     """A level of MiniGrid or BabyAI.
 
-    An observation is a dict: `image` [7, 7, 3] uint8 (object, colour, state of each cell in view, by x and y),
+    An observation is a dict: `image` [7, 7, 3] uint8 (object, color and state of each visible cell, by x and y),
     `direction` (0 right, 1 down, 2 left, 3 up) and `mission` [mission_length] uint8, ids of words.
     """
 
-    mission: bool = True  # show the mission; False where all episodes of the level have the same
-    mission_length: int = 72  # words; shorter missions are padded with 0. 72 is the longest that BabyAI can say
-    max_episode_steps: int = 0  # steps after which an episode is cut off; 0 = the level's own limit
+    mission: bool = True  # observe the mission; false for levels in which every episode has the same one
+    mission_length: int = 72  # words; shorter missions are padded with 0; 72 is the longest mission of BabyAI
+    max_episode_steps: int = 0  # steps after which an episode is truncated; 0 = the level's own limit
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mission_length < 1:
-            raise Refused(f"env.mission_length is {self.mission_length}: expected 1 word or more")
+            raise UserError(f"env.mission_length: expected 1 word or more, got {self.mission_length}")
         if self.max_episode_steps < 0:
-            raise Refused(f"env.max_episode_steps is {self.max_episode_steps}: expected 0 (its own limit) or more")
+            raise UserError(
+                f"env.max_episode_steps: expected 0 (the level's own limit) or more, got {self.max_episode_steps}"
+            )
 
-    def single(self, render: bool = False) -> gym.Env[Any, Any]:
-        need("minigrid", self.id)
-        env = make_single(self.id, self.kwargs, render, self.max_episode_steps)
-        return _Observed(env, self.mission_length if self.mission else 0)
+    def make_single(self, render: bool = False) -> gym.Env[Any, Any]:
+        import_package("minigrid", self.id)
+        env = make_gym_env(self.id, self.kwargs, render, self.max_episode_steps)
+        return _TokenizedMission(env, self.mission_length if self.mission else 0)
 
     def action_names(self) -> list[str]:
         from minigrid.core.actions import Actions
@@ -59,72 +61,76 @@ class MiniGrid(Env):
         return ("minigrid",)
 
 
-def tokens(mission: str, length: int) -> NDArray[np.uint8]:
-    """The ids of a mission's words, [length], padded with 0. Raises Refused for unknown words and too many."""
+def tokenize_mission(mission: str, length: int) -> NDArray[np.uint8]:
+    """The ids of a mission's words, [length] uint8, padded with 0. Raises UserError for unknown or too many words."""
     words = re.findall("[a-z]+", mission.lower())
-    unknown = [word for word in words if word not in _IDS]
+    unknown = [word for word in words if word not in _WORD_IDS]
     if unknown:
-        raise Refused(f"mission {mission!r} has words that are not known: {', '.join(unknown)}; set env.mission=false")
+        raise UserError(f"mission {mission!r}: expected known words, got {', '.join(unknown)}; set env.mission=false")
     if len(words) > length:
-        raise Refused(f"mission {mission!r} has {len(words)} words: set env.mission_length to that or more")
+        raise UserError(
+            f"mission {mission!r}: expected at most {length} words, got {len(words)}; set a larger env.mission_length"
+        )
     ids = np.zeros(length, np.uint8)
-    ids[: len(words)] = [_IDS[word] for word in words]
+    ids[: len(words)] = [_WORD_IDS[word] for word in words]
     return ids
 
 
 def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
-    """An expert: the bot of BabyAI (Chevalier-Boisvert et al. 2019), which plans from what it has seen of the level.
+    """The bot of BabyAI (Chevalier-Boisvert et al. 2019), an expert that plans from the cells it has seen.
 
-    It advises another whose actions differ from its own. Where these have left it without a plan it begins anew, and
-    where the mission can no longer be done, for its box is open, it advises to be done. Raises Refused outside of
-    BabyAI.
+    It labels states that another policy visits. If the policy's actions have made its plan impossible, it plans anew;
+    if the mission can no longer be done, because its box was opened, it returns the action "done". Raises UserError for
+    an environment that is no level of BabyAI.
     """
     from minigrid.utils.baby_ai_bot import BabyAIBot, DisappearedBoxError
 
-    # It asserts what its plan took for granted, and looks up what is no longer there.
-    lost = (DisappearedBoxError, AssertionError, LookupError, AttributeError, TypeError)
+    # raised by the bot when its plan no longer fits the level
+    plan_errors = (DisappearedBoxError, AssertionError, LookupError, AttributeError, TypeError)
     level: Any = env.unwrapped
     try:
         bot: Any = BabyAIBot(env)  # type: ignore[no-untyped-call]
     except AttributeError as error:
-        raise Refused(f"{env} is no level of BabyAI, and its bot knows no others ({error}); take another") from error
+        raise UserError(
+            f"expert.script: expected a level of BabyAI for its bot, got {env} ({error}); choose another expert"
+        ) from error
 
-    def advise(obs: Any, before: Any) -> int:
+    def act(obs: Any, last_action: Any) -> int:
         nonlocal bot
-        for done in (before, None):
+        for action in (last_action, None):
             try:
-                return int(bot.replan(done))
-            except lost:
+                return int(bot.replan(action))
+            except plan_errors:
                 bot = BabyAIBot(env)  # type: ignore[no-untyped-call]
         return int(level.actions.done)
 
-    return advise
+    return act
 
 
 @final
-class _Observed(gym.Wrapper[Any, Any, Any, Any]):
-    """Words as ids, and success: an episode's reward, which comes only at its end, is positive."""
+class _TokenizedMission(gym.Wrapper[Any, Any, Any, Any]):
+    """Replaces the mission by word ids and reports success: a positive reward, which comes only at the end."""
 
     def __init__(self, env: gym.Env[Any, Any], length: int) -> None:
         super().__init__(env)
         self._length = length
         space = env.observation_space
         if not isinstance(space, gym.spaces.Dict) or "mission" not in space.spaces:
-            raise Refused(f"{env} is no level of MiniGrid: expected env.id=MiniGrid-… or BabyAI-…")
+            raise UserError(f"env.id: expected MiniGrid-… or BabyAI-…, got {env}")
         parts = {key: part for key, part in space.spaces.items() if key != "mission"}
         if length:
             parts["mission"] = gym.spaces.Box(0, len(VOCABULARY), (length,), np.uint8)
         self.observation_space = gym.spaces.Dict(parts)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        with redirect_stdout(None):  # BabyAI prints each level that it rejects
+        with redirect_stdout(None):  # BabyAI prints every level that it rejects
             obs, info = self.env.reset(seed=seed, options=options)
-        return self._shown(obs), info
+        return self._convert(obs), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._shown(obs), float(reward), terminated, truncated, info | {"success": float(reward) > 0}
+        return self._convert(obs), float(reward), terminated, truncated, info | {"success": float(reward) > 0}
 
-    def _shown(self, obs: dict[str, Any]) -> dict[str, Any]:
-        shown = {key: obs[key] for key in self.observation_space.spaces if key != "mission"}  # type: ignore[attr-defined]
-        return shown | {"mission": tokens(obs["mission"], self._length)} if self._length else shown
+    def _convert(self, obs: dict[str, Any]) -> dict[str, Any]:
+        parts = {key: obs[key] for key in self.observation_space.spaces if key != "mission"}  # type: ignore[attr-defined]
+        return parts | {"mission": tokenize_mission(obs["mission"], self._length)} if self._length else parts

@@ -1,4 +1,4 @@
-"""What an environment shows and takes, in the few forms that the rest of the library handles."""
+"""Observation and action spaces, reduced to the forms that the rest of the library handles."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 Array = NDArray[Any]
 
@@ -36,95 +36,97 @@ class Spaces(NamedTuple):
 
     @classmethod
     def from_json(cls, description: Mapping[str, Any]) -> Spaces:
-        """The spaces that `to_json` described. Raises Refused for anything else."""
+        """The spaces that `to_json` described. Raises UserError for anything else."""
         try:
             return cls(_from_json(description["observation"]), _from_json(description["action"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise Refused(
-                f"the description of an environment's spaces is damaged ({error!r}): expected what lfd wrote; "
-                "make the dataset or policy again"
+            raise UserError(
+                f"spaces: expected a description that lfd wrote, got a damaged one ({error!r}); make the dataset or "
+                "policy again"
             ) from error
 
 
-def simplified(observation: gym.Space[Any], action: gym.Space[Any], name: str) -> Spaces:
-    """The spaces of the environment `name` in our forms: dicts flattened, float32, actions one-dimensional.
+def simplify_spaces(observation: gym.Space[Any], action: gym.Space[Any], name: str) -> Spaces:
+    """The spaces of the environment `name`, simplified: dicts flattened, float32, actions one-dimensional.
 
-    Raises Refused for what has no such form.
+    Raises UserError for a space that cannot be simplified.
     """
     if isinstance(observation, gym.spaces.Dict):
-        parts = dict(_leaves(observation, (), name))
-        return Spaces(gym.spaces.Dict(parts), _action(action, name))
-    return Spaces(_observation(observation, f"{name}: the observation"), _action(action, name))
+        parts = dict(_flatten_space(observation, (), name))
+        return Spaces(gym.spaces.Dict(parts), _simplify_action(action, name))
+    return Spaces(_simplify_observation(observation, f"{name}: the observation"), _simplify_action(action, name))
 
 
-def flatten(observation: Any, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A nested dict observation as a flat one, under the keys that `simplified` gives."""
+def flatten_dict(observation: Any, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Flattens a nested dict observation; its keys are those of the space that `simplify_spaces` returns."""
     flat: dict[str, Any] = {}
     for key, value in observation.items():
         path = (*prefix, str(key))
-        flat |= flatten(value, path) if isinstance(value, Mapping) else {_joined(path): value}
+        flat |= flatten_dict(value, path) if isinstance(value, Mapping) else {_join_path(path): value}
     return flat
 
 
-def _joined(path: tuple[str, ...]) -> str:
-    # names of network modules, columns and files are made of it, and they forbid different characters
+def _join_path(path: tuple[str, ...]) -> str:
+    # the key names network modules, columns and files, each of which forbids other characters
     return re.sub(r"\W", "_", "_".join(path))
 
 
-def _leaves(space: gym.spaces.Dict, prefix: tuple[str, ...], name: str) -> list[tuple[str, gym.Space[Any]]]:
+def _flatten_space(space: gym.spaces.Dict, prefix: tuple[str, ...], name: str) -> list[tuple[str, gym.Space[Any]]]:
     leaves: list[tuple[str, gym.Space[Any]]] = []
     for key, part in space.spaces.items():
         path = (*prefix, str(key))
         if isinstance(part, gym.spaces.Dict):
-            leaves += _leaves(part, path, name)
+            leaves += _flatten_space(part, path, name)
         else:
-            leaves.append((_joined(path), _observation(part, f"{name}: observation {'.'.join(path)!r}")))
+            leaves.append((_join_path(path), _simplify_observation(part, f"{name}: observation {'.'.join(path)!r}")))
     keys = [key for key, _ in leaves]
     if len(set(keys)) < len(keys):
-        raise Refused(f"{name}: two observations would be called the same among {keys}: rename one with a wrapper")
+        raise UserError(
+            f"{name}: expected observations of different names, got {keys}; rename one with a gymnasium wrapper"
+        )
     return leaves
 
 
-def _observation(space: gym.Space[Any], what: str) -> gym.Space[Any]:
+def _simplify_observation(space: gym.Space[Any], name: str) -> gym.Space[Any]:
     if isinstance(space, gym.spaces.Box):
         if 0 in space.shape:
-            raise Refused(f"{what} is {space}, which holds no number: show at least one, by a gymnasium wrapper")
-        return _box(space, space.shape or (1,))
-    if _plain_discrete(space):
+            raise UserError(f"{name}: expected one number or more, got {space}; change it with a gymnasium wrapper")
+        return _simplify_box(space, space.shape or (1,))
+    if _is_discrete_from_zero(space):
         return gym.spaces.Discrete(int(space.n))
-    raise Refused(
-        f"{what} is a {_named(space)}, which no network here reads: expected Box, Discrete from 0 or a Dict of these; "
-        "convert it with a gymnasium wrapper"
+    raise UserError(
+        f"{name}: expected Box, Discrete from 0 or a Dict of these, got {_space_name(space)}; convert it with a "
+        "gymnasium wrapper"
     )
 
 
-def _action(space: gym.Space[Any], name: str) -> gym.Space[Any]:
+def _simplify_action(space: gym.Space[Any], name: str) -> gym.Space[Any]:
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         if 0 in space.shape or not (space.low < space.high).all():
-            raise Refused(
-                f"{name}: its actions are {space}, which leaves nothing to choose: expected one number or more, the "
-                "low bound of each below its high one; leave the others out with a gymnasium wrapper"
+            raise UserError(
+                f"{name}: the actions: expected one number or more, the low bound of each below its high bound, got "
+                f"{space}; leave the others out with a gymnasium wrapper"
             )
-        return _box(space, (int(np.prod(space.shape)),))
-    if _plain_discrete(space):
+        return _simplify_box(space, (int(np.prod(space.shape)),))
+    if _is_discrete_from_zero(space):
         return gym.spaces.Discrete(int(space.n))
-    raise Refused(
-        f"{name}: its actions are a {_named(space)}, which no algorithm here takes: expected Discrete from 0 or a Box "
-        "of floats; convert them with a gymnasium wrapper"
+    raise UserError(
+        f"{name}: the actions: expected Discrete from 0 or a Box of floats, got {_space_name(space)}; convert them "
+        "with a gymnasium wrapper"
     )
 
 
-def _plain_discrete(space: gym.Space[Any]) -> TypeGuard[gym.spaces.Discrete]:
+def _is_discrete_from_zero(space: gym.Space[Any]) -> TypeGuard[gym.spaces.Discrete]:
     return isinstance(space, gym.spaces.Discrete) and space.start == 0
 
 
-def _named(space: gym.Space[Any]) -> str:
+def _space_name(space: gym.Space[Any]) -> str:
     return str(space) if isinstance(space, gym.spaces.Discrete) else type(space).__name__
 
 
-def _box(space: gym.spaces.Box, shape: tuple[int, ...]) -> gym.spaces.Box:
+def _simplify_box(space: gym.spaces.Box, shape: tuple[int, ...]) -> gym.spaces.Box:
     dtype: Any = np.float32 if np.issubdtype(space.dtype, np.floating) else space.dtype
-    # the float64 limits of some spaces are beyond float32: they become infinite, which is what they mean
+    # float64 limits beyond float32 become infinite, which is what these spaces mean by them
     with np.errstate(over="ignore"):
         low, high = space.low.reshape(shape).astype(dtype), space.high.reshape(shape).astype(dtype)
     return gym.spaces.Box(low, high, dtype=dtype)
@@ -145,7 +147,7 @@ def _to_json(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def _bound_to_json(bound: Array) -> Any:
-    """One value where all are equal, as for pixels. JSON has no infinities: they are strings."""
+    """One value if all are equal, as for pixels, else a list. Infinities are strings, as JSON has none."""
     values = [value if np.isfinite(value) else str(value) for value in bound.ravel().tolist()]
     return values[0] if len(set(values)) == 1 else values
 

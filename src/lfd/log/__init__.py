@@ -1,4 +1,4 @@
-"""What a run says while it works: metrics.jsonl, its mirrors, and progress."""
+"""Output of a running run: metrics.jsonl, the sinks that mirror it, and progress."""
 
 from lfd.log.loggers import Logger, NoLogger, Tensorboard, Wandb
 from lfd.log.metrics import MetricsLog, Record, RunLog, read_records

@@ -1,4 +1,4 @@
-"""The configuration group `logger`: which sinks a run has."""
+"""The configuration group `logger`: the sinks of a run."""
 
 import os
 from abc import ABC, abstractmethod
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from importlib.util import find_spec
 
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.log.sinks import RunInfo, Sink
 from lfd.log.tensorboard_sink import TensorboardSink
 from lfd.log.wandb_sink import WandbSink
@@ -14,24 +14,24 @@ from lfd.log.wandb_sink import WandbSink
 
 @dataclass
 class Logger(ABC):
-    """Where a run's records go besides metrics.jsonl."""
+    """Sinks of a run's records besides metrics.jsonl."""
 
     @abstractmethod
     def open(self, info: RunInfo) -> list[Sink]:
-        """The sinks of this run; nothing is contacted or written before their first record."""
+        """Makes the sinks of a run. A sink connects and writes only when it gets its first record."""
 
 
 @dataclass
 class NoLogger(Logger):
-    """metrics.jsonl only."""
+    """Writes metrics.jsonl only."""
 
     def open(self, info: RunInfo) -> list[Sink]:
-        """No sink."""
+        """Makes no sink."""
         return []
 
 
 class WandbMode(Enum):
-    """online sends as it goes, offline keeps for `wandb sync`, disabled does nothing."""
+    """online sends records at once, offline stores them for `wandb sync`, disabled makes no sink."""
 
     online = "online"
     offline = "offline"
@@ -40,51 +40,44 @@ class WandbMode(Enum):
 
 @dataclass
 class Wandb(Logger):
-    """Weights & Biases."""
+    """Mirrors records, scores and films to Weights & Biases, one W&B run per run."""
 
-    mode: WandbMode = WandbMode.online  # online | offline (never dials out) | disabled
-    project: str = "lfd"
-    entity: str | None = None  # user or team; null is the account's default
-    tags: list[str] = field(default_factory=list)
+    mode: WandbMode = WandbMode.online  # online | offline (no network) | disabled
+    project: str = "lfd"  # project of the W&B run
+    entity: str | None = None  # user or team; null = the account's default
+    tags: list[str] = field(default_factory=list)  # tags of the W&B run
 
     def open(self, info: RunInfo) -> list[Sink]:
-        """One W&B run.
-
-        Raises:
-            Refused: `mode` is online and no API key is known.
-        """
+        """Makes one W&B run. Raises UserError if `mode` is online and there is no API key."""
         match self.mode:
             case WandbMode.disabled:
                 return []
             case WandbMode.online:
-                _need_key()
+                _require_api_key()
                 return [WandbSink(info, "online", self.project, self.entity, self.tags)]
             case WandbMode.offline:
                 return [WandbSink(info, "offline", self.project, self.entity, self.tags)]
 
 
-def _need_key() -> None:
-    # Without a key, wandb would stop and ask at a terminal, in the middle of a run.
+def _require_api_key() -> None:
+    # without a key wandb would ask for one at the terminal, in the middle of a run
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
 
     wandb.setup(settings=wandb.Settings(silent=True))
     if not wandb.login(prompt=False, verify=False):
-        raise Refused(
-            "logger=wandb has no API key: run `wandb login` once, or set logger.mode=offline and `wandb sync` later"
+        raise UserError(
+            "logger=wandb: expected an API key, found none; run `wandb login` once, or set logger.mode=offline and run "
+            "`wandb sync` later"
         )
 
 
 @dataclass
 class Tensorboard(Logger):
-    """TensorBoard event files in the run folder."""
+    """Mirrors records and films to TensorBoard event files in the run folder."""
 
     def open(self, info: RunInfo) -> list[Sink]:
-        """One folder of event files.
-
-        Raises:
-            Refused: TensorBoard is not installed.
-        """
+        """Makes one folder of event files. Raises UserError if TensorBoard is not installed."""
         if find_spec("tensorboard") is None:
-            raise Refused('logger=tensorboard needs TensorBoard: pip install -e ".[tensorboard]"')
+            raise UserError('logger=tensorboard: TensorBoard is not installed; pip install -e ".[tensorboard]"')
         return [TensorboardSink(info)]

@@ -1,4 +1,4 @@
-"""Mirrors of a run's records. metrics.jsonl is the truth; a sink only shows it elsewhere."""
+"""Sinks, which mirror the records of metrics.jsonl to another place."""
 
 from __future__ import annotations
 
@@ -12,39 +12,33 @@ from typing import Any, ClassVar, final
 @final
 @dataclass(frozen=True)
 class RunInfo:
-    """What a sink tells about a run before its first record.
+    """Description of a run for sinks."""
 
-    Args:
-        folder: the run folder; a sink keeps its own files inside.
-        config: the resolved configuration, JSON types only.
-        group: the sweep that this run is a job of; None for a single run.
-    """
-
-    folder: Path
-    config: Mapping[str, Any] = field(default_factory=dict)
-    group: str | None = None
+    folder: Path  # the run folder; a sink stores its files inside
+    config: Mapping[str, Any] = field(default_factory=dict)  # the resolved configuration, JSON types only
+    group: str | None = None  # id of the run's sweep; None for a single run
 
 
 class Sink(ABC):
-    """A mirror. It may raise anything: `RunLog` drops it then and the run goes on."""
+    """A mirror of a run's records. `RunLog` drops a sink that raises an error, and the run continues."""
 
     name: ClassVar[str]
 
     @abstractmethod
     def write(self, record: Mapping[str, Any]) -> None:
-        """Show one record; after a resume the records of the earlier sessions come again."""
+        """Adds one record; after a resume the records of earlier processes come again."""
 
     @abstractmethod
     def film(self, stage: str, path: Path) -> None:
-        """Show a stage's film, a GIF file."""
+        """Adds a stage's film, a GIF file."""
 
     @abstractmethod
     def finish(self, status: str, result: Mapping[str, Any]) -> None:
-        """The run ended as `status` ("done", "interrupted", "failed") with result.json's content, or {}."""
+        """Ends the run with a status ("done", "interrupted", "failed") and the content of result.json, or {}."""
 
 
-def metrics(record: Mapping[str, Any]) -> dict[str, float]:
-    """The record's numbers, each under its stage's name: `score` becomes `learn/score`, `learn/td` stays."""
+def stage_metrics(record: Mapping[str, Any]) -> dict[str, float]:
+    """The record's metrics, each under its stage's name: `score` becomes `learn/score`, `learn/bc/bc_loss` stays."""
     stage = record["stage"]
     return {
         key if key.startswith(f"{stage}/") else f"{stage}/{key}": value
@@ -53,8 +47,8 @@ def metrics(record: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def axis(record: Mapping[str, Any]) -> str | None:
-    """What to draw over: `env_steps` where the stage interacts, else gradient steps; None while both stand at zero."""
+def x_axis(record: Mapping[str, Any]) -> str | None:
+    """Key of the x axis: `env_steps` if the stage interacts, otherwise `step`; None while both are 0."""
     if record.get("env_steps"):
         return "env_steps"
     return "step" if record.get("step") else None

@@ -1,4 +1,4 @@
-"""TensorBoard event files in the run folder."""
+"""The TensorBoard sink: event files in the run folder."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
-from lfd.log.sinks import RunInfo, Sink, axis, metrics
+from lfd.log.sinks import RunInfo, Sink, stage_metrics, x_axis
 
 
 @final
 class TensorboardSink(Sink):
-    """Scalars over env steps where a stage interacts, else over gradient steps; films as animated images.
+    """Writes scalars over env steps if the stage interacts, otherwise over gradient steps; films as animated images.
 
-    The event files are written anew in every process, since the records of earlier sessions come again: no point
-    stands twice. They are written here and not by TensorBoard's own writer, whose thread prints a traceback where a
-    disk is full.
+    Every process replaces the event files, as the records of earlier processes come again and no point may stand
+    twice. TensorBoard's own writer is not used, as its thread prints a traceback when the disk is full.
     """
 
     name = "tensorboard"
@@ -29,14 +28,14 @@ class TensorboardSink(Sink):
         self._writer: Any = None
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Add every number of the record."""
+        """Adds every metric of the record."""
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
-        values = [Summary.Value(tag=key, simple_value=value) for key, value in metrics(record).items()]
-        self._add(summary=Summary(value=values), step=record.get(axis(record) or "step", 0))
+        values = [Summary.Value(tag=key, simple_value=value) for key, value in stage_metrics(record).items()]
+        self._add(summary=Summary(value=values), step=record.get(x_axis(record) or "step", 0))
 
     def film(self, stage: str, path: Path) -> None:
-        """Add the GIF's bytes as they are: TensorBoard animates them, and `add_video` would need one more package."""
+        """Adds the bytes of the GIF, which TensorBoard animates; `add_video` would need another package."""
         from PIL import Image
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -46,7 +45,7 @@ class TensorboardSink(Sink):
         self._add(summary=Summary(value=[Summary.Value(tag=f"{stage}/film", image=picture)]))
 
     def finish(self, status: str, result: Mapping[str, Any]) -> None:
-        """Close the file."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
 

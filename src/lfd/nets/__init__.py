@@ -1,4 +1,4 @@
-"""Networks by observation: an encoder for what the space is, then a head."""
+"""Networks: an encoder for the observation space, then a head."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from lfd.batch import Observation
-from lfd.errors import Refused
-from lfd.log.progress import tell_once
+from lfd.errors import UserError
+from lfd.log.progress import print_message_once
 
 
 class Activation(Enum):
+    """Activation of hidden layers."""
+
     relu = "relu"
     tanh = "tanh"
 
@@ -23,9 +25,9 @@ _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {Activation.relu: nn.R
 
 
 def mlp(sizes: Sequence[int], activation: Activation, layer_norm: bool = False) -> nn.Sequential:
-    """Linear layers of these sizes with the activation, and if told so a LayerNorm behind it, between them."""
+    """Linear layers [B, sizes[0]] -> [B, sizes[-1]] with activations, each followed by a LayerNorm if requested."""
     if min(sizes) < 1:
-        raise Refused(f"layers of {list(sizes)} units; 1 or more in each are expected, as in hidden=[64,64]")
+        raise UserError(f"hidden: expected 1 or more units per layer, as in hidden=[64,64], got {list(sizes[1:-1])}")
     layers: list[nn.Module] = []
     for index, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         layers += [nn.Linear(inputs, outputs)]
@@ -37,7 +39,7 @@ def mlp(sizes: Sequence[int], activation: Activation, layer_norm: bool = False) 
 
 
 def orthogonal(net: nn.Module, last_gain: float) -> None:
-    """Orthogonal weights of gain sqrt 2, `last_gain` in the last layer, zero biases (Andrychowicz et al. 2021)."""
+    """Sets orthogonal weights of gain sqrt 2, `last_gain` in the last layer, zero biases (Andrychowicz et al. 2021)."""
     layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
     for layer in layers:
         nn.init.orthogonal_(layer.weight, last_gain if layer is layers[-1] else math.sqrt(2))
@@ -45,16 +47,16 @@ def orthogonal(net: nn.Module, last_gain: float) -> None:
             nn.init.zeros_(layer.bias)
 
 
-def silence(net: nn.Sequential) -> None:
-    """Zero weights and biases in the last layer: the answer is 0 whatever is asked, until the first gradient step."""
+def zero_init_output(net: nn.Sequential) -> None:
+    """Sets weights and biases of the last layer to zero: the output is 0 until the first gradient step."""
     last = net[-1]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
 
 
-class Flat(nn.Module):
-    """Any numeric array as a float vector."""
+class Flatten(nn.Module):
+    """Any numeric array [B, ...] as a float vector [B, n]."""
 
     recordable = True
 
@@ -68,7 +70,7 @@ class Flat(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Integers below n as one-hot vectors."""
+    """Integers [B] below n as one-hot vectors [B, n]."""
 
     recordable = True
 
@@ -83,8 +85,8 @@ class OneHot(nn.Module):
 class NatureCNN(nn.Module):
     """Bytes [B, C, H, W] or [B, H, W, C] -> 512 features (Mnih et al. 2015, extended data table 1).
 
-    Grey pictures [B, H, W] have one channel; where several axes are beside the sides, as in a stack of colours
-    [B, T, H, W, C], all of them together are the channels.
+    Gray images [B, H, W] have one channel; several axes besides height and width, as in a stack of color images
+    [B, T, H, W, C], are combined to channels.
     """
 
     recordable = True
@@ -112,7 +114,7 @@ class NatureCNN(nn.Module):
         lead = x.shape[: -self.axes]
         frames = x.reshape(-1, *x.shape[-self.axes :])
         if self.order != tuple(range(self.axes)):
-            # With the colours of a pixel side by side a CPU learns from frames up to 1.4 times as fast.
+            # with adjacent channels a CPU trains up to 1.4 times as fast
             frames = frames.permute(0, *(1 + axis for axis in self.order)).contiguous()
         frames = frames.reshape(-1, *self.size, self.channels)
         frames = (frames.float() / 255).permute(0, 3, 1, 2)
@@ -121,7 +123,7 @@ class NatureCNN(nn.Module):
 
 
 class DictEncoder(nn.Module):
-    """Every key by the encoder of its space, side by side."""
+    """A Dict observation: the features of every key by the encoder of its space, concatenated to [B, features]."""
 
     recordable = True
 
@@ -134,17 +136,17 @@ class DictEncoder(nn.Module):
         return torch.cat([encoder(x[name]) for name, encoder in self.encoders.items()], dim=-1)
 
 
-_LEAST_SIDE = 36  # pixels that the Nature CNN needs
-_PICTURE = 1_000  # numbers from which on an array that no convolution reads is told of
+_MIN_SIDE = 36  # pixels, minimum height and width for the Nature CNN
+_LARGE_ARRAY = 1_000  # numbers from which a message says that an array is read without convolutions
 
 
 def picture_sides(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """The axes that are a picture's height and width, if there are such.
+    """The axes of an image's height and width, or None.
 
-    They are neighbours of 36 pixels or more, those with the least beside them: whatever else an observation has,
-    channels and frames of a stack, it has fewer of them than pixels.
+    They are neighboring axes of 36 pixels or more; of several such pairs, the one with the fewest numbers on the other
+    axes, as an observation has fewer channels and stacked frames than pixels.
     """
-    pairs = [(axis, axis + 1) for axis in reversed(range(len(shape) - 1)) if min(shape[axis : axis + 2]) >= _LEAST_SIDE]
+    pairs = [(axis, axis + 1) for axis in reversed(range(len(shape) - 1)) if min(shape[axis : axis + 2]) >= _MIN_SIDE]
     if len(shape) > 4 or not pairs:
         return None
     return min(pairs, key=lambda pair: _count(shape, [axis for axis in range(len(shape)) if axis not in pair]))
@@ -155,16 +157,17 @@ def _count(shape: tuple[int, ...], axes: list[int]) -> int:
 
 
 def is_frames(space: gym.Space[Any]) -> bool:
-    """Is this a picture of bytes, or a stack of them, large enough for the Nature CNN?"""
+    """True for an image of bytes, or a stack of them, that is large enough for the Nature CNN."""
     return isinstance(space, gym.spaces.Box) and space.dtype == "uint8" and picture_sides(space.shape) is not None
 
 
 def has_frames(space: gym.Space[Any]) -> bool:
+    """True if the space, or a part of it, `is_frames`."""
     return any(map(is_frames, space.values())) if isinstance(space, gym.spaces.Dict) else is_frames(space)
 
 
 def encoder(space: gym.Space[Any]) -> nn.Module:
-    """The encoder of an observation space; raises Refused for spaces that have none."""
+    """The encoder of an observation space. Raises UserError for spaces that have none."""
     if isinstance(space, gym.spaces.Dict):
         return DictEncoder({name: encoder(part) for name, part in space.items()})
     if isinstance(space, gym.spaces.Discrete):
@@ -172,26 +175,26 @@ def encoder(space: gym.Space[Any]) -> nn.Module:
     if is_frames(space):
         return NatureCNN(tuple(space.shape or ()))
     if isinstance(space, gym.spaces.Box):
-        if len(space.shape) > 1 and math.prod(space.shape) >= _PICTURE:
-            tell_once(
+        if len(space.shape) > 1 and math.prod(space.shape) >= _LARGE_ARRAY:
+            print_message_once(
                 f"an observation {list(space.shape)} {space.dtype} is read as a vector of {math.prod(space.shape)} "
-                f"numbers: convolutions read pictures of uint8 with sides of {_LEAST_SIDE} pixels or more"
+                f"numbers: convolutions read pictures of uint8 with sides of {_MIN_SIDE} pixels or more"
             )
-        return Flat(space.shape)
-    raise Refused(f"no network for the observation space {space}; Box, Discrete or a Dict of these is expected")
+        return Flatten(space.shape)
+    raise UserError(f"the observation space: expected Box, Discrete or a Dict of these, got {space}")
 
 
 def features_of(module: nn.Module) -> int:
-    """How many features an encoder gives."""
+    """The number of features that an encoder returns."""
     features = module.features
     assert isinstance(features, int)
     return features
 
 
 class Net(nn.Module):
-    """Encoder, then an MLP over its features beside further vectors (actions) -> [B, outputs].
+    """An encoder, then an MLP of its features and further vectors [B, n] such as actions -> [B, outputs].
 
-    Vectors [K, B, n] are K of each observation [B, ...], which is encoded once -> [K, B, outputs].
+    With vectors [K, B, n], K of each observation [B, ...], the observation is encoded once -> [K, B, outputs].
     """
 
     recordable = True
@@ -208,7 +211,7 @@ class Net(nn.Module):
         super().__init__()
         self.encoder = encoder(space) if isinstance(space, gym.Space) else nn.Identity()
         features = features_of(self.encoder) if isinstance(space, gym.Space) else space
-        # The Nature CNN ends in a layer of 512 of its own: the head on it is linear, as in the papers.
+        # the Nature CNN ends in a hidden layer of 512 units, and its head is linear, as in the papers
         layers = [] if isinstance(space, gym.Space) and is_frames(space) else hidden
         self.head = mlp([features + extra, *layers, outputs], activation, layer_norm)
 
@@ -220,8 +223,8 @@ class Net(nn.Module):
         return result
 
 
-class Parameter(nn.Module):
-    """One learnt number: a temperature, a multiplier."""
+class Scalar(nn.Module):
+    """One trained number [], such as a temperature or a multiplier."""
 
     recordable = True
 

@@ -1,4 +1,4 @@
-"""curves.png: how every fit stage learnt."""
+"""curves.png: the learning curves of every training stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lfd.report.table import number
+from lfd.report.table import format_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 Records = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
 
-_SCORE = 0  # the score's place in a row's mosaic; no loss is called 0
-_LOSSES = 4  # panels beside the score
-_MARKED = 40  # evaluations; with more, a dot each would be a band
+_SCORE = 0  # key of the score's panel in a row's mosaic; the keys of losses are strings
+_MAX_LOSSES = 4  # panels of losses beside the score
+_MAX_MARKERS = 40  # evaluations; with more of them dots would merge into a band
 INK, GREY, LINE = "#1f2933", "#6b7785", "#0b5394"
-# Distinct in print: each reference has its own dashes.
+# each reference has its own dashes, so that they differ in black and white
 _DASHES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (0, (8, 3)),
     (0, (1, 2)),
@@ -46,17 +46,17 @@ STYLE = {
 }
 
 
-def curves(records_by_stage: Mapping[str, Records], path: Path, references: Mapping[str, float] | None = None) -> None:
-    """Draw the learning curves: a row a stage, the score with its spread on the left, losses small beside it.
+def draw_curves(
+    records_by_stage: Mapping[str, Records], path: Path, references: Mapping[str, float] | None = None
+) -> None:
+    """Draws the learning curves to the PNG `path`: one row per stage, with the score and small panels of losses.
 
-    The score is over env steps where the stage interacts, else over gradient steps; its spread is the standard
-    deviation over the evaluation's episodes. Losses are the first four metrics named `<stage>/<loss>`; deeper names
-    (`<stage>/<loss>/<detail>`) are details and left out.
+    The score is drawn over env steps if the stage interacts, otherwise over gradient steps, with the standard deviation
+    over the evaluation's episodes. Losses are the first four metrics named `<stage>/<loss>`; deeper names
+    (`<stage>/<loss>/<detail>`) are left out.
 
-    Args:
-        records_by_stage: the records of each fit stage; a stage with nothing to draw is left out.
-        path: the PNG to write.
-        references: mean returns to draw as lines across, such as {"expert": 500.0, "random": 22.3}.
+    `records_by_stage` holds the records of each training stage; a stage without scores and losses is left out.
+    `references` are mean returns to draw as horizontal lines, such as {"expert": 500.0, "random": 22.3}.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -72,17 +72,17 @@ def curves(records_by_stage: Mapping[str, Records], path: Path, references: Mapp
             row.suptitle(name, x=0.012, ha="left", fontsize=12, fontweight="bold", color=INK)
             _draw_stage(row, name, records, references)
         if not stages:
-            figure.text(0.5, 0.5, "No curve: no stage of this run has learnt anything.", ha="center", color=GREY)
+            figure.text(0.5, 0.5, "No curves: no stage of this run has trained.", ha="center", color=GREY)
         figure.savefig(path, format="png")
 
 
 def _draw_stage(row: SubFigure, name: str, records: Records, references: Mapping[str, float]) -> None:
     losses = _losses(name, records)
-    small = list(losses) + [None] * (len(losses) > 2 and len(losses) % 2)
-    lines = [small] if len(small) <= 2 else [small[:2], small[2:]]
-    wide = [_SCORE] * (4 - len(lines[0])) if _score(records)[0] else []
-    panels = row.subplot_mosaic([[*wide, *line] for line in lines], empty_sentinel=None)
-    if wide:
+    loss_panels = list(losses) + [None] * (len(losses) > 2 and len(losses) % 2)
+    lines = [loss_panels] if len(loss_panels) <= 2 else [loss_panels[:2], loss_panels[2:]]
+    score_panels = [_SCORE] * (4 - len(lines[0])) if _score(records)[0] else []
+    panels = row.subplot_mosaic([[*score_panels, *line] for line in lines], empty_sentinel=None)
+    if score_panels:
         _draw_score(panels[_SCORE], name, records, references)
     for loss, points in losses.items():
         panel = panels[loss]
@@ -99,17 +99,17 @@ def _draw_stage(row: SubFigure, name: str, records: Records, references: Mapping
 def _draw_score(panel: Axes, name: str, records: Records, references: Mapping[str, float]) -> None:
     steps, scores = _score(records)
     label = name
-    spreads = [record["score_std"] for record in records if record.get("score_std") is not None]
-    if len(spreads) == len(scores):
-        low = [score - spread for score, spread in zip(scores, spreads, strict=True)]
-        high = [score + spread for score, spread in zip(scores, spreads, strict=True)]
+    deviations = [record["score_std"] for record in records if record.get("score_std") is not None]
+    if len(deviations) == len(scores):
+        low = [score - deviation for score, deviation in zip(scores, deviations, strict=True)]
+        high = [score + deviation for score, deviation in zip(scores, deviations, strict=True)]
         panel.fill_between(steps, low, high, color=LINE, alpha=0.15, linewidth=0)
         label = f"{name} ± sd over episodes"
-    marker = "o" if len(scores) <= _MARKED else None
+    marker = "o" if len(scores) <= _MAX_MARKERS else None
     panel.plot(steps, scores, color=LINE, linewidth=1.8, marker=marker, markersize=3.5, label=label)
     for (policy, value), dashes in zip(references.items(), cycle(_DASHES), strict=False):
         if policy != name:
-            panel.axhline(value, color=INK, linewidth=1.1, linestyle=dashes, label=f"{policy} {number(value)}")
+            panel.axhline(value, color=INK, linewidth=1.1, linestyle=dashes, label=f"{policy} {format_number(value)}")
     panel.set_xlabel("environment steps" if _interacts(records) else "gradient steps")
     panel.set_ylabel("mean return of an evaluation")
     panel.xaxis.set_major_formatter(_compact)
@@ -134,12 +134,14 @@ def _score(records: Records) -> Points:
 
 
 def _losses(stage: str, records: Records) -> dict[str, Points]:
-    found: dict[str, Points] = {}
+    losses: dict[str, Points] = {}
     for record in records:
         for key, value in record.items():
             prefix, _, loss = key.partition("/")
-            if prefix == stage and loss and "/" not in loss and value is not None:
-                steps, values = found.setdefault(loss, ([], []))
+            depth = loss.count("/")
+            is_drawn = loss and (depth == 0 or (depth == 1 and loss.endswith("_loss")))
+            if prefix == stage and is_drawn and value is not None:
+                steps, values = losses.setdefault(loss, ([], []))
                 steps.append(record["step"])
                 values.append(value)
-    return dict(list(found.items())[:_LOSSES])
+    return dict(list(losses.items())[:_MAX_LOSSES])

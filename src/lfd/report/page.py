@@ -1,4 +1,4 @@
-"""The pieces of a self-contained page: one look, light and dark, no network."""
+"""Parts of self-contained HTML pages: one style sheet, light and dark, without network."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, final
 
-_LOOK = """
+_STYLESHEET = """
 :root { color-scheme: light dark; --paper: #fff; --ink: #1f2933; --soft: #5f6b78; --rule: #e1e6eb; --tint: #f4f6f8;
   --line: #0b5394; --bad: #a61b1b; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14181d; --ink: #e3e8ed; --soft: #97a3b0; --rule: #2c343d;
@@ -48,54 +48,61 @@ svg .dot { fill: var(--line); fill-opacity: 0.55; }
 
 @final
 class Html(str):
-    """Text that is markup already and is not escaped again."""
+    """Text that is markup and is not escaped again."""
 
 
-def mark(cell: str) -> str:
-    """The cell as markup."""
+def to_markup(cell: str) -> str:
+    """The cell as markup: escaped, unless it is `Html`."""
     return cell if isinstance(cell, Html) else escape(cell)
 
 
-def page(title: str, body: Sequence[str]) -> str:
-    """A whole page."""
+def html_page(title: str, body: Sequence[str]) -> str:
+    """A whole page; the items of `body` are markup."""
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_LOOK}</style>\n" + "\n".join(body) + "\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLESHEET}</style>\n" + "\n".join(body) + "\n</html>\n"
     )
 
 
 def rows_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, first: bool = False) -> Html:
-    """A table; the first `left` columns flush left, the first row bold if `first`."""
+    """A table whose first `left` columns are aligned left and whose first row is bold if `first`."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
-        return "".join(f"<{tag}{' class=left' * (i < left)}>{mark(cell)}</{tag}>" for i, cell in enumerate(cells))
+        return "".join(f"<{tag}{' class=left' * (i < left)}>{to_markup(cell)}</{tag}>" for i, cell in enumerate(cells))
 
     body = "\n".join(f"<tr{' class=first' * (first and i == 0)}>{line('td', row)}</tr>" for i, row in enumerate(rows))
     head = f"<thead><tr>{line('th', headings)}</tr></thead>"
     return Html(f"<div class=wide><table>{head}\n<tbody>{body}</tbody></table></div>")
 
 
-def facts(things: Mapping[str, Any]) -> Html:
-    """Names and values; an inner mapping of plain values stays one row, a deeper one becomes `outer · inner` rows."""
-    rows = "\n".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in _flat(things))
+def facts_table(facts: Mapping[str, Any]) -> Html:
+    """A table of names and values; a mapping of values is one row, a deeper one becomes rows `outer · inner`."""
+    rows = "\n".join(
+        f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in _flatten_rows(facts)
+    )
     return Html(f"<table class=facts>{rows}</table>")
 
 
-def _flat(things: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for name, value in things.items():
+def _flatten_rows(facts: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for name, value in facts.items():
         if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
-            found += _flat(value, f"{prefix}{name} · ")
+            rows += _flatten_rows(value, f"{prefix}{name} · ")
         elif isinstance(value, Mapping):
-            found.append((f"{prefix}{name}", ", ".join(f"{inner} {text(it)}" for inner, it in value.items()) or "–"))
+            rows.append(
+                (
+                    f"{prefix}{name}",
+                    ", ".join(f"{inner} {format_value(inner_value)}" for inner, inner_value in value.items()) or "–",
+                )
+            )
         else:
-            found.append((f"{prefix}{name}", text(value)))
-    return found
+            rows.append((f"{prefix}{name}", format_value(value)))
+    return rows
 
 
-def text(value: Any) -> str:
-    """A JSON value for a reader."""
+def format_value(value: Any) -> str:
+    """A JSON value as text."""
     match value:
         case str():
             return value
@@ -111,31 +118,31 @@ def text(value: Any) -> str:
             return json.dumps(value)
 
 
-def details(summary: str, body: str) -> Html:
-    """A folded section; `body` is markup."""
+def details_section(summary: str, body: str) -> Html:
+    """A collapsed section; `body` is markup."""
     return Html(f"<details><summary>{escape(summary)}</summary>{body}</details>")
 
 
-def code(block: str) -> Html:
-    """A block of text as it is."""
+def code_block(block: str) -> Html:
+    """A preformatted block of text."""
     return Html(f"<pre>{escape(block)}</pre>")
 
 
-def strip(
+def range_plot(
     domain: tuple[float, float], mean: float | None, ends: tuple[float, float] | None = None, dots: Sequence[float] = ()
 ) -> Html:
-    """A small picture on the axis `domain`: the range between `ends`, dots, and a tick at the mean."""
+    """A small picture over the range `domain`: a line between `ends`, dots, and a tick at the mean."""
     width, height, middle = 180, 16, 8
     low, high = domain
     scale = width / (high - low) if high > low else 0.0
 
-    def at(value: float) -> str:
+    def x(value: float) -> str:
         return f"{(value - low) * scale:.1f}"
 
     shapes = [f"<line class=track x1=0 x2={width} y1={middle} y2={middle} />"]
     if ends is not None:
-        shapes.append(f"<line class=range x1={at(ends[0])} x2={at(ends[1])} y1={middle} y2={middle} />")
-    shapes += [f"<circle class=dot cx={at(dot)} cy={middle} r=4 />" for dot in dots]
+        shapes.append(f"<line class=range x1={x(ends[0])} x2={x(ends[1])} y1={middle} y2={middle} />")
+    shapes += [f"<circle class=dot cx={x(dot)} cy={middle} r=4 />" for dot in dots]
     if mean is not None:
-        shapes.append(f"<line class=mean x1={at(mean)} x2={at(mean)} y1=2 y2={height - 2} />")
+        shapes.append(f"<line class=mean x1={x(mean)} x2={x(mean)} y1=2 y2={height - 2} />")
     return Html(f"<svg width={width} height={height} aria-hidden=true>{''.join(shapes)}</svg>")

@@ -1,4 +1,4 @@
-"""Tables of numbers, for the console and the pages."""
+"""Tables of numbers for the console and the pages."""
 
 from __future__ import annotations
 
@@ -6,87 +6,87 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-MISSING = "–"
-Row = Mapping[str, Any]
+NO_VALUE = "–"
+ScoreRow = Mapping[str, Any]
 
 
-def number(value: float | None) -> str:
-    """One decimal from 10 on, three significant digits below; a dash where there is none."""
+def format_number(value: float | None) -> str:
+    """One decimal from 10 on, three significant digits below; a dash for None."""
     if value is None:
-        return MISSING
+        return NO_VALUE
     return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
 
 
-def share(value: float | None) -> str:
-    """A share of 1 as per cent, one decimal."""
-    return MISSING if value is None else f"{value:.1%}"
+def format_percent(value: float | None) -> str:
+    """A share from 0 to 1 as a percentage with one decimal."""
+    return NO_VALUE if value is None else f"{value:.1%}"
 
 
-def spread(mean: float | None, deviation: float | None) -> str:
-    """Mean ± deviation, both with the mean's decimals; the mean alone where there is no deviation."""
+def format_mean_std(mean: float | None, deviation: float | None) -> str:
+    """Mean ± deviation, both with the mean's decimals; the mean alone without a deviation."""
     if mean is None or deviation is None:
-        return number(mean)
+        return format_number(mean)
     return f"{mean:,.1f} ± {deviation:.1f}" if abs(mean) >= 10 or deviation >= 10 else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """low .. high."""
-    return MISSING if low is None or high is None else f"{number(low)} .. {number(high)}"
+def format_interval(low: float | None, high: float | None) -> str:
+    """low .. high; a dash if one is None."""
+    return NO_VALUE if low is None or high is None else f"{format_number(low)} .. {format_number(high)}"
 
 
 @final
 @dataclass(frozen=True)
-class Column:
-    """A column: its heading, and its cell for one policy's scores."""
+class ScoreColumn:
+    """A column: its heading, and the function from one policy's scores to its cell."""
 
     heading: str
-    cell: Callable[[Row], str]
+    cell: Callable[[ScoreRow], str]
 
 
-SCORES = (
-    Column("return", lambda s: spread(s.get("return_mean"), s.get("return_std"))),
-    Column("min .. max", lambda s: interval(s.get("return_min"), s.get("return_max"))),
-    Column("episodes", lambda s: MISSING if s.get("episodes") is None else f"{s['episodes']:,}"),
-    Column("normalized", lambda s: share(s.get("normalized"))),
-    Column("success", lambda s: share(s.get("success_rate"))),
-    Column("last 5", lambda s: number(s.get("last5_mean"))),
-    Column("FQE value", lambda s: number(s.get("fqe_mean"))),
-    Column("± 2 sd of members", lambda s: interval(s.get("fqe_low"), s.get("fqe_high"))),
-    Column("discounted return", lambda s: number(s.get("discounted_mean"))),
+SCORE_COLUMNS = (
+    ScoreColumn("return", lambda s: format_mean_std(s.get("return_mean"), s.get("return_std"))),
+    ScoreColumn("min .. max", lambda s: format_interval(s.get("return_min"), s.get("return_max"))),
+    ScoreColumn("episodes", lambda s: NO_VALUE if s.get("episodes") is None else f"{s['episodes']:,}"),
+    ScoreColumn("normalized", lambda s: format_percent(s.get("normalized"))),
+    ScoreColumn("success", lambda s: format_percent(s.get("success_rate"))),
+    ScoreColumn("last 5", lambda s: format_number(s.get("last5_mean"))),
+    ScoreColumn("FQE value", lambda s: format_number(s.get("fqe_mean"))),
+    ScoreColumn("± 2 sd of members", lambda s: format_interval(s.get("fqe_low"), s.get("fqe_high"))),
+    ScoreColumn("discounted return", lambda s: format_number(s.get("discounted_mean"))),
 )
 
 
-REWARDS = (
-    Column("episodes", lambda s: f"{s['episodes']:,}"),
-    Column("pairs", lambda s: f"{s['pairs']:,}"),
-    Column("right", lambda s: share(s["accuracy"])),
-    Column("margin", lambda s: number(s["margin"])),
-    Column("Pearson", lambda s: number(s["pearson"])),
-    Column("Spearman", lambda s: number(s["spearman"])),
-    Column("calibration error", lambda s: number(s.get("calibration_error"))),
-    Column("of a step", lambda s: spread(s["reward_mean"], s["reward_std"])),
+REWARD_COLUMNS = (
+    ScoreColumn("episodes", lambda s: f"{s['episodes']:,}"),
+    ScoreColumn("pairs", lambda s: f"{s['pairs']:,}"),
+    ScoreColumn("right", lambda s: format_percent(s["accuracy"])),
+    ScoreColumn("margin", lambda s: format_number(s["margin"])),
+    ScoreColumn("Pearson", lambda s: format_number(s["pearson"])),
+    ScoreColumn("Spearman", lambda s: format_number(s["spearman"])),
+    ScoreColumn("calibration error", lambda s: format_number(s.get("calibration_error"))),
+    ScoreColumn("of a step", lambda s: format_mean_std(s["reward_mean"], s["reward_std"])),
 )
 
 
-def reward_rows(rewards: Mapping[str, Mapping[str, Row]]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of what was found of learnt rewards: a row for each and each dataset."""
+def reward_rows(rewards: Mapping[str, Mapping[str, ScoreRow]]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of the scores of learned rewards, one row per reward and dataset."""
     rows = [
-        [name, data, *(column.cell(numbers) for column in REWARDS)]
+        [name, data, *(column.cell(numbers) for column in REWARD_COLUMNS)]
         for name, by_data in rewards.items()
         for data, numbers in by_data.items()
     ]
-    return ["reward", "on", *(column.heading for column in REWARDS)], rows
+    return ["reward", "on", *(column.heading for column in REWARD_COLUMNS)], rows
 
 
-def score_rows(scores: Mapping[str, Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells of a run's scores; a column that nobody fills is left out."""
-    columns = [column for column in SCORES if any(column.cell(score) != MISSING for score in scores.values())]
+def score_rows(scores: Mapping[str, ScoreRow]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of a run's scores, one row per policy; an empty column is left out."""
+    columns = [column for column in SCORE_COLUMNS if any(column.cell(score) != NO_VALUE for score in scores.values())]
     rows = [[policy, *(column.cell(score) for column in columns)] for policy, score in scores.items()]
     return ["policy", *(column.heading for column in columns)], rows
 
 
-def align(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Text columns, the first `left` of them flush left and the rest flush right."""
+def align_columns(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A text table whose first `left` columns are aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -97,16 +97,14 @@ def align(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1)
     return "\n".join([line(headings), "  ".join("─" * width for width in widths), *map(line, rows)])
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The console table of a run's scores.
+def result_table(result: Mapping[str, Any]) -> str:
+    """The console table of a run's scores, and below it that of its learned rewards.
 
-    Args:
-        result: result.json's content. Of `scores`, each policy may have return_mean, return_std, return_min,
-            return_max, episodes, normalized (0 is random, 1 is the expert; D4RL's scale over 100), success_rate (0..1),
-            last5_mean (mean return of the last five evaluations in training); fqe_mean, fqe_low, fqe_high (the
-            discounted return from start states as FQE estimates it); discounted_mean (the true one of data). `rewards`
-            stand below, where there are any.
+    `result` is the content of result.json. Of `scores`, each policy may have return_mean, return_std, return_min,
+    return_max, episodes, normalized (0 is random, 1 is the expert; D4RL's scale over 100), success_rate (0 to 1),
+    last5_mean (mean return of the last five evaluations in training); fqe_mean, fqe_low, fqe_high (the discounted
+    return from start states as FQE estimates it); discounted_mean (the discounted return in the data).
     """
-    scores = align(*score_rows(result["scores"]))
+    scores = align_columns(*score_rows(result["scores"]))
     rewards = result.get("rewards")
-    return f"{scores}\n\n{align(*reward_rows(rewards), left=2)}" if rewards else scores
+    return f"{scores}\n\n{align_columns(*reward_rows(rewards), left=2)}" if rewards else scores

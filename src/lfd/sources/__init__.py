@@ -1,4 +1,8 @@
-"""Where batches come from."""
+"""Sources of batches.
+
+A `Source` is a configuration; `Source.open` returns a `Stream`, which returns batches. A stream that acts in
+environments is a `Collector`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -9,155 +13,195 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents import REWARD, Agent
+from lfd.agents import Agent
 from lfd.batch import Batch
-from lfd.data import Dataset
 from lfd.envs import Env
-from lfd.experts import Expert
+from lfd.sources.use import SourceUse
 
 
-@dataclass
-class World:
-    """What a source finds when it is opened."""
+@dataclass(kw_only=True)
+class SourceContext:
+    """Everything that a source needs when it is opened."""
 
-    name: str  # its own
-    env: Env | None
-    agents: Sequence[Agent]  # the learner's members, by which environments are acted in
-    datasets: Mapping[str, Dataset]  # products by stage
-    experts: Mapping[str, Expert]  # likewise
-    sources: Mapping[str, "Source"]  # its neighbours
-    columns: frozenset[str]  # that somebody reads
-    batch: int  # rows a gradient step, for each member
-    gamma: float
+    name: str  # name of the source in the algorithm's `sources`
+    agents: Sequence[Agent]  # members of the learner, which act in environments
+    products: Mapping[str, Any]  # stage -> its `Dataset` or `Expert`
+    sources: Mapping[str, "Source"]  # all sources of the algorithm by name; a mix opens some of them
+    columns: frozenset[str]  # columns of a batch that some loss reads
+    batch: int  # rows in a gradient step, for each member
+    sequence: int = 1  # consecutive rows in a sequence; a batch has batch // sequence sequences
+    gamma: float  # discount of an environment step
     seed: int
-    folder: Path  # for what must survive a kill
-    kept: Path  # for what stays with the product
-    boundary: int  # gradient steps from one boundary to the next, or a few more
     device: torch.device
-    sequence: int = 1  # rows in a row
-    distinct: bool = False  # is no row to stand twice in a batch?
-    stopping: Callable[[], bool] = lambda: False  # has somebody asked the run to stop?
-    # Shows what is done beside gradient steps, how much of how much; "" when these go on: see `Progress.doing`.
-    doing: Callable[..., None] = lambda *told: None
+    env: Env | None  # None offline; sources that do not act read its `sign_reward` only
+    # Only collectors read the fields below.
+    folder: Path  # files that a resumed training needs; deleted with the checkpoints of the training
+    product_folder: Path  # files that are stored with the product
+    reset_every: int  # maximum number of gradient steps between resets of the environments
+    stopping: Callable[[], bool] = lambda: False  # True once the run was asked to stop
+    set_activity: Callable[..., None] = lambda *message: None  # shows an activity (see `Progress.set_activity`)
 
     @property
     def agent(self) -> Agent:
-        """The only member, or any of them where only their kind matters."""
+        """The first member: the only one of a collector, and one of the same class and spaces as all others."""
         return self.agents[0]
 
     @property
     def members(self) -> int:
+        """Number of members."""
         return len(self.agents)
 
 
 class Stream(ABC):
-    """An open source. `save` and `restore` are called when `idle`, and give the same bits from there."""
-
-    env_steps: int = 0  # transitions taken from environments so far
-    interacts: bool = False  # has an environment, whose inner state no checkpoint can hold
+    """An open source. A plugin implements the four abstract methods; the others have defaults."""
 
     @abstractmethod
     def next(self) -> Batch:
-        """The batch of this gradient step in raw units: [B, ...] or [B, L, ...]; before that [members] with members."""
+        """Returns the batch of the next gradient step in raw units: [B, ...] or [B, L, ...].
+
+        With several members every column has a leading axis [members].
+        """
 
     @abstractmethod
     def epoch_steps(self) -> int:
-        """Gradient steps in one pass over what it holds now."""
+        """Returns the number of gradient steps in one pass over the present data."""
 
     @abstractmethod
     def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """State as tensors and as JSON values."""
+        """Returns the state as tensors and as JSON values, from which `restore` continues with the same batches."""
 
     @abstractmethod
-    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None: ...
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Restores a state from `save`."""
+
+    def feedback(self, values: Mapping[str, Tensor]) -> None:  # noqa: B027 - most sources need no feedback
+        """Takes feedback of losses on the last batch: "priority" [B], "kl" []. It must not write to the tensors."""
+
+    def held_out(self) -> list[Batch]:
+        """Returns validation batches; none by default."""
+        return []
+
+    @property
+    def collectors(self) -> tuple["Collector", ...]:
+        """The collectors among the parts of this stream; a collector itself."""
+        return ()
+
+
+class Collector(Stream):
+    """A stream that acts in environments.
+
+    A checkpoint is made, and environments are reset, only while it is `idle`. A plugin that steps training environments
+    extends `lfd.sources.collector.VecEnvCollector` by `next` and `epoch_steps`; any other collector implements the
+    abstract methods of a `Stream` and `close`.
+    """
+
+    interacts: bool = True  # False if a checkpoint holds its whole state, without running environments
+
+    def __init__(self) -> None:
+        self.env_steps = 0  # transitions taken from environments so far
+        self._ended: list[
+            tuple[float, int]
+        ] = []  # (true return, length) of episodes that `episodes` did not return yet
+
+    @property
+    def collectors(self) -> tuple["Collector", ...]:
+        return (self,)
 
     @property
     def idle(self) -> bool:
-        """Between two collections, so that a checkpoint may fall here; of rounds, it is asked only between two."""
+        """True between two collections, where a checkpoint may be made. With phases it is read between rounds only."""
         return True
 
     @property
     def spent(self) -> bool:
-        """Should what was collected last not be learnt from any longer?"""
+        """True if the phase should end, as the policy moved too far from the one that collected the data."""
         return False
 
-    def begin_round(self) -> None:  # noqa: B027 - what does not collect has no rounds
-        """Collect once, for all the phases of this round."""
+    def begin_round(self) -> None:  # noqa: B027 - a source may collect without rounds
+        """Collects data for all phases of a round."""
 
-    def begin_phase(self, fresh: bool) -> None:  # noqa: B027 - what is drawn afresh is never stale
-        """Estimate anew what depends on the networks; `fresh` asks for what the round collected and nothing older."""
+    def begin_phase(self, on_policy_only: bool) -> None:  # noqa: B027 - a source may have no estimates
+        """Updates estimates that depend on networks. With `on_policy_only` batches are drawn from this round's data."""
 
-    def feedback(self, values: Mapping[str, Tensor]) -> None:  # noqa: B027 - most sources have no use for it
-        """What the losses say of the last batch: "priority" [B], "kl"; tensors to be read, not to be written to."""
-
-    def boundary(self, index: int) -> None:  # noqa: B027 - only environments are reset
-        """Reset environments with seeds derived from `index`."""
-
-    def held_out(self) -> list[Batch]:
-        """Validation batches; none by default."""
-        return []
+    def reset_envs(self, index: int) -> None:  # noqa: B027 - environments may be reset elsewhere
+        """Resets environments with seeds derived from `index`."""
 
     def episodes(self) -> list[tuple[float, int]]:
-        """(true return, length) of the training episodes that ended since the last call."""
+        """Returns (true return, length) of the training episodes that ended since the last call."""
+        ended, self._ended = self._ended, []
+        return ended
+
+    def round_policies(self) -> list[Path]:
+        """Files of weights of the policies that acted in its rounds, oldest first; none unless it keeps them."""
         return []
 
-    def drivers(self) -> list[Path]:
-        """Weights of the agents that drove in its rounds, oldest first."""
-        return []
-
-    def close(self) -> None:  # noqa: B027 - only environments are closed
-        """Release environments."""
+    @abstractmethod
+    def close(self) -> None:
+        """Closes environments."""
 
 
 @dataclass
 class Source(ABC):
+    """Configuration of a source of batches. A plugin implements `provides` and `open`; other methods have defaults."""
+
     interacts: ClassVar[bool] = False  # needs an environment
+    updates_normalizer: ClassVar[bool] = False  # normalizes observations by what it collects
+    keeps_round_policies: ClassVar[bool] = False  # the policy that acted in each round is a snapshot of the product
 
     @abstractmethod
-    def gives(self, sources: Mapping[str, "Source"]) -> frozenset[str]:
-        """Columns of its batches."""
+    def provides(self, sources: Mapping[str, "Source"]) -> frozenset[str]:
+        """Returns the columns of its batches."""
 
     @abstractmethod
-    def open(self, world: World) -> Stream: ...
+    def open(self, context: SourceContext) -> Stream:
+        """Opens the source. Raises UserError if the datasets in `context` are too small or of the wrong kind."""
 
     def shape(self, batch: int) -> tuple[int, ...]:
-        """Of a column of numbers, for an algorithm's batch size: what a trial of a step is made up from."""
+        """Returns the shape of a column of numbers for the algorithm's batch size."""
         return (batch,)
 
     def products(self, name: str) -> tuple[str, ...]:
-        """Stages whose dataset it reads, when it stands under this name."""
+        """Returns the stages whose datasets it reads, if the source is called `name`."""
         return ()
 
     def experts(self) -> tuple[str, ...]:
-        """Stages that it asks what to do."""
+        """Returns the stages whose experts it asks."""
         return ()
 
-    def parts(self) -> tuple[str, ...]:
-        """Names of the sources that it draws from itself."""
-        return ()
+    def parts(self) -> Mapping[str, float]:
+        """Returns the names of the sources that it is composed of, each with its fraction of a batch."""
+        return {}
+
+    def check(self, use: SourceUse) -> None:  # noqa: B027 - most sources have no constraints
+        """Raises UserError if a stage cannot read the source as `use` says."""
+
+    def env_steps(self, use: SourceUse) -> int:
+        """Returns the number of transitions that it will take from environments."""
+        return 0
+
+    def stored_rows(self, use: SourceUse) -> tuple[int, int]:
+        """Returns the number of transitions that its files have room for, and of those that it will write."""
+        return 0, 0
 
     @property
-    def one_sided(self) -> str:
-        """ "never negative" or "never positive" where that is true of every reward that it gives; empty if unknown."""
+    def transition_steps(self) -> int:
+        """Environment steps in a transition."""
+        return 1
+
+    @property
+    def holds_out(self) -> bool:
+        """True if it holds out rows for validation."""
+        return False
+
+    @property
+    def draws_actions(self) -> bool:
+        """True if the learner's actions are sampled from its policy; False if they are greedy."""
+        return False
+
+    @property
+    def reward_sign(self) -> str:
+        """ "never negative" or "never positive" if that is true of all its rewards; empty if unknown."""
         return ""
 
 
-def learnt_rewards(agents: Sequence[Agent], transitions: Batch) -> Tensor:
-    """[N] rewards of raw transitions [N, ...] by the members' reward networks, which have no memory.
-
-    Every member judges an equal share of the rows, in order.
-    """
-    judges = [judge for agent in agents if (judge := agent.judge()) is not None]
-    share = len(transitions.action) // len(judges)
-    found = []
-    with torch.no_grad():
-        for member, judge in enumerate(judges):
-            # In parts: a whole collection of frames at once would exceed memory.
-            for start in range(member * share, (member + 1) * share, JUDGED):
-                rows = slice(start, min(start + JUDGED, (member + 1) * share))
-                found.append(judge.nets[REWARD](judge.prepare(transitions.at(rows))))
-    return torch.cat(found)
-
-
-JUDGED = 8192  # rows
 TRANSITION = frozenset({"obs", "action", "reward", "true_reward", "next_obs", "discount", "terminated", "truncated"})

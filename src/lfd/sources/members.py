@@ -1,4 +1,4 @@
-"""Sources that interact, for many members: a stream of its own for each, side by side."""
+"""Interacting sources for several members: each member has its own stream."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,30 +8,39 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.noise import derive
-from lfd.sources import Source, Stream, World
-from lfd.sources.compound import Compound
+from lfd.errors import UserError
+from lfd.rng import derive
+from lfd.sources import Source, SourceContext, Stream
+from lfd.sources.compound import CompositeStream
 
 
-def opened(source: Source, world: World) -> Stream:
-    """The source's stream for all members of the world. Raises Refused if they would all ask one person."""
-    if not source.interacts or world.members == 1:
-        return source.open(world)
-    if any(world.experts[name].is_person for name in source.experts()):
-        raise Refused(f"{world.name}: a person is asked by one learner, there are {world.members}; set members=1")
-    return MembersStream(source, world)
+def open_for_members(source: Source, context: SourceContext) -> Stream:
+    """Opens a source for all members of the context. Raises UserError if several members would ask one person."""
+    if not source.interacts or context.members == 1:
+        return source.open(context)
+    if any(context.products[name].is_person for name in source.experts()):
+        raise UserError(
+            f"sources.{context.name}: expected one member, as its expert is a person, got {context.members}; set "
+            "members=1"
+        )
+    return MembersStream(source, context)
 
 
-class MembersStream(Compound):
-    """Every member acts in environments of its own and learns from nothing else."""
+class MembersStream(CompositeStream):
+    """One stream for each member, which acts in its own environments and learns from its own data."""
 
-    def __init__(self, source: Source, world: World) -> None:
+    def __init__(self, source: Source, context: SourceContext) -> None:
         parts = {}
-        for index, agent in enumerate(world.agents):
-            seed, name = derive(world.seed, "member", index), str(index)
+        for index, agent in enumerate(context.agents):
+            seed, name = derive(context.seed, "member", index), str(index)
             parts[name] = source.open(
-                replace(world, agents=[agent], seed=seed, folder=world.folder / name, kept=world.kept / name)
+                replace(
+                    context,
+                    agents=[agent],
+                    seed=seed,
+                    folder=context.folder / name,
+                    product_folder=context.product_folder / name,
+                )
             )
         super().__init__(parts)
 

@@ -1,4 +1,4 @@
-"""Several sources in one batch, by shares."""
+"""Mixes several sources in one batch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,63 +10,68 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from lfd.batch import Batch
-from lfd.errors import Refused
-from lfd.noise import derive
-from lfd.sources import Source, Stream, World
-from lfd.sources.compound import Compound
-from lfd.sources.members import opened
+from lfd.errors import UserError
+from lfd.rng import derive
+from lfd.sources import Source, SourceContext, Stream
+from lfd.sources.compound import CompositeStream
+from lfd.sources.members import open_for_members
 
 
 @dataclass
 class Mix(Source):
-    shares: dict[str, float] = field(default_factory=dict)  # source or dataset -> share of each batch; they sum to 1
+    """Batches with rows of several sources."""
+
+    fractions: dict[str, float] = field(default_factory=dict)  # source or dataset -> fraction of each batch; sum 1
 
     def __post_init__(self) -> None:
-        if not self.shares or abs(sum(self.shares.values()) - 1) > 1e-6 or min(self.shares.values()) <= 0:
-            raise Refused(f"shares of a mix are {self.shares}; positive numbers that sum to 1 are expected")
+        if not self.fractions or abs(sum(self.fractions.values()) - 1) > 1e-6 or min(self.fractions.values()) <= 0:
+            raise UserError(f"fractions: expected positive numbers that sum to 1, got {self.fractions}")
 
-    def gives(self, sources: Mapping[str, Source]) -> frozenset[str]:
-        given = [sources[name].gives(sources) for name in self.shares]
-        # Rows of a part that does not weigh its draws count 1.
-        return frozenset.intersection(*given) | (frozenset.union(*given) & {"weight"})
+    def provides(self, sources: Mapping[str, Source]) -> frozenset[str]:
+        columns = [sources[name].provides(sources) for name in self.fractions]
+        # rows of parts without importance weights have weight 1
+        return frozenset.intersection(*columns) | (frozenset.union(*columns) & {"weight"})
 
-    def parts(self) -> tuple[str, ...]:
-        return tuple(self.shares)
+    def parts(self) -> Mapping[str, float]:
+        return self.fractions
 
-    def open(self, world: World) -> Stream:
-        return MixStream(self, world)
+    def open(self, context: SourceContext) -> Stream:
+        return MixStream(self, context)
 
 
-class MixStream(Compound):
-    """Rows of the parts one after the other; the sizes are the shares of the batch, rounded, and sum to it."""
+class MixStream(CompositeStream):
+    """Concatenates rows of the parts; their numbers are the fractions of the batch, rounded so that they sum to it."""
 
-    def __init__(self, source: Mix, world: World) -> None:
-        columns = world.columns & source.gives(world.sources)
-        # Whole sequences: a batch of rows is one of sequences of length 1.
-        count = world.batch // world.sequence
-        ends = [round(count * share) for share in _cumulative(list(source.shares.values()))]
+    def __init__(self, source: Mix, context: SourceContext) -> None:
+        columns = context.columns & source.provides(context.sources)
+        count = context.batch // context.sequence  # sequences, of length 1 by default
+        fractions = list(source.fractions.values())
+        ends = [round(count * sum(fractions[: index + 1])) for index in range(len(fractions))]
         self._sizes = [end - start for start, end in pairwise([0, *ends])]
         if min(self._sizes) < 1:
-            raise Refused(f"a batch of {world.batch} rows is too small for the shares {dict(source.shares)}")
-        self._axis = 1 if world.members > 1 else 0
+            raise UserError(
+                f"algo.batch_size: expected a row for each of the fractions {dict(source.fractions)}, got "
+                f"{context.batch}; raise it"
+            )
+        self._axis = 1 if context.members > 1 else 0
         parts = {}
-        for position, (name, size) in enumerate(zip(source.shares, self._sizes, strict=True)):
-            rows, seed = size * world.sequence, derive(world.seed, "part", position)
+        for position, (name, size) in enumerate(zip(source.fractions, self._sizes, strict=True)):
+            rows, seed = size * context.sequence, derive(context.seed, "part", position)
             inner = replace(
-                world, name=name, batch=rows, columns=columns, seed=seed, folder=world.folder / name,
-                kept=world.kept.with_name(name),
+                context, name=name, batch=rows, columns=columns, seed=seed, folder=context.folder / name,
+                product_folder=context.product_folder.with_name(name),
             )  # fmt: skip
-            parts[name] = opened(world.sources[name], inner)
+            parts[name] = open_for_members(context.sources[name], inner)
         super().__init__(parts)
 
     def next(self) -> Batch:
         batches = [part.next() for part in self.parts.values()]
         if any("weight" in batch.__dict__ for batch in batches):
-            batches = [_weighed(batch, self._axis) for batch in batches]
-        return _beside(batches, self._axis)
+            batches = [_with_weight(batch, self._axis) for batch in batches]
+        return _concatenated(batches, self._axis)
 
     def feedback(self, values: Mapping[str, Tensor]) -> None:
-        """Rows of "priority" go to the part that they came from, all else to all parts."""
+        """Passes the rows of "priority" to the parts that they came from, and all other feedback to all parts."""
         start = 0
         for part, size in zip(self.parts.values(), self._sizes, strict=True):
             rows = {"priority": values["priority"][..., start : start + size]} if "priority" in values else {}
@@ -77,25 +82,21 @@ class MixStream(Compound):
         return [batch for part in self.parts.values() for batch in part.held_out()]
 
 
-def _cumulative(shares: list[float]) -> list[float]:
-    return [sum(shares[: index + 1]) for index in range(len(shares))]
-
-
-def _weighed(batch: Batch, axis: int) -> Batch:
+def _with_weight(batch: Batch, axis: int) -> Batch:
     if "weight" in batch.__dict__:
         return batch
     column = tree_leaves(batch)[0]
     return batch.having(weight=torch.ones(column.shape[: axis + 1], device=column.device))
 
 
-def _beside(batches: list[Batch], axis: int) -> Batch:
-    """Rows of several batches side by side, in the columns that all of them have."""
+def _concatenated(batches: list[Batch], axis: int) -> Batch:
+    """Concatenates the columns that all batches have."""
     names = [name for name in batches[0].__dict__ if all(name in other.__dict__ for other in batches)]
-    joined: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name in names:
         parts = [getattr(batch, name) for batch in batches]
         if isinstance(parts[0], dict):
-            joined[name] = {key: torch.cat([part[key] for part in parts], axis) for key in parts[0]}
+            columns[name] = {key: torch.cat([part[key] for part in parts], axis) for key in parts[0]}
         else:
-            joined[name] = torch.cat(parts, axis)
-    return Batch(**joined)
+            columns[name] = torch.cat(parts, axis)
+    return Batch(**columns)

@@ -1,155 +1,260 @@
-"""Stages: one verb each, with one product."""
+"""Stages: the nodes of a pipeline, each with one product.
+
+A plugin's stage is a dataclass that extends `Stage` and is registered under the entry point `lfd.stage`. It implements
+`provides`, `run` and `open`; the other methods have defaults. They are called in this order: `inputs`,
+`inspect_inputs`, `spaces`, `check` and `key_content` before anything runs; `estimate` for `dry_run=true`; then `run`
+unless the product is stored; then `open` wherever the product is used.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lfd.agents import Agent
 from lfd.envs import Env, Spaces
-from lfd.errors import Refused
+from lfd.errors import UserError
 from lfd.hardware import Hardware
 from lfd.log import MetricsLog, Progress, RunLog
+from lfd.log.progress import TimeEstimate
+from lfd.stages.sizes import row_bytes
 
 
 class Product(Enum):
-    """What a stage makes."""
+    """What a stage's product can be used as, and what `Stage.open` returns for that."""
 
-    policy = "a policy"  # networks that act
-    actor = "an actor"  # whatever acts: networks, scripts, people
-    labels = "labels"  # who says what should be done: whatever acts, or somebody who is asked later
-    reward = "a reward"
-    dataset = "a dataset"
-    scores = "scores"
-    diagnosis = "diagnosis"
+    policy = "a policy"  # networks that act: a `Trained`
+    actor = "an actor"  # networks, scripts or people that act: an `Expert`
+    labels = "labels"  # an `Expert` that labels states with actions, at once or later
+    reward = "a reward"  # networks that compute rewards: a `Trained`
+    dataset = "a dataset"  # a `Dataset`
+    scores = "scores"  # {policy: {"return_mean": 500.0, …}}
+    diagnosis = "diagnosis"  # of learned rewards: {reward: {dataset: {"spearman": 0.9, …}}}
 
 
-@dataclass
-class Lab:
-    """What a stage finds when it runs."""
+@dataclass(kw_only=True)
+class StageContext:
+    """Everything that a stage reads and writes while it runs."""
 
-    name: str  # the stage's
-    folder: Path  # for its work; what is in it at the end is the artifact
+    name: str  # of the stage
+    folder: Path  # working folder; its files after `run` are the artifact
     env: Env | None
     products: Mapping[str, Any]  # opened products of earlier stages, by name
     hardware: Hardware
     progress: Progress
     metrics: MetricsLog
     run_log: RunLog
-    stopping: Callable[[], bool]  # has somebody asked the run to stop?
+    stopping: Callable[[], bool]  # True once the run was asked to stop: save the state and raise Interrupted
     spaces: Spaces
 
     def record(self, **values: Any) -> None:
-        """One record of the stage's history."""
+        """Writes one record to the metrics of the stage and to the log of the run."""
         record = {"stage": self.name, **values}
         self.metrics.write(record)
         self.run_log.write(record)
 
     def resume_log(self, offset: int) -> None:
-        """The history up to a checkpoint is kept and shown again, the rest is forgotten."""
+        """Drops the records behind byte `offset` of the metrics, as on resuming, and logs the earlier ones again."""
         self.metrics.rewind(offset)
-        self.run_log.begin(self.name, self.metrics.records())
+        self.run_log.replay(self.name, self.metrics.records())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Result of `Stage.run`; result.json has its fields under their names."""
+
+    gradient_steps: int = 0
+    env_steps: int = 0  # transitions taken from environments
+    seconds: float = 0.0  # of work, over all sessions
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "seconds": round(self.seconds, 3)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSummary(Summary):
+    """Result of a stage whose product is a dataset."""
+
+    metadata: dict[str, Any]  # of the dataset
 
 
 @dataclass
-class Summary:
-    """What is told of a finished stage."""
+class Estimate:
+    """Time, memory and disk that a stage is expected to take."""
 
-    gradient_steps: int = 0
-    env_steps: int = 0
-    seconds: float = 0.0
-    more: dict[str, Any] = field(default_factory=dict)  # JSON
+    seconds: TimeEstimate | None = None  # None where unknown
+    memory: int = 0  # bytes in addition to those of the process
+    disk: int = 0  # bytes of the product
 
-    def to_json(self) -> dict[str, Any]:
-        steps = {"gradient_steps": self.gradient_steps, "env_steps": self.env_steps}
-        return {**steps, "seconds": round(self.seconds, 3), **self.more}
+
+@dataclass(kw_only=True)
+class PipelineContext:
+    """The experiment that a stage is a part of."""
+
+    stages: Mapping[str, "Stage"]  # all stages of the configuration, by name
+    spaces: Spaces
+    env: Env | None
+    store: Path  # folder of the artifacts; it may not exist yet
+
+    @property
+    def stack(self) -> int:
+        """Frames in an observation; a dataset stores each frame once."""
+        return 1 if self.env is None else self.env.stack
+
+
+@dataclass(kw_only=True)
+class CheckContext(PipelineContext):
+    """Argument of `Stage.check`: the experiment and the name of the stage."""
+
+    name: str  # of the stage
+
+    def datasets(self) -> list[str]:
+        """Names of the stages that provide datasets."""
+        return [name for name, stage in self.stages.items() if Product.dataset in stage.provides()]
+
+
+@dataclass(kw_only=True)
+class EstimateContext(PipelineContext, ABC):
+    """Argument of `Stage.estimate`: the experiment and what is known of its costs."""
+
+    order: list[str]  # names of the stages that a target needs, in the order in which they run
+    hardware: Hardware
+    episode: int  # assumed length of an episode, in steps
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a stored transition."""
+        return row_bytes(self.spaces, self.stack)
+
+    @abstractmethod
+    def agent(self, policy: str) -> Agent | None:
+        """An untrained agent like that of the stage `policy`, on the device; None if it is unknown."""
+
+    @abstractmethod
+    def pace(self, policy: str) -> TimeEstimate:
+        """Seconds per transition with several environments in parallel, including the actions of the policy."""
 
 
 @dataclass
 class Stage(ABC):
-    """A node of the pipeline. Its fields and class, the environment and its inputs are the key of its product."""
+    """A node of the pipeline: a dataclass whose fields are its configuration.
 
-    gives: ClassVar[Product]  # the product that it is there for
-    revision: ClassVar[int] = 1  # raised when the same fields come to mean something else
+    The key of its product is computed from its registered name, its fields (`key_content`), the environment and the
+    keys of its inputs. A field with `metadata={"key": False}` is not part of the key.
+    """
 
-    goes_on: ClassVar[bool] = False  # is what it has done so far worth keeping once its input was refused?
-
-    def offers(self, product: Product) -> bool:
-        """Can its product be used as this?"""
-        return product is self.gives
+    revision: ClassVar[int] = 1  # raise it when equal fields give another product; part of the key
+    unit: ClassVar[str] = "steps"  # of `length` and of the progress
+    resumes_after_error: ClassVar[bool] = False  # True to keep the working folder when `run` raises UserError
 
     @abstractmethod
-    def inputs(self) -> dict[str, Product]:
-        """Names of the stages whose products it reads, and what these must be."""
+    def provides(self) -> frozenset[Product]:
+        """What its product can be used as; `open` returns the type that `Product` names for each."""
 
-    def beside(self) -> tuple[str, ...]:
-        """Names that it also reads if they are in the graph for another reason."""
+    def inputs(self) -> dict[str, Product]:
+        """Names of the stages whose products it reads, and what it uses each product as."""
+        return {}
+
+    def optional_inputs(self) -> tuple[str, ...]:
+        """Names of stages whose products it also reads if another stage or target needs them."""
         return ()
 
-    @abstractmethod
     def interacts(self) -> bool:
-        """Does it step an environment?"""
+        """True if it steps an environment; it is refused with env=none then."""
+        return False
 
-    def check_offline(self, name: str) -> None:
-        """Raise Refused if it cannot work without an environment."""
-        if self.interacts():
-            raise Refused(f"{name}: steps an environment and there is none; choose an env, or targets=[fqe]")
+    def inspect_inputs(self, env: Env | None, store: Path) -> None:  # noqa: B027 - most stages read no files
+        """Reads the files from outside that the stage uses, before any other check; may cache results in `store`.
 
-    def look(self, env: Env | None, store: Path) -> None:  # noqa: B027 - most bring nothing in
-        """Look through what it brings in from outside, before anything else is asked; `store` remembers what is found.
-
-        Raises Refused if it cannot be used.
+        Raises UserError if they cannot be used.
         """
 
     def spaces(self) -> Spaces | None:
-        """The spaces of what it brings in from outside; None if it brings nothing in."""
+        """Spaces of the files that `inspect_inputs` read, for env=none; None without files."""
         return None
 
-    @abstractmethod
-    def total(self) -> int | None:
-        """How much there is to do, in `unit`."""
-
-    unit: ClassVar[str] = "steps"
+    def length(self) -> int | None:
+        """Amount of work in `unit`; None if unknown. `run` reports to `context.progress.update` how much is done."""
+        return None
 
     @property
-    def length_fields(self) -> tuple[str, ...]:
-        """Fields in which versions differ that can go on from each other's end."""
+    def extendable_fields(self) -> tuple[str, ...]:
+        """Fields that only extend the work: a stage with a larger value continues from a stored, shorter one."""
         return ()
 
-    def material(self, digest: Callable[[Path], str]) -> Any:
-        """What its key is made of, beside the environment and the inputs; `digest` is a file's content as a hash."""
+    def key_content(self, digest: Callable[[Path], str]) -> Any:
+        """The content of its key, apart from environment and inputs; `digest` gives the sha256 of a file's content.
+
+        Return a copy with the digest in place of a path, and defaults for fields that do not change the product.
+        """
         return self
 
-    def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:  # noqa: B027 - most fit anything
-        """Raise Refused if it cannot work in these spaces. `datasets` names the stages that give datasets."""
+    def check(self, context: CheckContext) -> None:  # noqa: B027 - not every stage has conditions
+        """Raises UserError if it cannot run with these inputs, spaces and environment on this machine.
 
-    def check_inputs(  # noqa: B027 - most take any product
-        self, name: str, stages: Mapping[str, "Stage"], spaces: Spaces
-    ) -> None:
-        """Raise Refused if it cannot use what one of these stages gives."""
+        The stages that it reads were checked before.
+        """
 
-    def check_sampled(self, what: str, spaces: Spaces) -> None:  # noqa: B027 - most have no policy
-        """Raise Refused if it trains a policy whose actions `what` would draw from a spread that nothing trains."""
+    # Called by stages that read its product
 
-    def check_env(self, name: str, env: Env) -> None:  # noqa: B027 - most need only its spaces
-        """Raise Refused if it cannot work in this environment, although its spaces fit."""
+    def check_stochastic(self, what: str, spaces: Spaces) -> None:  # noqa: B027 - most stages train no policy
+        """Raises UserError if its losses do not train the spread of the policy whose actions `what` samples.
 
-    def check_snapshot(self, what: str, index: int | None) -> None:  # noqa: B027 - most keep none, and are not asked
-        """Raise Refused if it will not keep the earlier state that `what` asks for; None is the last one."""
+        `what` is the beginning of the message: the key that asks for stochastic actions.
+        """
+
+    def check_snapshot(self, what: str, index: int) -> None:  # noqa: B027 - most stages provide no policy
+        """Raises UserError if its product will have no snapshot `index`, from 0; `what` begins the message."""
+
+    def policy_count(self) -> int:
+        """Number of policies in its product."""
+        return 1
+
+    def untrained_agent(self, spaces: Spaces) -> Agent | None:
+        """An agent with the modules and shapes of those in its product; None if unknown before it has run."""
+        return None
+
+    def row_count(self) -> int | None:
+        """Number of transitions in its dataset; None if unknown before it has run."""
+        return None
+
+    def dataset_bytes(self, context: EstimateContext) -> int:
+        """Bytes of its dataset; 0 if unknown."""
+        return 0
+
+    # Called by `dry_run=true`
+
+    def estimate(self, name: str, context: EstimateContext) -> Estimate:
+        """Its expected costs under this name; stores nothing."""
+        return Estimate()
+
+    def amount(self) -> str:
+        """Amount of work as text, as in "2 episodes"."""
+        return f"{self.length():,} {self.unit}" if self.length() else "all"
+
+    def shortened(self, name: str) -> list[str]:
+        """Ways to shorten it under this name, each an imperative as in "set fewer score.episodes"."""
+        return []
+
+    # Work
 
     @abstractmethod
-    def run(self, lab: Lab) -> Summary:
-        """Do it, in `lab.folder`, going on with what an interrupted run left there. Raises Interrupted."""
+    def run(self, context: StageContext) -> Summary:
+        """Makes the product in `context.folder`; continues from the files that an interrupted run left there.
+
+        Raises Interrupted if it was asked to stop, and UserError if an input cannot be used.
+        """
 
     @staticmethod
     @abstractmethod
     def open(folder: Path) -> Any:
-        """The product in an artifact's folder."""
+        """Opens the product in an artifact's folder. It must not read the fields of a stage."""
 
 
 def positive(stage: Stage, **values: float | None) -> None:
-    """Raise Refused for values below 1."""
+    """Raises UserError for values below 1; None counts as unset."""
     for name, value in values.items():
         if value is not None and value < 1:
-            raise Refused(f"{name} is {value}; 1 or more is expected")
+            raise UserError(f"{name}: expected 1 or more, got {value}")

@@ -1,73 +1,93 @@
-"""collect: play policies and keep what they did as a dataset."""
+"""collect: play policies and store their episodes as a dataset."""
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from lfd.data import Dataset, Writer
-from lfd.data.episode import cut
+from lfd.data.episode import cut_episode
 from lfd.envs import Spaces
-from lfd.episodes import Lane, Policy, covered, inside, play
-from lfd.errors import Refused
-from lfd.experts import Expert, before
+from lfd.episodes import EpisodeRecorder, PlayedEpisode, PolicyFunction, clip_action, holds_transitions, play
+from lfd.errors import UserError
+from lfd.experts.experts import Expert, make_eval_envs
+from lfd.hardware import check_disk, check_memory
 from lfd.nets import has_frames
-from lfd.noise import Generated, Noise, derive
-from lfd.stages import Lab, Product, Stage, Summary, positive
+from lfd.rng import GeneratorRng, Rng, derive, reset_seeds
+from lfd.stages import (
+    CheckContext,
+    DatasetSummary,
+    Estimate,
+    EstimateContext,
+    Product,
+    Stage,
+    StageContext,
+    Summary,
+    positive,
+)
+from lfd.stages.policies import check_policies, split_name
+from lfd.stages.sizes import least_row_bytes
 
 DATA = "data.hdf5"
-FRUITLESS = 200  # episodes in a row that may miss min_return or max_return before the search is given up
+MAX_REJECTED = 200  # episodes in a row outside [min_return, max_return], after which the stage fails
 
 
 @dataclass
 class Collect(Stage):
-    gives: ClassVar[Product] = Product.dataset
+    """Plays policies in the environment and stores their episodes as a dataset."""
 
-    policy: str = ""  # whose data: a policy by name, "<name>@<k>" for an earlier state of it, or "random"
-    policies: dict[str, float] = field(default_factory=dict)  # several of them with their shares, instead of `policy`
-    transitions: int | None = None  # how much: exactly so many, the last episode cut; or
-    episodes: int | None = None  # so many whole episodes
-    epsilon: float = 0.0  # share of random actions; or
-    # several, for equal parts of what each policy does; the level is stored with every row as infos/noise
+    policy: str = ""  # the policy: a stage, "<stage>@<k>" for a snapshot of it, or "random"
+    policies: dict[str, float] = field(default_factory=dict)  # several with their fractions of the data, not `policy`
+    transitions: int | None = None  # exact number of transitions, the last episode is cut; not with `episodes`
+    episodes: int | None = None  # number of complete episodes; not with `transitions`
+    epsilon: float = 0.0  # probability of a uniform random action; not with `epsilons`
+    # Probabilities for equal parts of the data of each policy; column infos/noise holds that of each transition.
     epsilons: list[float] = field(default_factory=list)
-    sigma: float = 0.0  # Gaussian noise on continuous actions, in halves of their range
-    sample: bool = False  # draw from stochastic policies instead of taking their mode
-    min_return: float | None = None  # episodes below are left out
-    max_return: float | None = None  # episodes above are left out
-    num_envs: int = 8  # episodes played side by side
-    seed: int = 0
+    # Standard deviation of Gaussian noise on continuous actions, in half ranges of the action space.
+    action_noise: float = 0.0
+    stochastic: bool = False  # sample actions of stochastic policies; false takes the mode
+    min_return: float | None = None  # least undiscounted return of a stored episode
+    max_return: float | None = None  # largest undiscounted return of a stored episode
+    num_envs: int = 8  # episodes in parallel
+    seed: int = 0  # of start states, noise and sampled actions
 
     def __post_init__(self) -> None:
         if bool(self.policy) == bool(self.policies) and self.policy != "???":
-            raise Refused("a collect stage needs either a policy or policies with shares")
+            raise UserError("policy: expected either policy or policies; leave one of them empty")
         if (self.transitions is None) == (self.episodes is None):
-            raise Refused("a collect stage needs either transitions or episodes; set the other to null")
+            raise UserError("transitions: expected either transitions or episodes; set the other to null")
         positive(self, transitions=self.transitions, episodes=self.episodes, num_envs=self.num_envs)
         if self.epsilon and self.epsilons:
-            raise Refused("a collect stage needs either epsilon or epsilons; set epsilon to 0")
-        if not all(0 <= level <= 1 for level in (self.epsilon, *self.epsilons)) or self.sigma < 0:
-            given = f"epsilon is {list(self.epsilons) or self.epsilon}, sigma {self.sigma}"
-            raise Refused(f"{given}; a share in [0, 1] and 0 or more are expected")
+            raise UserError("epsilon: expected either epsilon or epsilons; set epsilon to 0")
+        for name, levels in (("epsilon", [self.epsilon]), ("epsilons", list(self.epsilons))):
+            if not all(0 <= level <= 1 for level in levels):
+                raise UserError(f"{name}: expected probabilities in [0, 1], got {levels}")
+        if self.action_noise < 0:
+            raise UserError(f"action_noise: expected 0 or more, got {self.action_noise}")
         if self.policies and (abs(sum(self.policies.values()) - 1) > 1e-6 or min(self.policies.values()) <= 0):
-            raise Refused(f"shares of policies are {dict(self.policies)}; positive numbers that sum to 1 are expected")
+            raise UserError(f"policies: expected positive fractions that sum to 1, got {dict(self.policies)}")
         if self.min_return is not None and self.max_return is not None and self.min_return > self.max_return:
-            raise Refused(f"min_return is {self.min_return:g}, above the max_return of {self.max_return:g}")
+            raise UserError(f"min_return: expected at most max_return={self.max_return:g}, got {self.min_return:g}")
 
     @property
-    def shares(self) -> dict[str, float]:
+    def fractions(self) -> dict[str, float]:
         return self.policies or {self.policy: 1.0}
 
+    def provides(self) -> frozenset[Product]:
+        return frozenset({Product.dataset})
+
     def inputs(self) -> dict[str, Product]:
-        names = [split_name(name)[0] for name in self.shares]
+        names = [split_name(name)[0] for name in self.fractions]
         return dict.fromkeys((name for name in names if name != "random"), Product.actor)
 
-    def check_inputs(self, name: str, stages: Mapping[str, Stage], spaces: Spaces) -> None:
-        check_snapshots(name, self.shares, stages)
-        for base in self.inputs() if self.sample else ():
-            stages[base].check_sampled(f"{name}.sample=true of {base}", spaces)
+    def check(self, context: CheckContext) -> None:
+        check_policies(context, self.fractions, self.stochastic)
+        name, spaces = context.name, context.spaces
+        rows = (self.transitions or 0) * least_row_bytes(spaces, context.stack)
+        check_disk(f"{name}.transitions={self.transitions}", rows, context.store)
+        check_memory(f"{name}.num_envs={self.num_envs}", self.num_envs * least_row_bytes(spaces))
 
     def interacts(self) -> bool:
         return True
@@ -76,55 +96,57 @@ class Collect(Stage):
     def unit(self) -> str:  # type: ignore[override]
         return "transitions" if self.transitions else "episodes"
 
-    def total(self) -> int | None:
+    def length(self) -> int | None:
         return self.transitions or self.episodes
 
-    def run(self, lab: Lab) -> Summary:
-        with_frames = has_frames(lab.spaces.observation)
-        lab.hardware.set_threads(with_frames)
-        collection = _Collection(self, lab)
+    def row_count(self) -> int | None:
+        return self.transitions
+
+    def dataset_bytes(self, context: EstimateContext) -> int:
+        return self._rows(context) * context.row_bytes
+
+    def _rows(self, context: EstimateContext) -> int:
+        return self.transitions or (self.episodes or 0) * context.episode
+
+    def estimate(self, name: str, context: EstimateContext) -> Estimate:
+        paces = [context.pace(split_name(policy)[0]) for policy in self.fractions]
+        seconds = max(paces, key=lambda pace: pace.high) * self._rows(context)
+        running_episodes = self.num_envs * context.episode * context.row_bytes
+        return Estimate(seconds, running_episodes, self.dataset_bytes(context))
+
+    def shortened(self, name: str) -> list[str]:
+        return [f"set fewer {name}.transitions or {name}.episodes"]
+
+    def run(self, context: StageContext) -> Summary:
+        frames = has_frames(context.spaces.observation)
+        context.hardware.set_num_threads(frames)
+        collection = _Collection(self, context)
         collection.run()
-        data = Dataset.open(lab.folder / DATA)
-        return Summary(0, collection.env_steps, collection.seconds(), {"passport": data.passport})
+        data = Dataset.open(context.folder / DATA)
+        return DatasetSummary(0, collection.env_steps, collection.seconds(), metadata=data.metadata)
 
     @staticmethod
     def open(folder: Path) -> Dataset:
         return Dataset.open(folder / DATA)
 
 
-def split_name(name: str) -> tuple[str, int | None]:
-    """ "expert@2" is ("expert", 2), "expert" is ("expert", None)."""
-    base, at, index = name.partition("@")
-    if at and not index.isdigit():
-        raise Refused(f"policy {name!r}: a number is expected behind @, as in {base}@0")
-    return base, int(index) if at else None
-
-
-def check_snapshots(name: str, policies: Iterable[str], stages: Mapping[str, Stage]) -> None:
-    """Raise Refused where one of `policies` is a state that will not be kept."""
-    for policy in policies:
-        base, snapshot = split_name(policy)
-        if base in stages:
-            stages[base].check_snapshot(f"{name}: {policy}", snapshot)
-
-
 class _Collection:
-    """Waves of episodes; after each the data and the number of the wave are committed together."""
+    """A running collection: batches of episodes, after each of which data and progress are committed together."""
 
-    def __init__(self, stage: Collect, lab: Lab) -> None:
-        assert lab.env is not None
-        self.stage, self.lab, self.stack = stage, lab, lab.env.stack
-        self.device = lab.hardware.open()
-        self.env = before(lab.env, list(lab.products.values()), stage.num_envs)
-        self.writer = Writer(lab.folder / "shards", lab.spaces, self.stack)
+    def __init__(self, stage: Collect, context: StageContext) -> None:
+        assert context.env is not None
+        self.stage, self.context, self.stack = stage, context, context.env.stack
+        self.device = context.hardware.torch_device()
+        self.env = make_eval_envs(context.env, list(context.products.values()), stage.num_envs)
+        self.writer = Writer(context.folder / "shards", context.spaces, self.stack)
         self.best, self.worst = -np.inf, np.inf
-        self.env_steps = int(self.writer.cursor.get("env_steps", 0))  # of all episodes, kept or not
-        self._before = float(self.writer.cursor.get("seconds", 0.0))
-        self._since = time.monotonic()
+        self.env_steps = int(self.writer.cursor.get("env_steps", 0))  # of all episodes, stored or not
+        self._earlier_seconds = float(self.writer.cursor.get("seconds", 0.0))
+        self._started = time.monotonic()
 
     def seconds(self) -> float:
-        """Of this session and the ones before."""
-        return self._before + time.monotonic() - self._since
+        """Duration, over all sessions."""
+        return self._earlier_seconds + time.monotonic() - self._started
 
     def run(self) -> None:
         try:
@@ -132,125 +154,139 @@ class _Collection:
                 self._fill(name, level, amount)
         finally:
             self.env.close()
-        noise = {"epsilon": list(self.stage.epsilons) or self.stage.epsilon, "sigma": self.stage.sigma}
-        made_by = {"policies": dict(self.stage.shares), **noise}
-        assert self.lab.env is not None
-        self.writer.finalise(self.lab.folder / DATA, {"env": self.lab.env.fingerprint(), "made_by": made_by})
+        noise = {"epsilon": list(self.stage.epsilons) or self.stage.epsilon, "action_noise": self.stage.action_noise}
+        made_by = {"policies": dict(self.stage.fractions), **noise}
+        assert self.context.env is not None
+        self.writer.finalize(self.context.folder / DATA, {"env": self.context.env.fingerprint(), "made_by": made_by})
 
     def _portions(self) -> list[tuple[str, float, int]]:
-        """Policy, its share of random actions, and how much there must be once its turn is over."""
-        total, levels = self.stage.total(), list(self.stage.epsilons) or [self.stage.epsilon]
+        """Policy, epsilon, and the amount of data at the end of each portion."""
+        total, levels = self.stage.length(), list(self.stage.epsilons) or [self.stage.epsilon]
         assert total is not None
-        turns = [(name, level, share / len(levels)) for name, share in self.stage.shares.items() for level in levels]
-        ends = np.cumsum([share for *_, share in turns]) * total
-        return [(name, level, round(end)) for (name, level, _), end in zip(turns, ends, strict=True)]
+        portions = [
+            (name, level, part / len(levels)) for name, part in self.stage.fractions.items() for level in levels
+        ]
+        ends = np.cumsum([part for *_, part in portions]) * total
+        return [(name, level, round(end)) for (name, level, _), end in zip(portions, ends, strict=True)]
 
-    def _held(self) -> int:
+    def _amount(self) -> int:
         return self.writer.transitions if self.stage.transitions else self.writer.episodes
 
     def _fill(self, name: str, level: float, amount: int) -> None:
-        self.best, self.worst, fruitless = -np.inf, np.inf, 0
-        while self._held() < amount:
+        self.best, self.worst, rejected = -np.inf, np.inf, 0
+        while self._amount() < amount:
             wave = int(self.writer.cursor.get("wave", 0))
-            kept = self._wave(name, level, wave, amount)
+            stored = self._play_episodes(name, level, wave, amount)
             self.writer.commit({"wave": wave + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
-            fruitless = 0 if kept else fruitless + self.env.num_envs
-            if fruitless >= FRUITLESS:
-                raise self._given_up(name, fruitless)
-            self.lab.progress.update(self._held())
+            rejected = 0 if stored else rejected + self.env.num_envs
+            if rejected >= MAX_REJECTED:
+                raise self._search_failed(name, rejected)
+            self.context.progress.update(self._amount())
 
-    def _given_up(self, name: str, fruitless: int) -> Refused:
+    def _search_failed(self, name: str, rejected: int) -> UserError:
         low, high = self.stage.min_return, self.stage.max_return
         if low is not None and self.best < low:
-            return Refused(
-                f"min_return={low:g}: none of {fruitless} episodes of {name!r} reached it, the best had "
+            return UserError(
+                f"min_return={low:g}: none of {rejected} episodes of {name!r} reached it, the best returned "
                 f"{self.best:.1f}; lower min_return or use a better policy"
             )
         if high is not None and self.worst > high:
-            return Refused(
-                f"max_return={high:g}: all of {fruitless} episodes of {name!r} exceeded it, the worst had "
+            return UserError(
+                f"max_return={high:g}: all of {rejected} episodes of {name!r} exceeded it, the worst returned "
                 f"{self.worst:.1f}; raise max_return or use a worse policy"
             )
-        return Refused(
-            f"min_return={low:g} max_return={high:g}: none of {fruitless} episodes of {name!r} lay between them; "
+        return UserError(
+            f"min_return={low:g} max_return={high:g}: none of {rejected} episodes of {name!r} lay between them; "
             "move them apart"
         )
 
-    def _wave(self, name: str, level: float, wave: int, amount: int) -> int:
-        """One episode in each environment; returns how many were kept."""
-        stage, count = replace(self.stage, epsilon=level, epsilons=[]), self.env.num_envs
-        seeds = [derive(stage.seed, "episode", wave, index) % 2**31 for index in range(count)]
-        noise = Generated(derive(stage.seed, "noise", wave), self.device)
+    def _play_episodes(self, name: str, level: float, wave: int, amount: int) -> int:
+        """Plays one episode in each environment; returns the number of stored episodes."""
+        stage, count = self.stage, self.env.num_envs
+        seeds = reset_seeds(count, stage.seed, "episode", wave)
+        rng = GeneratorRng(derive(stage.seed, "noise", wave), self.device)
 
-        def policy() -> Policy:
-            return behaviour(stage, self._acting(name, noise), self.lab.spaces, count, noise)
+        def policy() -> PolicyFunction:
+            return noisy_policy(self._policy(name, rng), self.context.spaces, count, rng, level, stage.action_noise)
 
-        wanted = amount - self._held()
+        missing = amount - self._amount()
 
-        def enough(lanes: list[Lane]) -> bool:
+        def enough(recorders: list[EpisodeRecorder]) -> bool:
             if stage.min_return is not None or stage.max_return is not None:
-                return False  # only a whole episode tells whether it is wanted
+                return False  # the return is known at the end of an episode only
             if stage.transitions:
-                return covered(lanes, wanted)
-            return not any(lane.running for lane in lanes[:wanted])
+                return holds_transitions(recorders, missing)
+            return not any(recorder.running for recorder in recorders[:missing])
 
-        def told(over: int) -> None:
-            self.lab.progress.doing(f"playing {name}", over, count, "episodes")
+        def report(finished: int) -> None:
+            self.context.progress.set_activity(f"playing {name}", finished, count, "episodes")
 
-        told(0)
-        played = play(self.env, policy, seeds, True, self.stack, self.lab.stopping, enough=enough, ended=told)
-        self.lab.progress.doing("")
-        kept = 0
-        for one in played:
-            assert one.episode is not None
-            self.env_steps += one.length
-            self.best, self.worst = max(self.best, one.value), min(self.worst, one.value)
-            low, high = stage.min_return, stage.max_return
-            fits = (low is None or one.value >= low) and (high is None or one.value <= high)
-            if self._held() < amount and fits:
-                limit = amount - self.writer.transitions if stage.transitions else len(one.episode)
-                if self.stage.epsilons:
-                    one.episode.infos["noise"] = np.full(one.length, level, np.float32)
-                self.writer.add(cut(one.episode, limit))
-                kept += 1
-        return kept
+        report(0)
+        played = play(self.env, policy, seeds, True, self.stack, self.context.stopping, enough=enough, ended=report)
+        self.context.progress.set_activity("")
+        stored = 0
+        for result in played:
+            self.env_steps += result.length
+            self.best, self.worst = max(self.best, result.episode_return), min(self.worst, result.episode_return)
+            stored += self._store(result, level, amount)
+        return stored
 
-    def _acting(self, name: str, noise: Noise) -> Policy | None:
+    def _store(self, played: PlayedEpisode, level: float, amount: int) -> bool:
+        """Stores an episode unless there is enough data or its return is out of bounds; returns whether it did."""
+        stage, episode = self.stage, played.episode
+        assert episode is not None
+        low, high = stage.min_return, stage.max_return
+        is_within = (low is None or played.episode_return >= low) and (high is None or played.episode_return <= high)
+        if self._amount() >= amount or not is_within:
+            return False
+        limit = amount - self.writer.transitions if stage.transitions else len(episode)
+        if stage.epsilons:
+            episode.infos["noise"] = np.full(played.length, level, np.float32)
+        self.writer.add(cut_episode(episode, limit))
+        return True
+
+    def _policy(self, name: str, rng: Rng) -> PolicyFunction | None:
         base, snapshot = split_name(name)
         if base == "random":
             return None
-        expert: Expert = self.lab.products[base]
-        return expert.policy(self.env, self.device, snapshot, noise if self.stage.sample else None)
+        expert: Expert = self.context.products[base]
+        return expert.policy(self.env, self.device, snapshot, rng if self.stage.stochastic else None)
 
 
-def behaviour(stage: Collect, act: Policy | None, spaces: Spaces, count: int, noise: Generated) -> Policy:
-    """How a stage acts in `count` environments: a policy with the stage's noise; uniformly where there is none."""
-    random = random_policy(spaces, count, noise)
+def noisy_policy(
+    act: PolicyFunction | None, spaces: Spaces, count: int, rng: GeneratorRng, epsilon: float, action_noise: float
+) -> PolicyFunction:
+    """The policy `act` with noise, for `count` environments; the uniform random policy if `act` is None.
+
+    An action is uniform with probability `epsilon`. Continuous actions get Gaussian noise with a standard deviation of
+    `action_noise` half ranges of the action space.
+    """
+    random = random_policy(spaces, count, rng)
     if act is None:
         return random
     space: Any = spaces.action
 
     def noisy(obs: Any) -> Any:
         action = act(obs)
-        if stage.sigma and spaces.actions == "continuous":
-            reach = ((space.high - space.low) / 2).astype(np.float32)
-            action = action + stage.sigma * (reach * noise.normal(*action.shape).cpu().numpy())
-        if stage.epsilon:
-            explores = noise.uniform(count).cpu().numpy() < stage.epsilon
+        if action_noise and spaces.actions == "continuous":
+            scale = ((space.high - space.low) / 2).astype(np.float32)
+            action = action + action_noise * (scale * rng.normal(*action.shape).cpu().numpy())
+        if epsilon:
+            explores = rng.uniform(count).cpu().numpy() < epsilon
             action = np.where(explores.reshape(-1, *[1] * (action.ndim - 1)), random(obs), action)
-        return inside(spaces, action)
+        return clip_action(spaces, action)
 
     return noisy
 
 
-def random_policy(spaces: Spaces, count: int, noise: Generated) -> Policy:
-    """Uniform actions."""
+def random_policy(spaces: Spaces, count: int, rng: GeneratorRng) -> PolicyFunction:
+    """Uniform actions for `count` environments; drawn with `rng`, whatever the observations."""
     space: Any = spaces.action
 
     def act(obs: Any) -> Any:
         if spaces.actions == "discrete":
-            return (noise.uniform(count) * int(space.n)).long().cpu().numpy()
-        uniform = noise.uniform(count, *space.shape).cpu().numpy()
+            return (rng.uniform(count) * int(space.n)).long().cpu().numpy()
+        uniform = rng.uniform(count, *space.shape).cpu().numpy()
         return (space.low + uniform * (space.high - space.low)).astype(np.float32)
 
     return act

@@ -1,8 +1,7 @@
-"""Experts that are not trained here: an earlier policy, a script, a person."""
+"""Experts that the run does not train: the policy of an earlier run, a script, a person."""
 
 import shutil
 import time
-from abc import ABC
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,73 +9,66 @@ from typing import Any, ClassVar, final
 
 import torch
 
+from lfd.agents import Agent
 from lfd.algos import MISSING
-from lfd.envs import Env, Spaces
-from lfd.errors import Refused
-from lfd.experts import Keyboard, Queue, Scripted, script_file
-from lfd.files import load_object, save_json
-from lfd.stages import Lab, Product, Stage, Summary
+from lfd.envs import Spaces
+from lfd.errors import UserError
+from lfd.experts.experts import Keyboard, Queue, Scripted, script_path
+from lfd.stages import CheckContext, Product, Stage, StageContext, Summary
 from lfd.stages.trained import Trained, open_trained, read_trained, trained_folder, undamaged
-
-
-@dataclass
-class Ready(Stage, ABC):
-    """Somebody who needs no training."""
-
-    gives: ClassVar[Product] = Product.labels
-
-    def inputs(self) -> dict[str, Product]:
-        return {}
-
-    def interacts(self) -> bool:
-        return False
-
-    def total(self) -> int | None:
-        return None
+from lfd.store.files import load_json_object, save_json
 
 
 @final
 @dataclass
-class Pretrained(Ready):
-    """The policy of a finished run."""
+class Pretrained(Stage):
+    """Copies the policy of a finished run."""
 
-    path: str = MISSING  # a run's folder, or a fit artifact's; its content, not its place, is part of the key
-    stage: str = "learn"  # whose policy of that run
+    path: str = MISSING  # folder of a run or of a fit artifact; its content, not the path, is part of the key
+    stage: str = "learn"  # the stage of that run whose policy is copied
 
-    def offers(self, product: Product) -> bool:
-        return product in (Product.policy, Product.actor, Product.labels)
+    def provides(self) -> frozenset[Product]:
+        return frozenset({Product.policy, Product.actor, Product.labels})
 
     @property
     def folder(self) -> Path:
         if self.path == MISSING:
-            raise Refused("expert.path is missing; give a run, as in expert=pretrained expert.path=outputs/runs/ppo-…")
+            raise UserError(
+                "expert.path: expected a value, got none; set a run's folder, as in expert.path=outputs/runs/ppo-…"
+            )
         with undamaged(Path(self.path)):
             return trained_folder(Path(self.path).expanduser(), self.stage)
 
-    def material(self, digest: Callable[[Path], str]) -> Any:
-        # Weights and what is built around them; the rest of the folder tells how they came to be.
+    def key_content(self, digest: Callable[[Path], str]) -> Any:
+        # Weights and description of the agent; the other files are its history.
         files = sorted(path for path in self.folder.iterdir() if path.suffix == ".safetensors")
         return replace(self, path=" ".join(digest(path) for path in [*files, self.folder / "agent.json"]), stage="")
 
-    def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
+    def check(self, context: CheckContext) -> None:
+        name, spaces = context.name, context.spaces
         trained = read_trained(self.folder, Path(self.path))
         if not trained.acts:
-            raise Refused(f"{name}: {self.path} judges and does not act; choose a policy")
-        theirs = trained.spaces
+            raise UserError(f"{name}.path: expected a policy, got the reward model {self.path}; choose another run")
         for what in ("observation", "action"):
-            if getattr(theirs, what) != getattr(spaces, what):
-                raise Refused(
-                    f"{name}: {self.path} knows the {what} space {getattr(theirs, what)}, here it is "
-                    f"{getattr(spaces, what)}; choose an expert of this environment"
+            expected, got = getattr(spaces, what), getattr(trained.spaces, what)
+            if expected != got:
+                raise UserError(
+                    f"{name}.path: expected the {what} space {expected}, got {got} of {self.path}; choose an expert of "
+                    "this environment"
                 )
 
-    def run(self, lab: Lab) -> Summary:
+    def untrained_agent(self, spaces: Spaces) -> Agent | None:
+        # The caller may be on the meta device, but weights are read from files.
+        with torch.device("cpu"):
+            return self.open(self.folder).agents()[0]
+
+    def run(self, context: StageContext) -> Summary:
         began = time.monotonic()
         for path in self.folder.iterdir():
             if path.suffix == ".safetensors" or path.name == "agent.json":
-                shutil.copy2(path, lab.folder)
-        # Somebody may have changed it while it was copied.
-        read_trained(lab.folder, Path(self.path))
+                shutil.copy2(path, context.folder)
+        # The files may have changed since they were checked.
+        read_trained(context.folder, Path(self.path))
         return Summary(seconds=time.monotonic() - began)
 
     @staticmethod
@@ -86,71 +78,77 @@ class Pretrained(Ready):
 
 @final
 @dataclass
-class Script(Ready):
-    """A function, in Python, that is given an environment and answers with how to act in it."""
+class Script(Stage):
+    """A Python function as an expert: called with an environment, it returns the policy for an episode of it."""
 
     script: str = MISSING  # package.module:function
 
-    def offers(self, product: Product) -> bool:
-        return product in (Product.actor, Product.labels)
+    def provides(self) -> frozenset[Product]:
+        return frozenset({Product.actor, Product.labels})
 
-    def material(self, digest: Callable[[Path], str]) -> Any:
-        # Another content of its file is another expert.
-        return replace(self, script=f"{self.script} {digest(script_file(self.script))}")
+    def key_content(self, digest: Callable[[Path], str]) -> Any:
+        # An expert with another content of its file gets another key.
+        return replace(self, script=f"{self.script} {digest(script_path(self.script))}")
 
-    def check_wiring(self, name: str, spaces: Spaces, datasets: list[str]) -> None:
+    def check(self, context: CheckContext) -> None:
         if self.script == MISSING:
-            raise Refused(f"{name}.script is missing; name a function, as in {name}.script=my_module:my_function")
-        script_file(self.script)
-
-    def check_env(self, name: str, env: Env) -> None:
-        """Asks it once what to do first, before anybody waits for it."""
-        one = env.make(1, training=False)
+            name = context.name
+            raise UserError(
+                f"{name}.script: expected a value, got none; set a function, as in {name}.script=my_module:my_function"
+            )
+        script_path(self.script)
+        if context.env is None:
+            return
+        # One call before anything runs, so that errors of the script come early.
+        env = context.env.make(1, training=False)
         try:
-            seen = one.reset([0])
-            Scripted(self.script).policy(one, torch.device("cpu"))(seen)
+            obs = env.reset([0])
+            Scripted(self.script).policy(env, torch.device("cpu"))(obs)
         finally:
-            one.close()
+            env.close()
 
-    def run(self, lab: Lab) -> Summary:
-        save_json(lab.folder / "script.json", {"script": self.script})
+    def run(self, context: StageContext) -> Summary:
+        save_json(context.folder / "script.json", {"script": self.script})
         return Summary()
 
     @staticmethod
     def open(folder: Path) -> Scripted:
-        return Scripted(str(load_object(folder / "script.json", "script")["script"]))
+        return Scripted(str(load_json_object(folder / "script.json", "script")["script"]))
 
 
 @final
 @dataclass
-class Live(Ready):
-    """A person who drives at the terminal."""
+class KeyboardExpert(Stage):
+    """A person who acts at the terminal, by keys."""
 
     revision: ClassVar[int] = 2  # the product names the actions
 
-    who: str = ""  # another name is another person, whose data is made anew
+    annotator: str = ""  # name of the person; another name gives new data
 
-    def offers(self, product: Product) -> bool:
-        return product in (Product.actor, Product.labels)
+    def provides(self) -> frozenset[Product]:
+        return frozenset({Product.actor, Product.labels})
 
-    def run(self, lab: Lab) -> Summary:
-        assert lab.env is not None
-        save_json(lab.folder / "actions.json", {"names": lab.env.action_names()})
+    def run(self, context: StageContext) -> Summary:
+        assert context.env is not None
+        save_json(context.folder / "actions.json", {"names": context.env.action_names()})
         return Summary()
 
     @staticmethod
     def open(folder: Path) -> Keyboard:
-        return Keyboard(load_object(folder / "actions.json", "names")["names"])
+        return Keyboard(load_json_object(folder / "actions.json", "names")["names"])
 
 
 @final
 @dataclass
-class Later(Ready):
-    """Somebody, a person or a program, who labels states while the run waits."""
+class QueueExpert(Stage):
+    """A person or a program that labels states while the run waits."""
 
-    who: str = ""  # another name is another person, whose labels are asked for anew
+    annotator: str = ""  # name of the person or program; another name gives new labels
 
-    def run(self, lab: Lab) -> Summary:
+    def provides(self) -> frozenset[Product]:
+        return frozenset({Product.labels})
+
+    def run(self, context: StageContext) -> Summary:
         return Summary()
 
     @staticmethod

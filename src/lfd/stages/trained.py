@@ -1,4 +1,4 @@
-"""A trained policy on disk: weights, how to build the agent around them, and how it came to be."""
+"""Trained agents on disk: weights, the description of the agent, and the history of its training."""
 
 import json
 import math
@@ -6,41 +6,51 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
 import torch
 
-from lfd.agents import Agent, AgentSpec, sketched
-from lfd.artifacts import is_earlier
+from lfd.agents import Agent, AgentSpec, build_on_meta
 from lfd.envs import Spaces, VecEnv
-from lfd.episodes import Policy, greedy
-from lfd.errors import Refused, nearest
-from lfd.experts import Expert
-from lfd.files import file_sha256, load_object, load_tensors, save_json, save_tensors
-from lfd.learner import Learner
-from lfd.noise import Noise
+from lfd.episodes import Evaluation, PolicyFunction, agent_policy
+from lfd.errors import UserError, suggest
+from lfd.experts.experts import Expert
+from lfd.learner.learner import Learner
 from lfd.registry import from_json, parts, to_json
+from lfd.rng import Rng
+from lfd.store.artifacts import is_outdated
+from lfd.store.files import file_sha256, load_json_object, load_tensors, save_json, save_tensors
+from lfd.store.outputs import Outputs
 
 WEIGHTS = "agent.safetensors"
-LARGEST = 10**8  # numbers in an observation
+MAX_SPACE_SIZE = 10**8  # numbers in an element of a space
 
 
 @final
 @dataclass
 class Trained(Expert):
-    """The product of a fit stage; read only."""
+    """The product of a training stage: a policy, a reward model, or both; read only."""
 
     folder: Path
     content: dict[str, Any]
-    _loaded: dict[int | None, Agent] = field(default_factory=dict)  # first members that have acted, by snapshot
+    _loaded: dict[int | None, Agent] = field(default_factory=dict)  # first members that acted, by snapshot
 
     def policy(
-        self, env: VecEnv, device: torch.device, snapshot: int | None = None, noise: Noise | None = None
-    ) -> Policy:
+        self, env: VecEnv, device: torch.device, snapshot: int | None = None, rng: Rng | None = None
+    ) -> PolicyFunction:
         if snapshot not in self._loaded:
             self._loaded[snapshot] = self.agents(snapshot)[0].to(device)
-        return greedy(self._loaded[snapshot], env.num_envs, device, noise)
+        return agent_policy(self._loaded[snapshot], env.num_envs, device, rng)
+
+    def evaluate(self, evaluation: Evaluation, snapshot: int | None = None) -> dict[str, Any]:
+        """Scores over the episodes of all members."""
+        count, device = evaluation.env.num_envs, evaluation.device
+        agents = [agent.to(device) for agent in self.agents(snapshot)]
+        return evaluation.scores(
+            [partial(agent_policy, agent, count, device, evaluation.rng(member)) for member, agent in enumerate(agents)]
+        )
 
     @property
     def spaces(self) -> Spaces:
@@ -48,7 +58,7 @@ class Trained(Expert):
 
     @property
     def acts(self) -> bool:
-        """Or does it only judge?"""
+        """True if it is a policy, False if it is only a reward model."""
         kind: type[AgentSpec] = parts("agent")[self.content["spec"]["name"]]
         return kind.acts
 
@@ -64,18 +74,18 @@ class Trained(Expert):
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Evaluations during the training, oldest first: {"step", "env_steps", "score", …}."""
+        """Evaluations during training, oldest first: {"step", "env_steps", "score", …}."""
         history: list[dict[str, Any]] = self.content["history"]
         return history
 
     def agents(self, snapshot: int | None = None) -> list[Agent]:
-        """The members, or their states at a snapshot. Raises Refused if there is no such snapshot."""
+        """The members, or their states at a snapshot, counted from 0. Raises UserError if it does not exist."""
         file = WEIGHTS
         if snapshot is not None:
             if not 0 <= snapshot < len(self.snapshots):
-                raise Refused(
-                    f"snapshot {snapshot} was not kept: there are {len(self.snapshots)} (counted from 0); "
-                    "set checkpoints of the fit stage, and check.every so that there are as many checks"
+                raise UserError(
+                    f"snapshot {snapshot}: expected a number below {len(self.snapshots)}, the number of snapshots; set "
+                    "more snapshots of the training stage, with eval.every for as many evaluations"
                 )
             file = self.snapshots[snapshot]["file"]
         with undamaged(self.folder):
@@ -85,8 +95,8 @@ class Trained(Expert):
 
     def _agent(self, weights: dict[str, torch.Tensor], index: int) -> Agent:
         agent = self._blank()
-        wanted = agent.state_dict()
-        agent.load_state_dict({name: weights[name] if self.members == 1 else weights[name][index] for name in wanted})
+        names = agent.state_dict()
+        agent.load_state_dict({name: weights[name] if self.members == 1 else weights[name][index] for name in names})
         agent.publish()
         return agent
 
@@ -96,73 +106,73 @@ class Trained(Expert):
         for loss in self.content["losses"]:
             agent.add(from_json(loss, "loss").modules(agent))
         if self.content["normalize_obs"]:
-            agent.normalise_observations()
+            agent.normalize_observations()
         return agent
 
     def _check_shapes(self, file: str, weights: dict[str, torch.Tensor]) -> None:
-        """Before anything is built as large as a description says: it may say what it likes."""
+        """Raises UserError unless the weights have the shapes of the description; allocates no memory for these."""
         lead = (self.members,) if self.members > 1 else ()
-        for name, wanted in sketched(self._blank).state_dict().items():
-            there = tuple(weights[name].shape) if name in weights else None
-            if there != (*lead, *wanted.shape):
-                raise Refused(f"{file} has {name} of the shape {there}, its agent.json needs {(*lead, *wanted.shape)}")
+        for name, value in build_on_meta(self._blank).state_dict().items():
+            expected, got = (*lead, *value.shape), tuple(weights[name].shape) if name in weights else None
+            if got != expected:
+                raise UserError(f"{file}: expected {name} of the shape {expected} by its agent.json, got {got}")
 
     def check(self) -> None:
-        """Read everything there is. Raises Refused, or whatever comes of a damaged description."""
+        """Reads all files. Raises UserError, or any error of reading a damaged description; see `undamaged`."""
         marker = self.folder / "artifact.json"
-        stored = load_object(marker).get("sha256", {}) if marker.exists() else {}
-        for name in (WEIGHTS, *(one["file"] for one in self.snapshots)):
+        stored = load_json_object(marker).get("sha256", {}) if marker.exists() else {}
+        for name in (WEIGHTS, *(snapshot["file"] for snapshot in self.snapshots)):
             if name in stored and file_sha256(self.folder / name, None) != stored[name]:
-                raise Refused(f"{name} is damaged: its sha256 is not that of what was stored")
+                raise UserError(f"{name} is damaged: its sha256 differs from the stored one")
         shapes = re.findall(r'"box": \[([^\]]*)\]', json.dumps(self.content["spaces"]))
-        if any(math.prod(map(int, shape.split(","))) > LARGEST for shape in shapes if shape):
-            raise Refused(f"agent.json has a space of more than {LARGEST:,} numbers")
+        if any(math.prod(map(int, shape.split(","))) > MAX_SPACE_SIZE for shape in shapes if shape):
+            raise UserError(f"agent.json: expected spaces of at most {MAX_SPACE_SIZE:,} numbers, got a larger one")
         for snapshot in (None, *range(len(self.snapshots))):
             for agent in self.agents(snapshot):
                 for name, value in agent.state_dict().items():
                     if not torch.isfinite(value).all():
-                        raise Refused(f"{name} is not finite")
+                        raise UserError(f"{name}: expected finite weights, got NaN or infinity")
 
 
 @contextmanager
 def undamaged(path: Path) -> Iterator[None]:
-    """Turns whatever comes of reading what somebody may have changed into Refused, which names `path`."""
+    """Turns errors of reading a damaged policy into UserError with `path`."""
     try:
         yield
-    except Refused as refusal:
-        told = str(refusal)
-        raise Refused(told if told.startswith(str(path)) else f"{path}: {told}") from refusal
+    except UserError as refusal:
+        message = str(refusal)
+        raise UserError(message if message.startswith(str(path)) else f"{path}: {message}") from refusal
     except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, MemoryError, RecursionError,
             RuntimeError, TypeError, ValueError) as error:  # fmt: skip
-        told = " ".join(str(error).split())[:200]
-        raise Refused(
-            f"{path}: the policy there is damaged ({type(error).__name__}: {told}); take another copy of it, or repeat "
-            "its command"
+        message = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path}: the policy is damaged ({type(error).__name__}: {message}); use another copy of it, or repeat its "
+            "command"
         ) from error
 
 
-def judge(product: Trained, what: str) -> Agent:
-    """Who gives the reward of a product. Raises Refused, with `what` it is for, if it has members."""
+def single_agent(product: Trained, what: str) -> Agent:
+    """The only member of a product. Raises UserError, which begins with `what`, if it has several."""
     agents = product.agents()
     if len(agents) > 1:
-        raise Refused(f"{what} has {len(agents)} members; a single reward is expected")
+        raise UserError(f"{what}: expected a single reward model, got {len(agents)} members")
     return agents[0]
 
 
 def save_agent(folder: Path, learner: Learner, name: str = WEIGHTS) -> None:
-    """The learner's weights and buffers; with members every tensor has a leading axis."""
+    """Saves the learner's weights and buffers; with several members every tensor has a leading axis [members]."""
     save_tensors(folder / name, {**learner.parameters, **learner.buffers})
 
 
 def save_trained(
     folder: Path, learner: Learner, history: list[dict[str, Any]], snapshots: list[dict[str, Any]]
 ) -> None:
-    """Everything that `open_trained` needs."""
+    """Saves everything that `open_trained` reads."""
     save_agent(folder, learner)
     content = {
         "spec": to_json(learner.algo.agent, "agent"),
-        # Those that brought modules: a policy that goes on from here, or a reward, needs them again.
-        "losses": [to_json(loss, "loss") for loss in learner.algo.losses.values() if loss.modules(learner.agent)],
+        # Losses that add modules to the agent are needed to build it.
+        "losses": [to_json(loss, "loss") for loss in learner.algo.losses.values() if loss.adds_modules()],
         "spaces": learner.agent.spaces.to_json(),
         "normalize_obs": learner.algo.normalize_obs,
         "members": learner.members,
@@ -172,14 +182,22 @@ def save_trained(
     save_json(folder / "agent.json", content)
 
 
+def save_reward(folder: Path, spec: AgentSpec, agent: Agent) -> None:
+    """Saves a reward model that was made without a learner, for `open_trained`."""
+    save_tensors(folder / WEIGHTS, agent.state_dict())
+    content = {"spec": to_json(spec, "agent"), "spaces": agent.spaces.to_json()}
+    rest = {"losses": [], "normalize_obs": False, "members": 1, "history": [], "snapshots": []}
+    save_json(folder / "agent.json", content | rest)
+
+
 def open_trained(folder: Path) -> Trained:
-    """The policy in an artifact's folder. Raises Refused if its description is damaged."""
+    """Opens the agent in an artifact's folder. Raises UserError if its description is damaged."""
     fields = ("spec", "losses", "spaces", "normalize_obs", "members", "history", "snapshots")
-    return Trained(folder, load_object(folder / "agent.json", *fields))
+    return Trained(folder, load_json_object(folder / "agent.json", *fields))
 
 
 def read_trained(folder: Path, path: Path) -> Trained:
-    """The policy in an artifact's folder, read whole. Raises Refused, naming `path`, by which the user knows it."""
+    """Opens and checks the agent in an artifact's folder. Raises UserError, which begins with `path`."""
     with undamaged(path):
         trained = open_trained(folder)
         trained.check()
@@ -187,25 +205,29 @@ def read_trained(folder: Path, path: Path) -> Trained:
 
 
 def trained_folder(path: Path, stage: str) -> Path:
-    """The artifact of a run's stage, or the artifact itself. Raises Refused if `path` is neither."""
+    """The folder of the artifact of a run's stage; `path` is a run's or an artifact's folder, else UserError."""
     if (path / "artifact.json").exists():
         return _of_this_version(path)
     if not (path / "result.json").exists():
-        raise Refused(
-            f"{path}: no result.json; a finished run's folder is expected, as in outputs/runs/cql-cartpole-s0-…"
+        raise UserError(
+            f"{path}: expected the folder of a finished run, as in outputs/runs/cql-cartpole-s0-…, got a folder with "
+            "no result.json; check the path"
         )
-    stages = load_object(path / "result.json").get("stages", {})
+    stages = load_json_object(path / "result.json").get("stages", {})
     if stage not in stages:
-        raise Refused(f"{path}: the run has no stage {stage!r}; {nearest(stage, stages)}")
+        raise UserError(f"{path}: the run has no stage {stage!r}; {suggest(stage, stages)}")
     key = stages[stage]["artifact"]
     if not isinstance(key, str) or Path(key).name != key:
-        raise Refused(f"{path}: its result.json names {str(key)[:80]!r} as the artifact of {stage!r}, which is no key")
-    return _of_this_version(path.absolute().parent.parent / "artifacts" / key)
+        raise UserError(
+            f"{path}: expected the key of an artifact of {stage!r} in result.json, got {str(key)[:80]!r}; repeat its "
+            "command"
+        )
+    return _of_this_version(Outputs(path.absolute().parent.parent).artifacts / key)
 
 
 def _of_this_version(folder: Path) -> Path:
-    if is_earlier(folder):
-        raise Refused(
+    if is_outdated(folder):
+        raise UserError(
             f"{folder.name} was stored by an earlier version of lfd: expected one of this version; repeat the command "
             "that made it"
         )

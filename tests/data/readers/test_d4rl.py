@@ -1,3 +1,5 @@
+"""Reading D4RL files: where and why episodes end, final observations, refused columns."""
+
 from __future__ import annotations
 
 import h5py
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 
 from lfd.data import read
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 # Rows 0-2 terminate, 3-6 are truncated, 7-8 are what the file's end cut off.
 TERMINALS, TIMEOUTS = [2], [6]
@@ -45,10 +47,10 @@ def write(tmp_path):
 
 
 def ends(episodes):
-    return [(len(e), e.terminated, e.truncated, e.is_complete) for e in episodes]
+    return [(len(e), e.terminated, e.truncated, e.has_final_observation) for e in episodes]
 
 
-def test_next_observations_complete_every_episode(write, columns):
+def test_read_d4rl_next_observations_give_final_observations(write, columns):
     episodes = list(read(write(columns)))
     assert ends(episodes) == [(3, True, False, True), (4, False, True, True), (2, False, False, True)]
     for episode, last in zip(episodes, (2, 6, 8), strict=True):
@@ -58,12 +60,12 @@ def test_next_observations_complete_every_episode(write, columns):
     np.testing.assert_array_equal(episodes[1].infos["qpos"], columns["infos/qpos"][3:7])
 
 
-def test_without_next_observations_the_final_ones_are_not_known(write, columns):
+def test_read_d4rl_without_next_observations_has_no_final_ones(write, columns):
     del columns["next_observations"]
     assert ends(read(write(columns))) == [(3, True, False, False), (4, False, True, False), (2, False, False, False)]
 
 
-def test_columns_of_width_one_and_float_flags(write, columns):
+def test_read_d4rl_columns_of_width_one_and_float_flags_are_read(write, columns):
     for name in ("rewards", "terminals", "timeouts"):
         columns[name] = columns[name].astype(np.float32)[:, None]
     episodes = list(read(write(columns)))
@@ -71,57 +73,57 @@ def test_columns_of_width_one_and_float_flags(write, columns):
     assert ends(episodes)[:2] == [(3, True, False, True), (4, False, True, True)]
 
 
-def test_without_timeouts_a_contradicted_successor_ends_an_episode(write, columns):
+def test_read_d4rl_without_timeouts_splits_at_resets(write, columns):
     del columns["timeouts"]
     assert ends(read(write(columns))) == [(3, True, False, True), (4, False, False, True), (2, False, False, True)]
 
 
-def test_without_timeouts_the_time_limit_is_counted(write, columns):
+def test_read_d4rl_without_timeouts_counts_the_time_limit(write, columns):
     del columns["timeouts"], columns["next_observations"]
     path = write(columns)
     expected = [(3, True, False, False), (4, False, True, False), (2, False, False, False)]
     assert ends(read(path, max_episode_steps=4)) == expected
-    with pytest.raises(Refused, match="give dataset.max_episode_steps"):
+    with pytest.raises(UserError, match="give dataset.max_episode_steps"):
         list(read(path))
 
 
-def test_a_termination_at_the_time_limit_stays_a_termination(write, columns):
+def test_read_d4rl_termination_at_time_limit_is_kept(write, columns):
     del columns["timeouts"], columns["next_observations"]
     assert ends(read(write(columns), max_episode_steps=3))[0] == (3, True, False, False)
 
 
-def test_missing_and_short_columns_are_named(write, columns):
-    with pytest.raises(Refused, match="no terminals"):
+def test_read_d4rl_missing_or_short_column_is_refused(write, columns):
+    with pytest.raises(UserError, match="expected terminals, got actions"):
         list(read(write({name: column for name, column in columns.items() if name != "terminals"})))
-    with pytest.raises(Refused, match="9 rewards"):
+    with pytest.raises(UserError, match="9 rewards"):
         list(read(write(columns | {"actions": columns["actions"][:5]})))
 
 
-def test_empty_columns_are_refused(write, columns):
+def test_read_d4rl_empty_columns_are_refused(write, columns):
     empty = {name: column[:0] if np.ndim(column) else column for name, column in columns.items()}
     path = write({name: column for name, column in empty.items() if not name.startswith("metadata")})
-    with pytest.raises(Refused, match="holds no transitions; its columns are empty"):
+    with pytest.raises(UserError, match="expected transitions, got empty columns"):
         list(read(path, None))
 
 
-def test_a_pickle_inside_hdf5_is_refused_by_name(write, columns):
+def test_read_d4rl_pickle_in_hdf5_is_refused(write, columns):
     path = write(columns)
     with h5py.File(path, "a") as file:
         file["actions"].attrs["__data_type__"] = "pickled_ndarray"
-    with pytest.raises(Refused, match="actions is a pickle"):
+    with pytest.raises(UserError, match="actions: expected numbers, got a pickle"):
         list(read(path))
 
 
-def test_text_is_no_column(write, columns):
+def test_read_d4rl_text_column_is_refused(write, columns):
     path = write({name: column for name, column in columns.items() if name != "observations"})
     with h5py.File(path, "a") as file:
         file.create_dataset("observations", data=["a"] * 9)
-    with pytest.raises(Refused, match="observations holds object"):
+    with pytest.raises(UserError, match="observations: expected numbers, got object"):
         list(read(path))
 
 
 @pytest.mark.parametrize("unit", [1.0, 1e-6, 1e5])
-def test_resets_are_found_in_any_unit(write, columns, unit):
+def test_find_resets_is_independent_of_units(write, columns, unit):
     del columns["timeouts"]
     rows = {name: columns[name] * np.float32(unit) for name in ("observations", "next_observations")}
     expected = [(3, True, False, True), (4, False, False, True), (2, False, False, True)]
@@ -129,14 +131,14 @@ def test_resets_are_found_in_any_unit(write, columns, unit):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_rounding_is_no_reset(write, columns, dtype):
+def test_find_resets_ignores_rounding(write, columns, dtype):
     columns["next_observations"] = columns["next_observations"].astype(dtype)
     columns["observations"][:, 2] += 1000  # a dimension of which its size, not its spread, decides the rounding
     columns["next_observations"][:, 2] += 1000
     assert [len(episode) for episode in read(write(columns))] == [3, 4, 2]
 
 
-def test_flags_that_were_never_written_are_all_0(write, columns):
+def test_read_d4rl_unwritten_flags_are_0(write, columns):
     del columns["timeouts"]
     path = write(columns)
     with h5py.File(path, "a") as file:

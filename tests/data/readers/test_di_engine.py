@@ -1,3 +1,5 @@
+"""Reading DI-engine's pickles and HDF5 files: episode ends, final observations, refused content."""
+
 from __future__ import annotations
 
 import pickle
@@ -8,7 +10,7 @@ import pytest
 import torch
 
 from lfd.data import read
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 
 @pytest.fixture
@@ -42,26 +44,26 @@ def write(tmp_path):
 
 
 def ends(episodes):
-    return [(len(e), e.terminated, e.truncated, e.is_complete) for e in episodes]
+    return [(len(e), e.terminated, e.truncated, e.has_final_observation) for e in episodes]
 
 
-def test_next_obs_are_the_final_observations(write, transitions):
+def test_read_di_engine_next_obs_give_final_observations(write, transitions):
     episodes = list(read(write(transitions)))
     assert ends(episodes) == [(3, True, False, True), (4, True, False, True), (2, False, False, True)]
     np.testing.assert_array_equal(episodes[1].observations[:, 0], [103, 104, 105, 106, 107])
     assert episodes[0].rewards.shape == (3,)
 
 
-def test_a_done_at_the_time_limit_is_a_truncation(write, transitions):
+def test_read_di_engine_done_at_time_limit_is_truncation(write, transitions):
     assert ends(read(write(transitions), max_episode_steps=4))[:2] == [(3, True, False, True), (4, False, True, True)]
 
 
-def test_a_gap_cuts_an_episode(write, transitions):
+def test_read_di_engine_gap_cuts_the_episode(write, transitions):
     del transitions[1]
     assert ends(read(write(transitions)))[:2] == [(1, False, False, True), (1, True, False, True)]
 
 
-def test_without_next_obs(write, transitions):
+def test_read_di_engine_without_next_obs_has_no_final_observations(write, transitions):
     for transition in transitions:
         del transition["next_obs"]
     assert ends(read(write(transitions))) == [
@@ -71,29 +73,29 @@ def test_without_next_obs(write, transitions):
     ]
 
 
-def test_dict_observations(write, transitions):
+def test_read_di_engine_dict_observations_are_read(write, transitions):
     for transition in transitions:
         for key in ("obs", "next_obs"):
             transition[key] = {"state": transition[key], "goal": transition[key][:2]}
     assert next(iter(read(write(transitions)))).observations["goal"].shape == (4, 2)
 
 
-def test_transitions_that_differ_in_shape_are_refused(write, transitions):
+def test_read_di_engine_different_shapes_are_refused(write, transitions):
     transitions[3]["obs"] = transitions[3]["obs"][:2]
-    with pytest.raises(Refused, match="not all alike"):
+    with pytest.raises(UserError, match="expected the same keys and shapes in all transitions"):
         list(read(write(transitions)))
 
 
-def test_other_pickles_are_refused(write, transitions):
-    with pytest.raises(Refused, match="no list of dicts"):
+def test_read_di_engine_other_content_is_refused(write, transitions):
+    with pytest.raises(UserError, match="expected a list of dicts"):
         list(read(write({"obs": 1})))
     for transition in transitions:
         del transition["reward"]
-    with pytest.raises(Refused, match="no reward"):
+    with pytest.raises(UserError, match="expected reward in each transition"):
         list(read(write(transitions)))
 
 
-def test_a_list_of_episodes(write, transitions):
+def test_read_di_engine_list_of_episodes_is_read(write, transitions):
     nested = [transitions[:3], transitions[3:5], transitions[5:7], transitions[7:]]
     for transition in transitions:
         del transition["next_obs"]
@@ -115,7 +117,7 @@ def hdf5(tmp_path, transitions):
     return build
 
 
-def test_hdf5_is_read_as_the_pickle_is(hdf5, write, transitions):
+def test_read_di_engine_hdf5_equals_the_pickle(hdf5, write, transitions):
     for one, other in zip(read(hdf5()), read(write(transitions)), strict=True):
         np.testing.assert_array_equal(one.observations, other.observations)
         np.testing.assert_array_equal(one.actions, other.actions)
@@ -123,7 +125,7 @@ def test_hdf5_is_read_as_the_pickle_is(hdf5, write, transitions):
         assert (one.terminated, one.truncated) == (other.terminated, other.truncated)
 
 
-def test_hdf5_without_next_obs(hdf5):
+def test_read_di_engine_hdf5_without_next_obs_has_no_final_observations(hdf5):
     assert ends(read(hdf5("next_obs"), max_episode_steps=4)) == [
         (3, True, False, False),
         (4, False, True, False),
@@ -131,12 +133,12 @@ def test_hdf5_without_next_obs(hdf5):
     ]
 
 
-def test_hdf5_with_columns_that_are_missing_short_or_no_numbers_is_refused(hdf5):
-    with pytest.raises(Refused, match="has action, next_obs, obs, reward"):
+def test_read_di_engine_hdf5_bad_column_is_refused(hdf5):
+    with pytest.raises(UserError, match="got action, next_obs, obs, reward;"):
         list(read(hdf5("done")))
-    with pytest.raises(Refused, match="9 obs, 5 action"):
+    with pytest.raises(UserError, match="9 obs, 5 action"):
         list(read(hdf5(action=np.zeros((5, 1), np.int64))))
-    with pytest.raises(Refused, match="reward holds"):
+    with pytest.raises(UserError, match="reward: expected numbers, got"):
         list(read(hdf5(reward=np.array([b"1"] * 9))))
-    with pytest.raises(Refused, match="5 next_obs"):
+    with pytest.raises(UserError, match="5 next_obs"):
         list(read(hdf5(next_obs=np.zeros((5, 4)))))

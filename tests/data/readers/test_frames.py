@@ -1,3 +1,5 @@
+"""Stacked frames of foreign files become single frames, or are refused if frames would be lost."""
+
 from __future__ import annotations
 
 import gymnasium as gym
@@ -8,7 +10,7 @@ import pytest
 from lfd.data import Writer, read
 from lfd.data.dataset import Dataset
 from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 SPACES = Spaces(gym.spaces.Box(0, 255, (4, 6, 5), np.uint8), gym.spaces.Discrete(3))
 FRAMES = np.random.default_rng(0).integers(1, 256, (12, 6, 5)).astype(np.uint8)
@@ -43,12 +45,12 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_frames_of_others_become_single_ones(form, tmp_path):
+def test_unstack_foreign_stacks_gives_single_frames(form, tmp_path):
     path = write(tmp_path / "a.hdf5", FORMS[form])
     writer = Writer(tmp_path / "log", SPACES, 4)
     for episode in read(path, SPACES, stack=4):
         writer.add(episode)
-    writer.finalise(tmp_path / "data.hdf5", {})
+    writer.finalize(tmp_path / "data.hdf5", {})
     data = Dataset.open(tmp_path / "data.hdf5")
     np.testing.assert_array_equal(data.observations(np.arange(12)), stacked("repeated"))
 
@@ -56,12 +58,12 @@ def test_frames_of_others_become_single_ones(form, tmp_path):
 @pytest.mark.parametrize(
     ("observations", "match"),
     [
-        (stacked("earlier"), "3 of its 12 stacks show frames from before"),
-        (stacked("repeated")[:, ::-1], "the oldest frame first"),
-        (stacked("repeated")[[0, 3, 1, 2, 4, 5, *range(6, 12)]], "do not go on by one frame a step"),
-        (FRAMES[:, :5], r"observations have shape \(5, 5\)"),
+        (stacked("earlier"), "got 3 of 12 stacks with frames from before"),
+        (stacked("repeated")[:, ::-1], "the oldest first, got others"),
+        (stacked("repeated")[[0, 3, 1, 2, 4, 5, *range(6, 12)]], "expected stacks of 4 that go on by one frame a step"),
+        (FRAMES[:, :5], r"observations: expected the shape \(6, 5\), .* got \(5, 5\)"),
     ],
 )
-def test_what_would_be_lost_or_mixed_up_is_refused(observations, match, tmp_path):
-    with pytest.raises(Refused, match=match):
+def test_unstack_lost_or_unordered_frames_are_refused(observations, match, tmp_path):
+    with pytest.raises(UserError, match=match):
         list(read(write(tmp_path / "a.hdf5", observations), SPACES, stack=4))

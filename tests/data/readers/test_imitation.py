@@ -1,3 +1,5 @@
+"""Reading imitation's folders of trajectories."""
+
 from __future__ import annotations
 
 import json
@@ -8,7 +10,7 @@ import pytest
 
 from lfd.data import read
 from lfd.data.readers import imitation
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 LENGTHS = (3, 5, 2)
 INFO = '{"py/object": "os.system"}'  # never looked at
@@ -49,23 +51,23 @@ def save(tmp_path):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_trajectories_are_episodes_with_their_final_observation(save, shards):
+def test_read_imitation_trajectories_have_final_observations(save, shards):
     episodes = list(read(save(rows(), shards=shards)))
     assert [len(episode) for episode in episodes] == list(LENGTHS)
-    assert all(episode.is_complete for episode in episodes)
+    assert all(episode.has_final_observation for episode in episodes)
     np.testing.assert_array_equal(episodes[1].observations[:, 0], [0, 1, 2, 3, 4, 5])
     np.testing.assert_array_equal(episodes[1].actions, [0, 1, 0, 1, 0])
     np.testing.assert_array_equal(episodes[2].rewards, [0, 1])
 
 
-def test_terminal_is_said_at_time_limits_too(save):
+def test_read_imitation_terminal_at_time_limit_is_truncation(save):
     folder = save(rows())
     found = [(episode.terminated, episode.truncated) for episode in read(folder, max_episode_steps=5)]
     assert found == [(True, False), (False, True), (False, False)]  # the last was still running
     assert not any(episode.terminated or episode.truncated for episode in read(folder))
 
 
-def test_pixels_and_continuous_actions_keep_shape_and_dtype(save):
+def test_read_imitation_pixels_and_actions_keep_shape_and_dtype(save):
     pixels = [np.full((length + 1, 6, 5, 3), length, np.uint8).tolist() for length in LENGTHS]
     nested = pa.list_(pa.list_(pa.list_(pa.list_(pa.uint8()))))
     actions = [[[0.5, -0.5]] * length for length in LENGTHS]
@@ -75,45 +77,45 @@ def test_pixels_and_continuous_actions_keep_shape_and_dtype(save):
     assert (first.actions.shape, first.actions.dtype) == ((3, 2), np.float32)
 
 
-def test_without_rewards_they_are_0(save):
+def test_read_imitation_without_rewards_gives_0(save):
     assert not any(episode.rewards.any() for episode in read(save(rows(rews=None))))
 
 
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"acts": None}, "has no acts; it has obs, infos, terminal, rews"),
-        ({"obs": [[{"x": 1.0}] * (length + 1) for length in LENGTHS]}, "obs holds struct"),
-        ({"obs": [[[1.0], [1.0, 2.0]]] * 3}, "obs has lists of different lengths"),
-        ({"acts": [[None] * length for length in LENGTHS]}, "acts holds null"),
-        ({"acts": [["left"] * length for length in LENGTHS]}, "acts holds string"),
+        ({"acts": None}, "has no acts: .* got obs, infos, terminal, rews;"),
+        ({"obs": [[{"x": 1.0}] * (length + 1) for length in LENGTHS]}, "obs: expected numbers, got struct"),
+        ({"obs": [[[1.0], [1.0, 2.0]]] * 3}, "obs: expected an array, got lists of different lengths"),
+        ({"acts": [[None] * length for length in LENGTHS]}, "acts: expected numbers, got null"),
+        ({"acts": [["left"] * length for length in LENGTHS]}, "acts: expected numbers, got string"),
     ],
 )
-def test_wrong_columns_are_refused_by_name(save, changed, told):
-    with pytest.raises(Refused, match=told):
+def test_read_imitation_bad_column_is_refused(save, changed, told):
+    with pytest.raises(UserError, match=told):
         list(read(save(rows(**changed))))
 
 
 @pytest.mark.parametrize("lost", [400, 8])  # within a trajectory, and no more than the end of the stream
-def test_a_file_that_breaks_off_is_refused(save, lost):
+def test_read_imitation_truncated_file_is_refused(save, lost):
     folder = save(rows())
     file = folder / "data-00000-of-00001.arrow"
     file.write_bytes(file.read_bytes()[:-lost])
-    with pytest.raises(Refused, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         list(read(folder))
 
 
-def test_a_folder_that_is_not_whole_is_refused(save):
+def test_arrow_files_incomplete_folder_is_refused(save):
     folder = save(rows(), shards=2)
     (folder / "data-00001-of-00002.arrow").unlink()
-    with pytest.raises(Refused, match="has no data-00001-of-00002.arrow"):
+    with pytest.raises(UserError, match="got no data-00001-of-00002.arrow"):
         list(read(folder))
     (folder / "state.json").write_text("{}")
-    with pytest.raises(Refused, match=r"state\.json is damaged"):
+    with pytest.raises(UserError, match=r"state\.json: expected _data_files"):
         list(read(folder))
 
 
-def test_without_pyarrow_the_way_to_it_is_told(save, monkeypatch):
+def test_read_imitation_without_pyarrow_names_the_install_command(save, monkeypatch):
     monkeypatch.setattr(imitation, "find_spec", lambda name: None)
-    with pytest.raises(Refused, match="pip install"):
+    with pytest.raises(UserError, match="pip install"):
         list(read(save(rows())))

@@ -1,3 +1,5 @@
+"""Reading Minari's folders: declared spaces, images, discrete values, refused columns."""
+
 from __future__ import annotations
 
 import io
@@ -12,7 +14,7 @@ from PIL import Image
 from lfd.data import read
 from lfd.data.survey import survey
 from lfd.envs.spaces import Spaces
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 
 @pytest.fixture
@@ -46,10 +48,10 @@ def spaces():
     return Spaces(observation, gym.spaces.Box(-1, 1, (2,)))
 
 
-def test_episodes_come_in_the_order_of_their_numbers(folder, spaces):
+def test_read_minari_episodes_are_in_order_of_their_ids(folder, spaces):
     episodes = list(read(folder, spaces))
     assert [len(episode) for episode in episodes] == list(range(1, 12))
-    assert all(episode.is_complete for episode in episodes)
+    assert all(episode.has_final_observation for episode in episodes)
     assert [episode.terminated for episode in episodes] == [index % 2 == 0 for index in range(11)]
     assert [episode.truncated for episode in episodes] == [index % 2 == 1 for index in range(11)]
     assert set(episodes[10].observations) == {"state", "goal_position"}
@@ -57,52 +59,52 @@ def test_episodes_come_in_the_order_of_their_numbers(folder, spaces):
     assert (episodes[10].observations["goal_position"] == 10).all()
 
 
-def test_the_info_of_the_reset_is_left_out(folder, spaces):
+def test_read_minari_info_of_the_reset_is_dropped(folder, spaces):
     np.testing.assert_array_equal(list(read(folder, spaces))[3].infos["success"], [1, 2, 3, 4])
 
 
 @pytest.mark.parametrize("inside", ["data", "data/main_data.hdf5"])
-def test_the_inner_folder_and_file_are_taken_too(folder, spaces, inside):
+def test_read_minari_inner_folder_and_file_are_accepted(folder, spaces, inside):
     assert len(list(read(folder / inside, spaces))) == 11
 
 
-def test_text_is_refused_by_name_where_nobody_chose_the_keys(folder):
-    with pytest.raises(Refused, match="observations/mission holds object"):
+def test_read_minari_text_column_without_keys_is_refused(folder):
+    with pytest.raises(UserError, match="observations/mission: expected numbers, got object"):
         list(read(folder))
 
 
-def test_a_missing_key_is_refused_with_the_nearest(folder, spaces):
+def test_read_minari_missing_key_suggests_the_nearest(folder, spaces):
     spaces.observation.spaces["goal_positions"] = spaces.observation.spaces.pop("goal_position")
-    with pytest.raises(Refused, match="did you mean 'goal_position'"):
+    with pytest.raises(UserError, match="did you mean 'goal_position'"):
         list(read(folder, spaces))
 
 
-def test_older_files_have_no_metadata(folder, spaces):
+def test_read_minari_without_metadata_is_read(folder, spaces):
     (folder / "data" / "metadata.json").unlink()
     assert len(list(read(folder, spaces))) == 11
 
 
-def test_other_storages_are_refused(folder, spaces):
+def test_minari_file_other_storage_is_refused(folder, spaces):
     (folder / "data" / "metadata.json").write_text(json.dumps({"data_format": "arrow"}))
-    with pytest.raises(Refused, match="as arrow"):
+    with pytest.raises(UserError, match="got arrow"):
         list(read(folder, spaces))
 
 
-def test_a_pointer_of_git_lfs_is_refused_with_the_way_out(folder, spaces):
+def test_read_git_lfs_pointer_names_the_command(folder, spaces):
     (folder / "data" / "main_data.hdf5").write_text(
         "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
     )
-    with pytest.raises(Refused, match="git lfs pull"):
+    with pytest.raises(UserError, match="git lfs pull"):
         list(read(folder, spaces))
 
 
-def test_observations_without_a_final_row(folder, spaces):
+def test_read_minari_without_final_row_has_no_final_observation(folder, spaces):
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
         for key in ("state", "goal/position"):
             rows = file[f"episode_4/observations/{key}"][:-1]
             del file[f"episode_4/observations/{key}"]
             file[f"episode_4/observations/{key}"] = rows
-    assert [index for index, episode in enumerate(read(folder, spaces)) if not episode.is_complete] == [4]
+    assert [index for index, episode in enumerate(read(folder, spaces)) if not episode.has_final_observation] == [4]
 
 
 # What the metadata name
@@ -154,18 +156,18 @@ BOX = gym.spaces.Box(-np.inf, np.inf, (3,))
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_bounds_that_the_metadata_name_are_taken(written, older):
+def test_minari_spaces_declared_bounds_are_used(written, older):
     action = gym.spaces.Box(np.array([-0.4, -2], np.float32), np.array([0.4, 2], np.float32))
     path = written(BOX, action, np.zeros((5, 3)), np.full((4, 2), 0.3), older)
     assert survey(path)[0].spaces == Spaces(BOX, action)
 
 
-def test_actions_and_observations_that_nobody_did_or_saw_are_known(written):
+def test_minari_spaces_declared_discrete_sizes_are_used(written):
     path = written(gym.spaces.Discrete(30), gym.spaces.Discrete(5), np.arange(5), np.array([0, 1, 2, 1]))
     assert survey(path)[0].spaces == Spaces(gym.spaces.Discrete(30), gym.spaces.Discrete(5))
 
 
-def test_discrete_spaces_that_count_from_elsewhere_count_from_0(written):
+def test_read_minari_discrete_values_are_shifted_to_0(written):
     observation = gym.spaces.Dict({"place": gym.spaces.Discrete(9, start=-2), "vector": BOX})
     seen = {"place": np.arange(5) - 2, "vector": np.zeros((5, 3))}
     path = written(observation, gym.spaces.Discrete(3, start=1), seen, np.array([1, 3, 2, 1]))
@@ -179,12 +181,12 @@ def test_discrete_spaces_that_count_from_elsewhere_count_from_0(written):
         3,
         4,
     ]
-    assert "counts its actions from 1" in found.notes[0]
+    assert "the file counts them from 1" in found.notes[0]
 
 
-def test_actions_beyond_the_named_bounds_are_refused(written):
+def test_survey_minari_actions_beyond_bounds_are_refused(written):
     path = written(BOX, gym.spaces.Box(-0.4, 0.4, (1,)), np.zeros((5, 3)), np.full((4, 1), 0.6))
-    with pytest.raises(Refused, match="8 of 8 actions lie beyond the bounds"):
+    with pytest.raises(UserError, match="8 of 8 actions lie beyond the bounds"):
         survey(path)
 
 
@@ -196,7 +198,7 @@ def jpeg(frame):
 
 @pytest.mark.parametrize("in_dict", [False, True])
 @pytest.mark.parametrize("equal", [False, True])
-def test_images_stored_as_jpeg_are_decoded(written, equal, in_dict):
+def test_read_minari_jpeg_images_are_decoded(written, equal, in_dict):
     smooth = (np.indices((40, 48, 3)).sum(0) * 2).astype(np.uint8)
     frames = [smooth if equal else (smooth // (index + 1)).astype(np.uint8) for index in range(5)]
     stored = [jpeg(frame) for frame in frames]
@@ -211,15 +213,15 @@ def test_images_stored_as_jpeg_are_decoded(written, equal, in_dict):
     assert seen.shape == (5, 40, 48, 3) and np.abs(seen.astype(int) - np.stack(frames)).mean() < 4
 
 
-def test_infos_that_only_some_episodes_have_are_left_out(folder, spaces):
+def test_survey_infos_of_some_episodes_only_are_dropped(folder, spaces):
     with h5py.File(folder / "data" / "main_data.hdf5", "a") as file:
         file["episode_3/infos/time"] = np.zeros(4)
         file["episode_4/infos/time"] = np.zeros((5, 2))
     assert survey(folder, spaces)[0].infos == ["success"]
 
 
-def test_bounds_that_the_metadata_leave_open_are_those_of_the_values(written):
+def test_survey_minari_infinite_bounds_are_inferred(written):
     action = gym.spaces.Box(np.array([-np.inf, -3], np.float32), np.array([np.inf, 3], np.float32))
     actions = np.array([[5.0, 0], [-4, 1], [0, 0], [0, 0]])
-    found = survey(written(BOX, action, np.zeros((5, 3)), actions), taken=lambda episodes: iter([next(episodes)]))[0]
+    found = survey(written(BOX, action, np.zeros((5, 3)), actions), select=lambda episodes: iter([next(episodes)]))[0]
     assert (found.spaces.action.low.tolist(), found.spaces.action.high.tolist()) == ([-4, -3], [5, 3])

@@ -1,3 +1,5 @@
+"""Detection of a file's format; unknown formats are refused."""
+
 from __future__ import annotations
 
 import h5py
@@ -5,41 +7,41 @@ import numpy as np
 import pytest
 
 from lfd.data import Writer, read
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 
 @pytest.mark.parametrize("stack", [1, 4])
-def test_our_own_files_come_back_whole(tmp_path, vector, frames, make, stack):
+def test_read_lfd_file_gives_equal_episodes(tmp_path, vector, frames, make, stack):
     spaces = frames if stack == 4 else vector
     episodes = [make(spaces, steps, steps, stack, truncated=True, terminated=False) for steps in (3, 8)]
     writer = Writer(tmp_path / "log", spaces, stack)
     for episode in episodes:
         writer.add(episode)
-    writer.finalise(tmp_path / "data.hdf5", {})
+    writer.finalize(tmp_path / "data.hdf5", {})
     for found, added in zip(read(tmp_path / "data.hdf5", spaces), episodes, strict=True):
         np.testing.assert_array_equal(found.observations, added.observations)
         np.testing.assert_array_equal(found.actions, added.actions)
-        assert (found.truncated, found.is_complete) == (True, True)
+        assert (found.truncated, found.has_final_observation) == (True, True)
 
 
-def test_what_does_not_fit_the_environment_is_refused(tmp_path, vector, dictionary, make):
+def test_read_other_spaces_are_refused(tmp_path, vector, dictionary, make):
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 3))
-    writer.finalise(tmp_path / "data.hdf5", {})
-    with pytest.raises(Refused, match="observations/image"):
+    writer.finalize(tmp_path / "data.hdf5", {})
+    with pytest.raises(UserError, match="observations/image"):
         list(read(tmp_path / "data.hdf5", dictionary))
 
 
-def test_a_tianshou_buffer_is_refused_by_what_it_has(tmp_path):
+def test_read_tianshou_buffer_is_refused(tmp_path):
     with h5py.File(tmp_path / "buffer.hdf5", "w") as file:
         file.create_dataset("_meta/obs", data=np.zeros((4, 3))).attrs["__data_type__"] = "ndarray"
         file.create_dataset("_meta/info", data=np.zeros(9, np.int8)).attrs["__data_type__"] = "pickled_ndarray"
-    with pytest.raises(Refused, match="has _meta; accepted: lfd's own HDF5"):
+    with pytest.raises(UserError, match="got _meta; accepted: lfd's own HDF5"):
         list(read(tmp_path / "buffer.hdf5"))
 
 
 @pytest.mark.parametrize("form", ["text", "folder", "hdf5", "nothing"])
-def test_unknown_forms_are_refused_with_what_was_found(tmp_path, form):
+def test_read_unknown_format_is_refused_with_its_content(tmp_path, form):
     path = tmp_path / form
     if form == "text":
         path.write_text("a,b,c")
@@ -49,22 +51,22 @@ def test_unknown_forms_are_refused_with_what_was_found(tmp_path, form):
     elif form == "hdf5":
         with h5py.File(path, "w") as file:
             file["snapshots"] = np.zeros(3)
-    expected = {"text": "b'a,b,c'", "folder": "dataset_info.json", "hdf5": "has snapshots", "nothing": "no such file"}
-    with pytest.raises(Refused, match=expected[form]):
+    expected = {"text": "b'a,b,c'", "folder": "dataset_info.json", "hdf5": "got snapshots", "nothing": "no such file"}
+    with pytest.raises(UserError, match=expected[form]):
         list(read(path))
 
 
-def test_a_damaged_hdf5_file_is_refused(tmp_path):
+def test_read_damaged_hdf5_is_refused(tmp_path):
     path = tmp_path / "half.hdf5"
     with h5py.File(path, "w") as file:
         file["observations"] = np.zeros((1000, 3))
     with path.open("r+b") as opened:
         opened.truncate(3000)
-    with pytest.raises(Refused, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         list(read(path))
 
 
-def test_a_file_is_closed_behind_its_reader(tmp_path):
+def test_read_closes_the_file(tmp_path):
     path = tmp_path / "data.hdf5"
     with h5py.File(path, "w") as file:
         file["observations"], file["actions"] = np.zeros((6, 3)), np.zeros((6, 1), np.int64)

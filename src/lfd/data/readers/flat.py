@@ -1,4 +1,4 @@
-"""Cutting flat columns, one row a step, into episodes: where they end, and why."""
+"""Splits flat columns, one row a step, into episodes, and finds where and why these end."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lfd.data.episode import Array, Episode, unflatten
-from lfd.errors import Refused
+from lfd.data.episode import Episode, unflatten_observations
+from lfd.envs.spaces import Array
+from lfd.errors import UserError
 
-Flags = npt.NDArray[np.bool_]
+BoolArray = npt.NDArray[np.bool_]
 
 _BLOCK_ROWS = 16_384
-# Files round observations differently in `observations` and `next_observations`; a reset is a far larger step. In
-# standard deviations of each dimension; one that hardly moves beside the others tells nothing.
-_RESET, _HARDLY = 1e-2, 1e-6
+# Files round observations differently in `observations` and `next_observations`; a reset is a far larger difference.
+# The first is in standard deviations of a dimension, the second in those of the dimension that varies most.
+_RESET_STDS, _MIN_RELATIVE_STD = 1e-2, 1e-6
 
 
-class Rows(Protocol):
+class ColumnLike(Protocol):
     """An array, or a column of an open HDF5 file that is read as it is sliced."""
 
     @property
@@ -35,36 +36,36 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice) -> Array: ...
 
 
-def same_lengths(path: Path, columns: Mapping[str, Rows]) -> None:
-    """Raises Refused unless all columns have the same number of rows, and some."""
+def check_same_length(path: Path, columns: Mapping[str, ColumnLike]) -> None:
+    """Raises UserError unless all columns have the same number of rows, one at least."""
     lengths = {name: len(column) for name, column in columns.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{length} {name}" for name, length in lengths.items())
-        raise Refused(f"data: {path} has {told}; expected one row a step in each")
+        got = ", ".join(f"{length} {name}" for name, length in lengths.items())
+        raise UserError(f"data: {path}: expected one row a step in each column, got {got}; write the missing rows")
     if not next(iter(lengths.values())):
-        raise Refused(f"data: {path} holds no transitions; its columns are empty: {', '.join(lengths)}")
+        raise UserError(f"data: {path}: expected transitions, got empty columns ({', '.join(lengths)}); record some")
 
 
-def flags_of(path: Path, name: str, column: Rows) -> Flags:
-    """[N] booleans of a column of flags, (N,) or (N, 1) of any type. Raises Refused if one is not 0 or 1."""
+def parse_flags(path: Path, name: str, column: ColumnLike) -> BoolArray:
+    """[N] booleans of a column of flags, [N] or [N, 1] of any dtype. Raises UserError if a flag is not 0 or 1."""
     values = np.asarray(column[:])
     if values.size != len(values):
-        raise Refused(f"data: {path}: {name} has the shape {values.shape}; expected one flag a row")
+        raise UserError(f"data: {path}: {name}: expected one flag a row, got the shape {values.shape}; write [N] flags")
     values = values.reshape(-1)
-    wrong = ~((values == 0) | (values >= 1))  # not a number included
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise Refused(f"data: {path}: {name} of row {row} is {values[row]:g}; expected 0 or 1")
+    is_bad = ~((values == 0) | (values >= 1))  # NaN included
+    if is_bad.any():
+        row = int(is_bad.argmax())
+        raise UserError(f"data: {path}: {name} of row {row}: expected 0 or 1, got {values[row]:g}; correct it")
     return np.asarray(values >= 1)
 
 
-def check_memory(path: Path, needed: int) -> None:
-    """Raises Refused if so many bytes of a file cannot be held at once."""
+def check_file_memory(path: Path, needed: int) -> None:
+    """Raises UserError if `needed` bytes of a file do not fit into free memory."""
     free = _free_memory()
     if needed > free:
-        raise Refused(
-            f"data: {path} needs {needed / 1e9:,.1f} GB of memory at once, of {free / 1e9:,.1f} GB that are free; "
-            "expected episodes that fit; split it"
+        raise UserError(
+            f"data: {path}: expected episodes that fit into memory ({free / 1e9:,.1f} GB are free), got "
+            f"{needed / 1e9:,.1f} GB at once; split the file"
         )
 
 
@@ -72,66 +73,72 @@ def _free_memory() -> int:
     try:
         with open("/proc/meminfo") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):  # not on Linux: all there is
+    except (OSError, StopIteration):  # not on Linux: all physical memory
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def ends_of(flags: Flags) -> npt.NDArray[np.int64]:
-    """Exclusive ends [E] of the episodes in `flags` [N], True on last rows; the file's end is the last one's."""
+def episode_ends(flags: BoolArray) -> npt.NDArray[np.int64]:
+    """[E] exclusive ends of the episodes, given `flags` [N] that are True on last rows; row N - 1 is always one."""
     ends = np.flatnonzero(flags) + 1
     return ends if len(ends) and ends[-1] == len(flags) else np.append(ends, len(flags))
 
 
-def breaks(observations: Rows, successors: Rows) -> Flags:
-    """[N] True where a row's successor is not the next row's observation, so that something was reset between.
+def find_resets(observations: ColumnLike, successors: ColumnLike) -> BoolArray:
+    """[N] True where a row's next observation differs from the next row's observation: a reset lies between.
 
-    What counts as different is measured by how far the observations spread, whatever their units.
+    `observations` and `successors` are [N, ...]. The threshold scales with the standard deviation of each dimension, so
+    that units do not matter.
     """
-    found = np.zeros(len(observations), bool)
-    spread: Any = 0.0
+    is_reset = np.zeros(len(observations), bool)
+    std: Any = 0.0
     rounding = max((np.finfo(c.dtype).eps for c in (observations, successors) if c.dtype.kind == "f"), default=0.0)
     for start in range(0, len(observations) - 1, _BLOCK_ROWS):
         stop = min(start + _BLOCK_ROWS, len(observations) - 1)
         after = np.asarray(successors[start:stop], np.float64).reshape(stop - start, -1)
         following = np.asarray(observations[start + 1 : stop + 1], np.float64).reshape(stop - start, -1)
-        spread = np.maximum(spread, following.std(0))
-        least = np.maximum(_RESET * spread, _HARDLY * spread.max())
-        found[start:stop] = (np.abs(after - following) > least + 4 * rounding * np.abs(following)).any(axis=1)
-    return found
+        std = np.maximum(std, following.std(0))
+        threshold = np.maximum(_RESET_STDS * std, _MIN_RELATIVE_STD * std.max())
+        is_reset[start:stop] = (np.abs(after - following) > threshold + 4 * rounding * np.abs(following)).any(axis=1)
+    return is_reset
 
 
-def time_limit(flags: Flags, max_episode_steps: int) -> Flags:
-    """[N] True on each `max_episode_steps`-th row since the last flag: where a time limit must have struck."""
-    found, start = np.zeros(len(flags), bool), 0
-    for end in ends_of(flags):
-        found[start + max_episode_steps - 1 : end : max_episode_steps] = True
+def time_limit_flags(flags: BoolArray, max_episode_steps: int) -> BoolArray:
+    """[N] True on each `max_episode_steps`-th row since the last flag: the time limit truncated the episode there."""
+    is_truncated, start = np.zeros(len(flags), bool), 0
+    for end in episode_ends(flags):
+        is_truncated[start + max_episode_steps - 1 : end : max_episode_steps] = True
         start = end
-    return found
+    return is_truncated
 
 
-def reasons(ends: Array, max_episode_steps: int | None, otherwise: bool) -> tuple[Flags, Flags]:
-    """([E] terminated, [E] truncated) for files that say where an episode ended but not why.
+def end_reasons(ends: Array, max_episode_steps: int | None, default_terminated: bool) -> tuple[BoolArray, BoolArray]:
+    """([E] terminated, [E] truncated) for files that mark where an episode ended but not why; `ends` are [E].
 
-    An episode as long as the time limit was truncated and a shorter one terminated. Without a limit, `otherwise` says
-    whether an end counts as a termination.
+    An episode as long as the time limit was truncated and a shorter one terminated. Without a limit, all episodes
+    terminated if `default_terminated`, else all were cut.
     """
     lengths = np.diff(ends, prepend=0)
     if max_episode_steps is None:
-        return np.full(len(ends), otherwise), np.zeros(len(ends), bool)
+        return np.full(len(ends), default_terminated), np.zeros(len(ends), bool)
     return lengths < max_episode_steps, lengths >= max_episode_steps
 
 
-def episodes(
+def split_episodes(
     path: Path,
-    columns: Mapping[str, Rows],
+    columns: Mapping[str, ColumnLike],
     ends: Array,
-    terminated: Flags,
-    truncated: Flags,
-    successors: Mapping[str, Rows] | None,
+    terminated: BoolArray,
+    truncated: BoolArray,
+    successors: Mapping[str, ColumnLike] | None,
 ) -> Iterator[Episode]:
-    """The rows of `columns` (named as on disk) between `ends`, with the last one's successor where they are known."""
-    row = sum(column.dtype.itemsize * int(np.prod(column.shape[1:], dtype=np.int64)) for column in columns.values())
-    check_memory(path, row * int(np.diff(ends, prepend=0).max()))
+    """Episodes of flat columns [N, ...], named as on disk, given their exclusive `ends` and how they ended, [E] each.
+
+    `successors` are the next observations [N, ...] by column; the last one of an episode is its final observation.
+    """
+    row_bytes = sum(
+        column.dtype.itemsize * int(np.prod(column.shape[1:], dtype=np.int64)) for column in columns.values()
+    )
+    check_file_memory(path, row_bytes * int(np.diff(ends, prepend=0).max()))
     start = 0
     for index, end in enumerate(ends.tolist()):
         parts: dict[str, Any] = {name: column[start:end] for name, column in columns.items()}
@@ -140,7 +147,7 @@ def episodes(
             final = {name: column[end - 1 : end] for name, column in successors.items()}
             observations = {name: np.concatenate([rows, final[name]]) for name, rows in observations.items()}
         yield Episode(
-            observations=unflatten(observations),
+            observations=unflatten_observations(observations),
             actions=parts["actions"],
             rewards=parts["rewards"],
             terminated=bool(terminated[index]),

@@ -1,4 +1,4 @@
-"""A restricted unpickler: arrays, tensors and plain containers; everything else is refused by name."""
+"""A restricted unpickler, for arrays, tensors and plain containers; it refuses everything else by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from lfd.errors import Refused
+from lfd.errors import UserError
 
 _NUMPY = {
     "multiarray": ("_reconstruct", "scalar"),
@@ -22,8 +22,8 @@ _ADMITTED |= {
     ("_codecs", "encode"),  # how protocol 2 writes bytes
     ("torch._utils", "_rebuild_tensor_v2"),  # torch's own weights_only loader admits it: it checks sizes and strides
 }
-# What unpickling is documented to raise on a damaged file; RuntimeError is torch's, of sizes that do not fit.
-_DAMAGED = (
+# The exceptions that unpickling is documented to raise on a damaged file; torch raises RuntimeError for wrong sizes.
+_DAMAGE_ERRORS = (
     pickle.UnpicklingError,
     AttributeError,
     EOFError,
@@ -39,32 +39,34 @@ _DAMAGED = (
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch.storage", "_load_from_bytes"):
-            return _storage
+            return _load_torch_storage
         if (module, name) not in _ADMITTED:
-            raise Refused(f"{module}.{name} is not an array or a plain container, and loading it could run any code")
+            raise UserError(
+                f"expected arrays and plain containers, got {module}.{name}, and loading it could run any code"
+            )
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _storage(raw: bytes) -> Any:
-    # torch's own function of this name unpickles without restriction.
+def _load_torch_storage(raw: bytes) -> Any:
+    # torch's own `_load_from_bytes` unpickles without restriction.
     import torch
 
     try:
         return torch.load(io.BytesIO(raw), weights_only=True)
-    except Exception as error:  # whatever it is: its text advises to load without the restriction
-        raise Refused("a torch tensor in it is damaged, or is more than a tensor") from error
+    except Exception as error:  # torch's own text advises to load without the restriction
+        raise UserError("expected a torch tensor, got a damaged one or another object") from error
 
 
-def load(path: Path) -> Any:
-    """What a pickle holds, if it is arrays, tensors, numbers, text and plain containers of those.
+def load_pickle(path: Path) -> Any:
+    """The content of a pickle of arrays, tensors, numbers, text and plain containers of those.
 
     Raises:
-        Refused: it holds anything else, which is named, or is damaged.
+        UserError: the pickle is damaged, or holds any other class, which the message names.
     """
     try:
         with path.open("rb") as file:
             return _Unpickler(file).load()
-    except Refused as refusal:
-        raise Refused(f"data: {path}: {refusal}; write it again as plain arrays") from None
-    except _DAMAGED as error:
-        raise Refused(f"data: {path} is not a readable pickle: {error}") from error
+    except UserError as refusal:
+        raise UserError(f"data: {path}: {refusal}; write it again as plain arrays") from None
+    except _DAMAGE_ERRORS as error:
+        raise UserError(f"data: {path}: expected a pickle, got a damaged one ({error}); write it again") from error

@@ -1,0 +1,1 @@
+"""Composes, checks and builds experiments; with `cli.sweep` the only modules that import Hydra and OmegaConf."""

@@ -1,0 +1,1 @@
+"""Experts: trained policies, scripts and people."""

@@ -1,0 +1,1 @@
+"""The gradient step: losses, optimizers, target networks, and its recording."""

@@ -1,0 +1,1 @@
+"""Runs: an experiment's run folder, dry runs, stored policies, the Python interface and the removal of artifacts."""

@@ -1,0 +1,1 @@
+"""Training stages: configuration, loop, evaluation and checks."""

@@ -1,0 +1,1 @@
+"""Artifacts of stages on disk: keys, locks, files, provenance and durations."""
