@@ -55,9 +55,12 @@ class TrainingPipeline:
     def _inputs(self, name: str) -> dict[str, Product]:
         return self._stage(name, "targets").inputs()
 
-    def _stage(self, name: str, reader: str) -> Stage:
+    def _stage(self, name: str, reader: str, product: Product | None = None) -> Stage:
+        """A stage by its name; `reader` names it and uses it as `product`. Raises UserError."""
         if name not in self.stages:
-            raise UserError(f"{reader}: no stage is called {name!r}; {suggest(name, self.stages)}")
+            known = [other for other, stage in self.stages.items() if product is None or product in stage.provides()]
+            known += ["random"] if product is Product.actor else []
+            raise UserError(f"{reader}: no stage is called {name!r}; {suggest(name, known)}")
         return self.stages[name]
 
     def _sorted(self) -> list[str]:
@@ -74,7 +77,7 @@ class TrainingPipeline:
             stage = self._stage(name, reader)
             path.append(name)
             for needed, product in stage.inputs().items():
-                provider = self._stage(needed, name)
+                provider = self._stage(needed, name, product)
                 if product not in provider.provides():
                     raise UserError(
                         f"{name}: needs {product.value}, which {needed!r} ({stage_kind(provider)}) does not provide; "

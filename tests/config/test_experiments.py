@@ -46,11 +46,15 @@ def test_experiment_file_sets_groups_and_keys_that_overrides_replace(mine):
 
 EXPERIMENTS = {
     "defaults: [override /algo: cqll]": "experiment=bad: algo has no option 'cqll'; did you mean 'cql'?",
-    "defaults: [override /alg: cql]": "mine/experiment/bad.yaml: Could not override 'alg'. No match in the",
+    "defaults: [override /alg: cql]": "mine/experiment/bad.yaml: override /alg: expected a choice made before, got",
+    "defaults: [override /algo@lern: cql]": "algo@lern: expected a choice made before, got none; did you mean algo",
+    "defaults: [override /algo: bc, /stage@x: collect]": "bad.yaml: override /algo: bc: expected at the end of the",
+    "defaults: [/algo: bc]": "algo: expected one choice, got two; write override /algo: bc",
+    "foo: 1": "mine/experiment/bad.yaml: foo: expected a stage, got 1; leave it out",
     "defaults: [override /dataset: few]": "dataset=few is called dataset=expert_10",
     "learn: {stepz: 5}": "learn.stepz: learn has no 'stepz'; did you mean 'steps'?",
-    "lern: {steps: 5}": "lern: expected a stage, got {'steps': 5}; did you mean 'learn'?",
-    "targets: [scores]": "targets: no stage is called 'scores'",
+    "lern: {steps: 5}": "mine/experiment/bad.yaml: lern: expected a stage, got {'steps': 5}; did you mean 'learn'?",
+    "targets: [scores]": "targets: no stage is called 'scores'; did you mean 'score'?",
     "learn: {steps: many}": "learn.steps: expected a whole number, got 'many'",
 }
 
@@ -84,11 +88,19 @@ def test_local_file_sets_outputs_logger_and_hardware(mine, tmp_path):
     assert type(Composer(own).experiment(["logger=none"]).logger).__name__ == "NoLogger"
 
 
+@pytest.mark.parametrize("content", ["logger: wandb", "outputs: x\nlogger: wandb\ndefaults: [override /hardware: cpu]"])
+def test_local_file_chooses_a_logger_by_its_name(content, mine):
+    own = mine("local/default.yaml", f"{content}\n")
+    assert type(Composer(own).experiment(["algo=bc"]).logger).__name__ == "Wandb"
+
+
 LOCALS = {
     "seed: 3": "seed",
     "outputs: x\nlearn: {steps: 5}": "learn",
     "defaults: [override /algo: bc]": "algo",
-    "defaults: [/tuned@algo: pendulum/bc]": "tuned",
+    "defaults: [/tuned@algo: pendulum/bc]": "tuned@algo",
+    "defaults: [/hardware@learn: gpu]": "hardware@learn",
+    "# @package learn\noutputs: x": "@package learn",
 }
 
 

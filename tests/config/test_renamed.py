@@ -1,5 +1,6 @@
 """Names of an earlier version are refused with the new ones: on the command line, in a sweep and in a user's files."""
 
+import re
 import sys
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from lfd.config.renamed import FILES, RENAMED
 from lfd.errors import UserError
 from lfd.registry import PARTS
 
-GROUPS = {owner for owner, *_ in RENAMED if owner and owner[0].islower()} - {"losses"}
-CLASSES = [entry for entry in RENAMED if entry[0] and entry[0] not in {*GROUPS, "losses"}]
+GROUPS = {owner for owner, *_ in RENAMED if owner and owner[0].islower()} - {"losses", "tuned"}
+CLASSES = [entry for entry in RENAMED if entry[0] and entry[0] not in {*GROUPS, "losses", "tuned"}]
 ROWS = [entry for entry in RENAMED if entry[0] == "losses"]
 
 
@@ -112,6 +113,19 @@ ROOTS = {
     "algo=trex inspect.data=[demos]": "inspect is called reward_eval",
     "algo=trex targets=[score,inspect]": "targets: no stage is called 'inspect'; inspect is called reward_eval",
     "+impl@algo=cql_discrete": "impl is called by_action",
+    "+impl/learner@algo=gail_ppo": "impl/learner is called by_rl_algo",
+    "+tuned/learner@rl_algo=ppo_cartpole": "tuned/learner is called tuned/rl_algo",
+    "+tuned/learner_from@rl_algo=ppo_cartpole": "tuned/learner_from is called tuned/rl_algo",
+    "tuned/dataset@_global_=x": "tuned/dataset is called tuned; in tuned/<env>/<dataset>.yaml",
+    "tuned@algo=cql_pendulum": "tuned=cql_pendulum is called tuned=pendulum/cql",
+    "tuned@algo=cql_qrdqn_lunarlander_continuous": "tuned=cql_qrdqn_lunarlander_continuous is called "
+    "tuned=lunarlander_continuous/cql_qrdqn",
+    "+tuned@expert=trained_pendulum": "tuned=trained_pendulum is called tuned=pendulum/expert",
+    "targets=[appraise]": "targets: no stage is called 'appraise'; appraise is called fqe; ope=fqe brings it",
+    "~fqe_algo": "fqe_algo is called fqe.algo; ope=fqe brings it",
+    "~learn.boundary": "learn.boundary is called learn.reset_every",
+    "~algo.losses.gap": "algo.losses.gap is called algo.losses.cql",
+    "~algo@learner": "algo@learner is called rl_algo",
 }
 
 
@@ -121,9 +135,9 @@ def test_key_of_an_earlier_version_is_refused_with_its_new_name(line, call):
 
 
 def test_every_root_key_of_the_table_is_tried():
-    assert {old for owner, old, *_ in RENAMED if not owner} <= {
-        word for line in ROOTS for word in line.replace("+", "").replace("=", " ").replace(".", " ").split()
-    } | {"learner", "inspect", "impl"}
+    words = {word for line in ROOTS for word in re.split(r"[ .=\[\],+~]", line)}
+    tried = words | {part for word in words for part in (word.partition("@")[0], word.partition("/")[0])}
+    assert {old for owner, old, *_ in RENAMED if not owner} <= tried
 
 
 IN_FILES = {
@@ -141,6 +155,16 @@ IN_FILES = {
         "env/mine.yaml: algo@learner is called rl_algo",
     ),
     "expert/mine.yaml": ("defaults: [/stage@_here_: live]", "stage=live is called stage=keyboard"),
+    "env/group.yaml": (
+        "defaults: [gym_schema, override /impl: cql_discrete]\nid: CartPole-v1",
+        "env/group.yaml: impl is called by_action",
+    ),
+    "experiment/key.yaml": ("# @package _global_\nlearner: {lr: 1.0}", "key.yaml: learner is called rl_algo"),
+    "experiment/stage.yaml": ("# @package _global_\ntargets: [appraise]", "stage.yaml: targets: no stage is called"),
+    "experiment/tuned.yaml": (
+        "# @package _global_\ndefaults: [override /tuned@algo: cql_pendulum]",
+        "tuned@algo=cql_pendulum is called tuned@algo=pendulum/cql",
+    ),
     "experiment/row.yaml": (
         "# @package _global_\nalgo: {losses: {gap: {weight: 2}}}",
         "algo.losses.gap is called algo.losses.cql",

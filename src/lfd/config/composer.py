@@ -3,9 +3,9 @@
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, final
+from typing import Any, NoReturn, final
 
 import hydra
 from hydra.core.override_parser.types import Override
@@ -17,6 +17,7 @@ from lfd.config.folder import config_folder
 from lfd.config.loader import BASE, CONFIG, Loader
 from lfd.config.override_checker import OverrideChecker
 from lfd.config.overrides import check_options, literal, parsed
+from lfd.config.renamed import check_renamed
 from lfd.config.schemas import register
 from lfd.errors import RunError, UserError
 
@@ -85,12 +86,29 @@ class Composer:
             cfg = self.loader.compose(lines) if master is None else self.loader.job(master, lines)
             check_options(overrides, self.loader.options)
             check_hydra(cfg.hydra, master and master.hydra)
+            for choice, option in cfg.hydra.runtime.choices.items():
+                # Hydra accepts any option of an optional group in a file.
+                check_renamed([choice.partition("@")[0]], str(option), f"{choice}=")
         except Exception as error:
             self._refuse(error, overrides)
         choices = dict(cfg.hydra.runtime.choices)
         with open_dict(cfg):
             del cfg["hydra"]
-        return build(cfg, choices, overrides)
+        try:
+            return build(cfg, choices, overrides)
+        except UserError as refusal:
+            raise self._with_file(refusal, choices, overrides) from refusal
+
+    def _with_file(self, refusal: UserError, choices: Mapping[str, Any], overrides: Sequence[Override]) -> UserError:
+        """The error with the experiment's or pipeline's file in front, if that sets the key with which it begins."""
+        message = str(refusal)
+        key = message.split(maxsplit=1)[0].rstrip(":")
+        if all(override.key_or_group != key for override in overrides):
+            for group in ("experiment", "pipeline"):
+                path = self.loader.file(f"{group}/{choices.get(group)}")
+                if path.exists() and OmegaConf.select(OmegaConf.load(path), key) is not None:
+                    return UserError(f"{path}: {message}")
+        return refusal
 
     def _refuse(self, error: Exception, overrides: Sequence[Override]) -> NoReturn:
         """Raises the UserError for an error of a composition; the error itself if there is no message for it."""

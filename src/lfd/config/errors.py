@@ -9,7 +9,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandat
 from yaml import MarkedYAMLError
 
 from lfd.config.loader import CONFIG, Loader, child_node, circular_option, interpolation, is_empty
-from lfd.config.renamed import new_name
+from lfd.config.renamed import new_group, new_name
 from lfd.errors import UserError, suggest
 from lfd.registry import BROKEN
 
@@ -122,7 +122,7 @@ def user_message(error: BaseException, loader: Loader | None = None) -> UserErro
             group, _, option = missing.rpartition("/")
             if (group, option) in BROKEN:
                 return BROKEN[group, option]
-            if message := new_name([group], option, f"{group}=") or new_name([""], group.partition("/")[0]):
+            if message := new_name([group], option, f"{group}=") or new_group(group):
                 return UserError(f"{_file(error, loader)}{message}")
             hint = suggest(option, [name for name in error.options or [] if not name.endswith("schema")])
             return UserError(f"{_file(error, loader)}{group} has no option {option!r}; {hint}")
@@ -144,9 +144,32 @@ def _missing_message(key: str) -> str:
     return renamed or f"{key}: expected a value, got none; add {key}=..."
 
 
+_PLACE = r"In '?([\w/]+)'?:"
+# Texts of Hydra, as patterns, and those of lfd for them.
+_HYDRA_TEXTS = (
+    (
+        r"Multiple values for (.*)\. To override a value use 'override (.*)'",
+        r"\1: expected one choice, got two; write override /\2",
+    ),
+    (
+        r"Override '(.*?) : (.*?)' is defined before '(.*?)'\.",
+        r"override /\1: \2: expected at the end of the defaults list, got it before \3; move it",
+    ),
+    (
+        r"(\S+) appears more than once in the final",
+        r"\1: expected in one defaults list, got it twice; remove one",
+    ),
+    (r"Duplicate _self_ defined in (\S+)", r"\1: expected _self_ once in the defaults list, got it twice; remove one"),
+    (
+        r"force-add of config groups .*: '\+*(.*)'",
+        r"++\1: expected at most one plus before it, got two; write \1",
+    ),
+)
+
+
 def _hydra_message(error: HydraException, loader: Loader | None) -> str:
     """Hydra's own message in one line, the same for Hydra 1.3 and 1.4."""
-    text = " ".join(re.sub(r"^In '.*?':", "", str(error).split("\nSee ")[0]).split())
+    text = " ".join(re.sub(_PLACE, "", str(error).split("\nSee ")[0]).split())
     if match := re.match(r"Error resolving interpolation '(.*)', possible interpolation keys: (.*)", text):
         known = match[2].split(", ")
         for name in re.findall(r"\$\{(.*?)\}", match[1]):
@@ -156,15 +179,18 @@ def _hydra_message(error: HydraException, loader: Loader | None) -> str:
         text = f"Could not override '{match[1]}'. No match in the defaults list."
     if re.match(r"Could not override '[\w/]+@experiment\.", text):
         return f"{_file(error, loader)}expected `# @package _global_` as the first line of an experiment"
-    if match := re.match(r"Could not override '(.*?)'", text):
-        text = new_name([""], match[1]) or text
+    if match := re.match(r"Could not override '(.*?)'\. (No match|Did you mean to override (one of )?(.*)\?)", text):
+        way_out = f"did you mean {match[4]}?" if match[4] else "leave it out"
+        text = new_group(match[1]) or f"override /{match[1]}: expected a choice made before, got none; {way_out}"
+    text = next((match.expand(ours) for theirs, ours in _HYDRA_TEXTS if (match := re.match(theirs, text))), text)
     return f"{_file(error, loader)}{text}"
 
 
 def _file(error: HydraException, loader: Loader | None) -> str:
     """The yaml file in Hydra's message "In 'algo/mine': ..."; "" for conf/config.yaml, which lists the choices."""
-    match = re.match(r"In '(.*?)':", str(error))
-    return f"{loader.file(match[1])}: " if match and loader and match[1] != CONFIG else ""
+    match = re.match(_PLACE, str(error))
+    path = loader.file(match[1]) if match and loader and match[1] != CONFIG else None
+    return f"{path}: " if path and path.exists() else ""  # classes have no file
 
 
 def _circle_message(error: RecursionError, loader: Loader | None) -> str:
@@ -184,6 +210,7 @@ _TEXTS = (
         r"Merge error: .* is not a subclass of (\w+)\. value: (.*)",
         r"expected the keys of \1, got '\2'; choose an option in the defaults list",
     ),
+    (r"Cannot convert '\w+' to string: '(.*)'", r"expected a single value, got \1"),
     (r"Invalid type assigned|Cannot assign", "expected a mapping; set one of its keys"),
 )
 

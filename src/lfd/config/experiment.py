@@ -158,8 +158,8 @@ def _check_root(content: Mapping[str, Any]) -> None:
                 raise UserError(message)
             if name == "experiment":
                 raise UserError(f"{name}: expected nothing, got {value!r}; begin the file with # @package _global_")
-            hint = f"; {suggest(name, content.keys() - {name})}" if isinstance(value, dict) else ""
-            raise UserError(f"{name}: expected a stage, got {value!r}{hint}")
+            hint = suggest(name, content.keys() - {name}) if isinstance(value, dict) else "leave it out"
+            raise UserError(f"{name}: expected a stage, got {value!r}; {hint}")
     for name in ("seed", "targets", "outputs", "dry_run", "film"):
         if content[name] is None:
             raise UserError(f"{name}: expected a value, got null; leave it out")

@@ -3,6 +3,7 @@
 import re
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, final
 
@@ -109,9 +110,7 @@ class FileConfigSource(file_config_source.FileConfigSource):
         if not isinstance(result.config, DictConfig):
             raise UserError(f"{path}: expected keys and values, as in `lr: 1e-3`, got a list or a single value")
         _check_defaults(path, result.config)
-        if config_path.startswith("local/"):
-            _check_local(path, result.config)
-        return result
+        return _local(path, result) if config_path.startswith("local/") else result
 
 
 def _check_defaults(path: Path, config: DictConfig) -> None:
@@ -123,17 +122,26 @@ def _check_defaults(path: Path, config: DictConfig) -> None:
         raise UserError(f"{path}: defaults: expected a list of options, as in [schema, _self_], got {entries}")
 
 
-def _check_local(path: Path, config: DictConfig) -> None:
-    """Refuses a file of local/ that sets more than outputs, logger and hardware."""
-    entries = OmegaConf.to_container(config).get("defaults", [])  # type: ignore[union-attr]
+def _local(path: Path, result: ConfigResult) -> ConfigResult:
+    """A file of local/, in which `logger: wandb` stands for an entry `override /logger: wandb` of its defaults list.
+
+    Raises UserError if it sets more than outputs, logger and hardware.
+    """
+    content: Any = OmegaConf.to_container(result.config)
+    options = {key: content.pop(key) for key in LOCAL[1:] if isinstance(content.get(key), str)}
+    entries = content.get("defaults") or ["_self_"]
     chosen = [name for entry in entries if entry != "_self_" for name in ([entry] if isinstance(entry, str) else entry)]
-    groups = [re.sub(r"^(override |optional )*/?|@.*", "", name) for name in chosen]
-    for name in [*groups, *(str(key) for key in config if key != "defaults")]:
+    groups = [re.sub(r"^(override |optional )*/?|@_global_$", "", name) for name in chosen]
+    package = result.header.get("package") or "_global_"
+    moved = [] if package == "_global_" else [f"@package {package}"]
+    for name in [*moved, *groups, *(str(key) for key in content if key != "defaults")]:
         if name not in LOCAL:
             raise UserError(
                 f"{path}: expected only the keys {', '.join(LOCAL)}, got {name}; set it in experiment/<name>.yaml and "
                 "choose experiment=<name>"
             )
+    content["defaults"] = [*entries, *({f"override /{group}": option} for group, option in options.items())]
+    return replace(result, config=OmegaConf.create(content))
 
 
 def _check_size(path: Path) -> None:

@@ -24,7 +24,9 @@ class OverrideChecker:
 
     def __init__(self, loader: Loader, overrides: Sequence[Override]) -> None:
         self._loader = loader
-        checked = [override for override in overrides if not override.is_sweep_override() and not override.is_delete()]
+        single = [override for override in overrides if not override.is_sweep_override()]
+        self._deletions = [override for override in single if override.is_delete()]
+        checked = [override for override in single if override not in self._deletions]
         self._groups = [override for override in checked if loader.options(override.key_or_group)]
         self._values = [override for override in checked if override not in self._groups]
 
@@ -32,7 +34,10 @@ class OverrideChecker:
         """Raises UserError for the first override that does not fit."""
         check_options(self._groups, self._loader.options)
         cfg = self._with_groups()
+        for override in self._deletions:
+            self._check_deletion(cfg, override)
         for override in self._values:
+            self._check_group(cfg, override)
             resolve_key(cfg, override.key_or_group, override.is_add() or override.is_force_add())
         for override in self._values:
             try:
@@ -40,6 +45,25 @@ class OverrideChecker:
             except OmegaConfBaseException as error:
                 self._check_alias(cfg, override)
                 raise UserError(value_message(error)) from error
+
+    @staticmethod
+    def _check_group(cfg: DictConfig, override: Override) -> None:
+        """Refuses a choice, as `+algoo@x=cql`, of a group that has no options."""
+        group, line = override.key_or_group, override.input_line
+        if override.package is not None or "/" in group:
+            groups = {choice.partition("@")[0] for choice in cfg.hydra.runtime.choices if "hydra" not in choice}
+            raise UserError(f"{line}: expected a group with options, got {group!r}; {suggest(group, groups)}")
+
+    @staticmethod
+    def _check_deletion(cfg: DictConfig, override: Override) -> None:
+        """Refuses to remove a choice or a key that there is not."""
+        line, choice = override.input_line, override.get_key_element().lstrip("~")
+        choices = [str(choice) for choice in cfg.hydra.runtime.choices]
+        if choice in choices:
+            return
+        if override.package is not None or "/" in choice:
+            raise UserError(f"{line}: expected a choice that was made, got {choice!r}; {suggest(choice, choices)}")
+        resolve_key(cfg, choice)
 
     def _check_alias(self, cfg: DictConfig, override: Override) -> None:
         """Refuses a value for an alias of a part that a group chooses, as `learn.algo` is of `algo`."""

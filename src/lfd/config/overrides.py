@@ -8,7 +8,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from lfd.config.renamed import check_renamed
+from lfd.config.renamed import check_renamed, new_group
 from lfd.errors import UserError, suggest
 from lfd.registry import BROKEN
 
@@ -34,9 +34,8 @@ def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
                 f"{line}: expected one value, got several; add -m to run a job of each, or write {as_list} for a list"
             )
         key = override.get_key_element().lstrip("+~")
-        if "@" in key:
-            check_renamed([""], key)
-            check_renamed([""], override.key_or_group)
+        if ("@" in key or "/" in key) and (message := new_group(key)):
+            raise UserError(message)
         _check_hydra_setting(line, key, sweep)
         if key in by_key:
             raise UserError(f"{by_key[key].input_line} {line}: expected {key} once, got it twice; leave one out")

@@ -1,19 +1,31 @@
 """Names of an earlier version, each of which is refused with its new name."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from lfd.errors import UserError
 
+# Environments after which files of tuned/ were named.
+_ENVS = "acrobot|ant|breakout|cartpole|halfcheetah|hopper|lunarlander|lunarlander_continuous"
+_ENVS += "|mountaincar|pendulum|pong|reacher|walker2d"
 # (owner, old name, new name[, remark]). The owner is the class of a field ("field=value" for a value of the field), the
-# group of an option, "losses" for a row of that table, or "" for a key at the root, a stage or a group.
+# group of an option, "losses" for a row of that table, or "" for a key at the root, a stage or a group. Old names are
+# patterns of regular expressions, to whose groups new names may refer.
 RENAMED: list[tuple[str, ...]] = [
     ("", "algo@learner", "rl_algo"),
     ("", "learner", "rl_algo"),
     ("", "fqe_algo", "fqe.algo", "ope=fqe brings it"),
     ("", "ope@fqe_algo", "ope"),
     ("", "inspect", "reward_eval"),
+    ("", "appraise", "fqe", "ope=fqe brings it"),
     ("", "impl", "by_action"),
+    ("", "impl/learner", "by_rl_algo"),
+    ("", "tuned/dataset", "tuned", "in tuned/<env>/<dataset>.yaml"),
+    ("", "tuned/learner", "tuned/rl_algo"),
+    ("", "tuned/learner_from", "tuned/rl_algo"),
+    ("tuned", rf"trained_({_ENVS})", r"\1/expert"),
+    ("tuned", rf"(\w+?)_({_ENVS})", r"\2/\1"),
     ("dataset", "few", "expert_10"),
     ("dataset", "middling", "medium_10"),
     ("dataset", "mixed", "mixture"),
@@ -127,11 +139,18 @@ def new_name(owners: Iterable[str], old: str, prefix: str = "") -> str:
     """
     for owner in owners:
         for entry, before, new, *remark in RENAMED:
-            if (entry, before) == (owner, old):
+            if entry == owner and (match := re.fullmatch(before, old)):
                 # A new name that begins at the root stands alone.
-                renamed = new if new.startswith("algo.") else f"{prefix}{new}"
+                renamed = new if new.startswith("algo.") else f"{prefix}{match.expand(new)}"
                 return "; ".join([f"{prefix}{old} is called {renamed}", *remark])
     return ""
+
+
+def new_group(choice: str) -> str:
+    """`new_name` of a choice such as "impl/learner@algo", of its group, or of the folder in which its group is."""
+    group, _, package = choice.partition("@")
+    names = (choice, f"{group}@{package.rpartition('.')[2]}", group, group.partition("/")[0])
+    return next(filter(None, (new_name([""], name) for name in names)), "")
 
 
 def check_renamed(owners: Iterable[str], old: str, prefix: str = "") -> None:
