@@ -276,7 +276,11 @@ def test_override_of_a_stage_outside_the_run_prints_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("lfd.stages.timing.SECONDS", 0.0)
-    for line in (["-m", "algo=ppo,dqn", "dataset=random"], ["algo=ppo", "dataset=random"], ["algo=ppo", "ope=fqe"]):
+    for line in (
+        ["-m", "algo=ppo,dqn", "dataset=random"],
+        ["algo=ppo", "dataset=random"],
+        ["algo=ppo", "targets=[score]", "ope=fqe"],
+    ):
         assert here(monkeypatch, tmp_path, *line, "dry_run=true") == 0
         assert f"{line[-1]}: no effect, as " in capsys.readouterr().err
 

@@ -118,6 +118,34 @@ def test_git_ignores_the_local_file():
     assert "/conf/local/" in ignored and not (CONF / "local").exists()
 
 
+@pytest.mark.parametrize(
+    "entry", ["/loss@losses.bc: bc", "/source@sources.more: dataset", "override /algo@_global_: bc"]
+)
+def test_tuned_file_that_chooses_a_part_is_refused_in_one_line(entry, mine):
+    own = mine("tuned/cartpole/bc.yaml", f"defaults: [{entry}, _self_]\nlr: 1e-3\n")
+    message = f"mine/tuned/cartpole/bc.yaml: expected values, or files of tuned/ in its defaults list, got {entry[:7]}"
+    with pytest.raises(UserError, match=message):
+        Composer(own).experiment(["algo=bc"])
+
+
+def test_tuned_file_that_adds_a_row_by_values_is_refused_in_one_line(mine):
+    own = mine("tuned/cartpole/bc.yaml", "losses: {more: {reads: demos}}\n")
+    with pytest.raises(UserError, match="^algo.losses.more: expected values of a row that there is, got a new row"):
+        Composer(own).experiment(["algo=bc"])
+
+
+def test_tuned_file_continues_another(mine):
+    own = mine("tuned/cartpole/bc.yaml", "defaults: [/tuned/pendulum/bc@_here_, _self_]\nbatch_size: 7\n")
+    algo = Composer(own).experiment(["algo=bc"]).stages["learn"].algo
+    assert (algo.batch_size, algo.steps) == (7, 20_000)
+
+
+def test_fqe_scores_beside_the_environment_if_it_is_chosen():
+    assert Composer().experiment(["algo=bc", "ope=fqe"]).targets == ["score", "fqe"]
+    assert Composer().experiment(["algo=bc", "ope=fqe", "targets=[score]"]).targets == ["score"]
+    assert Composer().experiment(["algo=bc"]).targets == ["score"]
+
+
 def test_tuned_files_set_values_and_add_no_part():
     """Their defaults lists contain only tuned files, so that algo=cql is CQL in every environment."""
     for path in CONF.glob("tuned/**/*.yaml"):

@@ -31,7 +31,7 @@ KEYS = {
     "algo.losses.cql.weight=2": "weight of a loss: a number or a schedule {start: 1, end: 0, over: 2_000}",
     "dataset.transitions=20_000": "amount of data; or dataset.transitions=null dataset.episodes=50",
     "score.episodes=100": "episodes of the final evaluation",
-    "ope=fqe targets=[score,fqe]": "score by FQE too; with env=none dataset.path=... no simulator is needed",
+    "ope=fqe": "score by FQE too; with env=none dataset.path=... no simulator is needed",
     "rl_algo=sac": "the algorithm that learns from the learned reward of gail, airl, pwil, trex or drex",
     "env=gym env.id=FrozenLake-v1": "any environment that is registered with Gymnasium",
     "outputs=elsewhere": "the folder of all runs and artifacts",

@@ -161,6 +161,10 @@ _HYDRA_TEXTS = (
     ),
     (r"Duplicate _self_ defined in (\S+)", r"\1: expected _self_ once in the defaults list, got it twice; remove one"),
     (
+        r"(\S+): Default List Overrides are not allowed in .* \(override (.*)\)",
+        r"\1.yaml: override /\2: expected no override in a file that another choice names; set values alone",
+    ),
+    (
         r"force-add of config groups .*: '\+*(.*)'",
         r"++\1: expected at most one plus before it, got two; write \1",
     ),
@@ -211,6 +215,10 @@ _TEXTS = (
         r"expected the keys of \1, got '\2'; choose an option in the defaults list",
     ),
     (r"Cannot convert '\w+' to string: '(.*)'", r"expected a single value, got \1"),
+    (
+        r"Could not create instance of `(\w+)`: Can't instantiate abstract class",
+        r"expected values of a row that there is, got a new row; choose its \1 in the defaults list of an algo",
+    ),
     (r"Invalid type assigned|Cannot assign", "expected a mapping; set one of its keys"),
 )
 

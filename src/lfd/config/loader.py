@@ -110,6 +110,8 @@ class FileConfigSource(file_config_source.FileConfigSource):
         if not isinstance(result.config, DictConfig):
             raise UserError(f"{path}: expected keys and values, as in `lr: 1e-3`, got a list or a single value")
         _check_defaults(path, result.config)
+        if config_path.startswith("tuned/"):
+            _check_tuned(path, result.config)
         return _local(path, result) if config_path.startswith("local/") else result
 
 
@@ -122,6 +124,23 @@ def _check_defaults(path: Path, config: DictConfig) -> None:
         raise UserError(f"{path}: defaults: expected a list of options, as in [schema, _self_], got {entries}")
 
 
+def _chosen(config: Container) -> list[str]:
+    """The groups and files in a defaults list, as in ["override /logger", "/tuned/pendulum/bc"]."""
+    entries: Any = OmegaConf.to_container(config).get("defaults") or []  # type: ignore[union-attr]
+    words = [word for entry in entries for word in ([entry] if isinstance(entry, str) else entry)]
+    return [word for word in words if word != "_self_"]
+
+
+def _check_tuned(path: Path, config: DictConfig) -> None:
+    """Refuses a file of tuned/ that chooses other files than such."""
+    for name in _chosen(config):
+        if not re.fullmatch(r"(optional )?(/tuned/.*|[^/ ]+)", name):
+            raise UserError(
+                f"{path}: expected values, or files of tuned/ in its defaults list, got {name}; choose parts in "
+                "algo/<name>.yaml"
+            )
+
+
 def _local(path: Path, result: ConfigResult) -> ConfigResult:
     """A file of local/, in which `logger: wandb` stands for an entry `override /logger: wandb` of its defaults list.
 
@@ -129,9 +148,7 @@ def _local(path: Path, result: ConfigResult) -> ConfigResult:
     """
     content: Any = OmegaConf.to_container(result.config)
     options = {key: content.pop(key) for key in LOCAL[1:] if isinstance(content.get(key), str)}
-    entries = content.get("defaults") or ["_self_"]
-    chosen = [name for entry in entries if entry != "_self_" for name in ([entry] if isinstance(entry, str) else entry)]
-    groups = [re.sub(r"^(override |optional )*/?|@_global_$", "", name) for name in chosen]
+    groups = [re.sub(r"^(override |optional )*/?|@_global_$", "", name) for name in _chosen(result.config)]
     package = result.header.get("package") or "_global_"
     moved = [] if package == "_global_" else [f"@package {package}"]
     for name in [*moved, *groups, *(str(key) for key in content if key != "defaults")]:
@@ -140,7 +157,10 @@ def _local(path: Path, result: ConfigResult) -> ConfigResult:
                 f"{path}: expected only the keys {', '.join(LOCAL)}, got {name}; set it in experiment/<name>.yaml and "
                 "choose experiment=<name>"
             )
-    content["defaults"] = [*entries, *({f"override /{group}": option} for group, option in options.items())]
+    content["defaults"] = [
+        *(content.get("defaults") or ["_self_"]),
+        *({f"override /{group}": option} for group, option in options.items()),
+    ]
     return replace(result, config=OmegaConf.create(content))
 
 
