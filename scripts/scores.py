@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lfd.errors import RunError, UserError
+from lfd.files import load_json_object
 from lfd.report.table import NO_VALUE, format_number
-from lfd.store.files import load_json_object
 from lfd.store.outputs import Outputs
 
 

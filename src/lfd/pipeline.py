@@ -10,6 +10,7 @@ from typing import Any
 
 from lfd.envs import Env, Spaces
 from lfd.errors import UserError, suggest
+from lfd.files import file_sha256
 from lfd.hardware import Hardware
 from lfd.interrupts import stop_request_handler
 from lfd.log import MetricsLog, Progress, RunLog, read_records
@@ -17,7 +18,6 @@ from lfd.registry import part_of
 from lfd.stages import CheckContext, Product, Stage, StageContext
 from lfd.store.artifacts import MARKER, ArtifactBuilder, Store, StoredArtifact, read_record
 from lfd.store.durations import expected_seconds
-from lfd.store.files import file_sha256
 from lfd.store.keys import describe
 from lfd.store.provenance import provenance
 

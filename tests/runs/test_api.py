@@ -13,7 +13,7 @@ import pytest
 
 import lfd
 from lfd.errors import UserError
-from lfd.store.files import load_json
+from lfd.files import load_json
 
 TINY = ["dataset=random", "dataset.transitions=200", "learn.steps=20", "learn.eval.every=0", "score.episodes=2"]
 NOTEBOOK = """

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from lfd.errors import UserError
+from lfd.files import load_json, save_json
 from lfd.runs import gc as housekeeping
 from lfd.runs.gc import Inventory, gc, take_inventory
 from lfd.store.artifacts import MARKER, ArtifactBuilder, Store, discard
-from lfd.store.files import load_json, save_json
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "artifacts.py"
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 import lfd
 from lfd.errors import UserError
+from lfd.files import load_json, load_tensors, save_json, save_tensors
 from lfd.stages.trained import open_trained
-from lfd.store.files import load_json, load_tensors, save_json, save_tensors
 from tests import programs
 from tests.tampering import tampered
 

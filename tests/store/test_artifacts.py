@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from lfd.errors import DiskFull, Interrupted, UserError
+from lfd.files import load_json
 from lfd.store import artifacts
 from lfd.store.artifacts import MARKER, STORE_VERSION, ArtifactBuilder, Store, StoredArtifact
-from lfd.store.files import load_json
 from lfd.store.locks import FileLock
 
 MATERIAL = {"steps": 3, "seed": 0}

@@ -22,13 +22,13 @@ from lfd.config.composer import Composer
 from lfd.config.experiment import Experiment, build, refuse_unread, unread
 from lfd.config.overrides import parsed
 from lfd.errors import EXIT_CODES, Interrupted, RunError, UserError, external_error, external_errors, suggest
+from lfd.files import load_json_object, write_atomic
 from lfd.interrupts import ignore_signals, stop_request_handler
 from lfd.log.progress import print_message
 from lfd.report import sweep_html, sweep_json, sweep_table
 from lfd.runs.dry_run import plan
 from lfd.runs.run import RESULT, finished, pipeline_of, result_of_error, run_experiment, run_folder
 from lfd.store.artifacts import Store
-from lfd.store.files import load_json_object, write_atomic
 from lfd.store.outputs import Outputs
 from lfd.store.provenance import without_secrets
 

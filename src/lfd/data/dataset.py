@@ -16,7 +16,7 @@ from lfd.data.layout import FORMAT_VERSION, ColumnLayout, open_hdf5, read_layout
 from lfd.data.metadata import EPISODE_INDEX_DTYPE, METADATA_FILE, column_schema, compute_metadata, content_sha256
 from lfd.envs.spaces import Array, Spaces
 from lfd.errors import UserError
-from lfd.store.files import load_json_object
+from lfd.files import load_json_object
 
 RowIndices = npt.NDArray[np.int64]
 _OLD_METADATA_FILE = "passport.json"  # the name before version 2 of the store

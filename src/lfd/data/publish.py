@@ -19,7 +19,7 @@ from lfd.data.layout import FORMAT_VERSION, ColumnLayout, open_hdf5, read_layout
 from lfd.data.metadata import METADATA_FILE, compute_metadata
 from lfd.envs.spaces import Array, Spaces
 from lfd.errors import UserError
-from lfd.store.files import fsync_path, save_json
+from lfd.files import fsync_path, save_json
 
 _ALIGNMENT = 64
 _METADATA_BYTES = 1 << 20  # far more than HDF5 needs for a few dozen columns

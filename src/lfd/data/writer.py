@@ -21,7 +21,7 @@ from lfd.data.metadata import EPISODE_INDEX_DTYPE
 from lfd.data.publish import ShardLog, publish
 from lfd.envs.spaces import Array, Spaces
 from lfd.errors import UserError
-from lfd.store.files import fsync_path, load_json, save_json, translate_os_errors
+from lfd.files import fsync_path, load_json, save_json, translate_os_errors
 
 _BLOCK_BYTES = 4 << 20
 _COMMIT_FILE = "commit.json"

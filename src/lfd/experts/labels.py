@@ -15,7 +15,7 @@ from lfd.data import Dataset
 from lfd.errors import LabelsNeeded, UserError
 from lfd.experts.experts import parse_action
 from lfd.experts.terminal import action_bounds, ask_action, confirm, describe_action, show_state
-from lfd.store.files import load_json_object, save_json
+from lfd.files import load_json_object, save_json
 
 VISITED, PICTURES, REQUEST, LABELS = "visited/data.hdf5", "pictures", "request.json", "labels.json"
 ROUND_DATA = "data.hdf5"  # the labeled dataset of the round, written once all labels were read

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, final
 
 from lfd.errors import UserError
+from lfd.files import add_path_to_errors
 from lfd.log.progress import print_message
 from lfd.log.sinks import Sink
-from lfd.store.files import add_path_to_errors
 
 Record = dict[str, Any]
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

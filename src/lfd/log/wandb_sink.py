@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
 from lfd.errors import Interrupted
+from lfd.files import load_json_object, to_strict_json
 from lfd.log.progress import print_message
 from lfd.log.sinks import RunInfo, Sink, stage_metrics, x_axis
-from lfd.store.files import load_json_object, to_strict_json
 
 if TYPE_CHECKING:
     import wandb

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from statistics import mean, stdev
 from typing import Any, final
 
+from lfd.files import to_strict_json
 from lfd.report.table import align_columns, format_interval, format_mean_std, format_number, format_percent
-from lfd.store.files import to_strict_json
 
 RunResult = Mapping[str, Any]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import final
 
 from lfd.errors import UserError
+from lfd.files import file_sha256, load_json, load_json_object, load_tensors
 from lfd.log import read_records
 from lfd.store.artifacts import MARKER, discard, is_outdated, read_record
-from lfd.store.files import file_sha256, load_json, load_json_object, load_tensors
 from lfd.store.locks import FileLock
 
 PARTIAL_MAX_IDLE_SECONDS = 7 * 24 * 3600.0  # without a write; after that, a partial artifact may be removed

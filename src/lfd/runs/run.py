@@ -12,6 +12,7 @@ import yaml
 
 from lfd.config.experiment import Experiment, refuse_unread, unread
 from lfd.errors import Interrupted, LabelsNeeded, RunError, to_run_error
+from lfd.files import load_json_object, remove_stale_temp_files, save_json, write_atomic
 from lfd.log import RunInfo, RunLog, read_records
 from lfd.log.progress import print_message
 from lfd.pipeline import METRICS, Report, TrainingPipeline
@@ -20,7 +21,6 @@ from lfd.report.run_page import REWARDS_FILE
 from lfd.runs.policy import Policy
 from lfd.stages import Product
 from lfd.store.artifacts import Store
-from lfd.store.files import load_json_object, remove_stale_temp_files, save_json, write_atomic
 from lfd.store.provenance import provenance, without_secrets
 
 RESULT, CURVES, REPORT, FILM = "result.json", "curves.png", "report.html", "film.gif"

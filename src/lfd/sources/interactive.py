@@ -29,6 +29,7 @@ from lfd.episodes import (
 from lfd.errors import UserError
 from lfd.experts.experts import Expert, Queue, make_eval_envs, render_first
 from lfd.experts.labels import REQUEST, ROUND_DATA, VISITED, read_all_labels, save_picture, save_request
+from lfd.files import replace_symlink, save_tensors
 from lfd.rng import GeneratorRng, Rng, derive, reset_seeds
 from lfd.schedule import parse_schedule
 from lfd.sources import Collector, Source, SourceContext, Stream
@@ -36,7 +37,6 @@ from lfd.sources.columns import AggregatedColumns
 from lfd.sources.dataset import statistics
 from lfd.sources.sampler import IndexSampler
 from lfd.sources.use import SourceUse
-from lfd.store.files import replace_symlink, save_tensors
 
 POLICY_FILE, LATEST_LINK = "policy.safetensors", "latest"
 

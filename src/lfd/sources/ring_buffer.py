@@ -14,7 +14,7 @@ import numpy as np
 
 from lfd.envs.spaces import Array, Spaces
 from lfd.errors import UserError
-from lfd.store.files import allocate_file
+from lfd.files import allocate_file
 
 
 class RingBuffer:

@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 from lfd.episodes import Evaluation, PlayedEpisode, PolicyFunction, play
 from lfd.errors import UserError
 from lfd.experts.experts import make_eval_envs
+from lfd.files import load_json_object, save_json
 from lfd.log.progress import TimeEstimate
 from lfd.nets import has_frames
 from lfd.rng import GeneratorRng, derive, reset_seeds
 from lfd.stages import CheckContext, Estimate, EstimateContext, Product, Stage, StageContext, Summary, positive
 from lfd.stages.collect import random_policy
 from lfd.stages.policies import check_policies, split_name
-from lfd.store.files import load_json_object, save_json
 
 
 @dataclass

@@ -14,9 +14,9 @@ from lfd.algos import MISSING
 from lfd.envs import Spaces
 from lfd.errors import UserError
 from lfd.experts.experts import Keyboard, Queue, Scripted, script_path
+from lfd.files import load_json_object, save_json
 from lfd.stages import CheckContext, Product, Stage, StageContext, Summary
 from lfd.stages.trained import Trained, open_trained, read_trained, trained_folder, undamaged
-from lfd.store.files import load_json_object, save_json
 
 
 @final

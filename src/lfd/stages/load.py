@@ -16,6 +16,7 @@ from lfd.data.readers import read, resolve_source
 from lfd.data.survey import Survey, clip_to_bounds, survey
 from lfd.envs import Env, Spaces
 from lfd.errors import UserError
+from lfd.files import file_sha256, load_json_object, save_json
 from lfd.log.progress import print_message
 from lfd.stages import (
     CheckContext,
@@ -30,7 +31,6 @@ from lfd.stages import (
 )
 from lfd.stages.collect import DATA
 from lfd.stages.sizes import copy_time
-from lfd.store.files import file_sha256, load_json_object, save_json
 from lfd.store.keys import key_of
 
 _SAME_LENGTH_SHARE = 0.1  # share of episodes of equal length that suggests a time limit

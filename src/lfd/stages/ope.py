@@ -14,13 +14,13 @@ from lfd.agents.critic import POLICY, Critic
 from lfd.batch import tensors
 from lfd.data import Dataset
 from lfd.errors import UserError
+from lfd.files import load_json, save_json
 from lfd.stages import CheckContext, Estimate, EstimateContext, Product, StageContext, Summary
 from lfd.stages.fit.config import FitConfig
 from lfd.stages.fit.costs import FitCosts
 from lfd.stages.fit.loop import TrainLoop
 from lfd.stages.fit.wiring import Wiring
 from lfd.stages.policies import split_name
-from lfd.store.files import load_json, save_json
 
 ROWS = 1_000  # start states in a batch
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from lfd.agents import REWARD
 from lfd.data import Dataset
 from lfd.errors import UserError
+from lfd.files import load_json, save_json
 from lfd.sources.rewards import rewards_of
 from lfd.stages import Estimate, EstimateContext, Product, Stage, StageContext, Summary
 from lfd.stages.sizes import copy_time
 from lfd.stages.trained import single_agent
-from lfd.store.files import load_json, save_json
 
 Values = NDArray[np.float64]
 

@@ -17,11 +17,11 @@ from lfd.envs import Spaces, VecEnv
 from lfd.episodes import Evaluation, PolicyFunction, agent_policy
 from lfd.errors import UserError, suggest
 from lfd.experts.experts import Expert
+from lfd.files import file_sha256, load_json_object, load_tensors, save_json, save_tensors
 from lfd.learner.learner import Learner
 from lfd.registry import from_json, parts, to_json
 from lfd.rng import Rng
 from lfd.store.artifacts import is_outdated
-from lfd.store.files import file_sha256, load_json_object, load_tensors, save_json, save_tensors
 from lfd.store.outputs import Outputs
 
 WEIGHTS = "agent.safetensors"

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import Any, Self, final
 
 from lfd.errors import Interrupted, UserError
-from lfd.store.files import (
+from lfd.files import (
     file_sha256,
     fsync_path,
     load_json_object,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, final
 from weakref import WeakSet
 
-from lfd.store.files import add_path_to_errors
+from lfd.files import add_path_to_errors
 
 
 @final

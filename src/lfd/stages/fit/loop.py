@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lfd.errors import Diverged, Interrupted
+from lfd.files import Checkpoints
 from lfd.learner.learner import Learner
 from lfd.log.progress import print_message
 from lfd.nets import has_frames
@@ -25,7 +26,6 @@ from lfd.stages.fit.metrics import RunningMeans
 from lfd.stages.fit.phases import PhaseSchedule
 from lfd.stages.fit.reward_bias import survival_bias_warnings
 from lfd.stages.trained import save_trained
-from lfd.store.files import Checkpoints
 
 LOG_EVERY = 100  # gradient steps between two records of means
 

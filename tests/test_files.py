@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from lfd.errors import DiskFull, UserError
-from lfd.store.files import (
+from lfd.files import (
     Checkpoints,
     allocate_file,
     file_sha256,
