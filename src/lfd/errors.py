@@ -117,7 +117,7 @@ def system_error(error: BaseException, path: str | os.PathLike[str] = "") -> Run
         )
     if not isinstance(error, OSError) or error.errno is None:
         return None
-    # A temporary file beside a file is reported under the file's name.
+    # A temporary file is reported under the name of the file that it replaces.
     name = re.sub(r"\.\d+\.tmp$", "", os.fsdecode(error.filename)) if error.filename is not None else os.fspath(path)
     if error.errno in _DISK_FULL_ERRNOS:
         return DiskFull(

@@ -96,7 +96,8 @@ class Longest(Stage):
         return self.episodes * context.episode * context.row_bytes
 
     def estimate(self, name: str, context: EstimateContext) -> Estimate:
-        return Estimate(context.pace("random") * (self.episodes * context.episode), 0, self.dataset_bytes(context))
+        transitions = self.episodes * context.episode
+        return Estimate(context.seconds_per_transition("random") * transitions, 0, self.dataset_bytes(context))
 
     def shortened(self, name: str) -> list[str]:
         return [f"set fewer {name}.episodes"]

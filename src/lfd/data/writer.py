@@ -30,8 +30,8 @@ _COMMIT_FILE = "commit.json"
 class Writer:
     """Streams episodes to `folder`, survives kill -9, and publishes them as one HDF5 file.
 
-    Reopening a folder drops episodes that were added after the last `commit`. Memory use is one block of 4 MiB beside
-    the episode being added.
+    Reopening a folder drops episodes that were added after the last `commit`. Memory use is the
+    episode being added and one block of 4 MiB.
 
     Attributes:
         cursor: The JSON of the last commit, from which the caller continues; empty in a new folder.

@@ -17,7 +17,7 @@ Records = Sequence[Mapping[str, Any]]
 Points = tuple[list[float], list[float]]
 
 _SCORE = 0  # key of the score's panel in a row's mosaic; the keys of losses are strings
-_MAX_LOSSES = 4  # panels of losses beside the score
+_MAX_LOSSES = 4  # panels of losses, after that of the score
 _MAX_MARKERS = 40  # evaluations; with more of them dots would merge into a band
 INK, GREY, LINE = "#1f2933", "#6b7785", "#0b5394"
 # each reference has its own dashes, so that they differ in black and white

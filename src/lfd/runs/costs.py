@@ -34,7 +34,7 @@ def estimates(pipeline: TrainingPipeline, names: list[str]) -> tuple[dict[str, E
 
 @final
 class CostEstimator(EstimateContext):
-    """Makes estimates; the pace of the environment and of each policy is measured once."""
+    """Makes estimates; the time of a transition is measured once for the environment and for each policy."""
 
     def __init__(self, pipeline: TrainingPipeline) -> None:
         super().__init__(
@@ -46,8 +46,8 @@ class CostEstimator(EstimateContext):
         self._device = pipeline.hardware.torch_device()
         self._earlier: list[str] = []
         self._agents: dict[str, Agent | None] = {}
-        self._paces: dict[str, TimeEstimate] = {}
-        self._env_pace: TimeEstimate | None = None
+        self._transition_times: dict[str, TimeEstimate] = {}
+        self._env_step_time: TimeEstimate | None = None
         pipeline.hardware.set_num_threads(has_frames(self.spaces.observation))
 
     def of(self, name: str) -> Estimate:
@@ -77,12 +77,12 @@ class CostEstimator(EstimateContext):
             self._agents[policy] = None if agent is None else agent.to(self._device)
         return self._agents[policy]
 
-    def pace(self, policy: str) -> TimeEstimate:
-        if self._env_pace is None:
-            self._env_pace = self._timed_env()
-        if policy not in self._paces:
-            self._paces[policy] = self._env_pace + self._act_pace(policy)
-        return self._paces[policy]
+    def seconds_per_transition(self, policy: str) -> TimeEstimate:
+        if self._env_step_time is None:
+            self._env_step_time = self._timed_env()
+        if policy not in self._transition_times:
+            self._transition_times[policy] = self._env_step_time + self._action_time(policy)
+        return self._transition_times[policy]
 
     def _timed_env(self) -> TimeEstimate:
         assert self.env is not None, "stages that step an environment are refused without one"
@@ -97,7 +97,7 @@ class CostEstimator(EstimateContext):
         finally:
             env.close()
 
-    def _act_pace(self, policy: str) -> TimeEstimate:
+    def _action_time(self, policy: str) -> TimeEstimate:
         agent = self.agent(policy)
         if agent is None:
             return TimeEstimate(0.0, 0.0)

@@ -133,7 +133,7 @@ class EstimateContext(PipelineContext, ABC):
         """An untrained agent like that of the stage `policy`, on the device; None if it is unknown."""
 
     @abstractmethod
-    def pace(self, policy: str) -> TimeEstimate:
+    def seconds_per_transition(self, policy: str) -> TimeEstimate:
         """Seconds per transition with several environments in parallel, including the actions of the policy."""
 
 

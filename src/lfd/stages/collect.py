@@ -109,8 +109,8 @@ class Collect(Stage):
         return self.transitions or (self.episodes or 0) * context.episode
 
     def estimate(self, name: str, context: EstimateContext) -> Estimate:
-        paces = [context.pace(split_name(policy)[0]) for policy in self.fractions]
-        seconds = max(paces, key=lambda pace: pace.high) * self._rows(context)
+        times = [context.seconds_per_transition(split_name(policy)[0]) for policy in self.fractions]
+        seconds = max(times, key=lambda time: time.high) * self._rows(context)
         running_episodes = self.num_envs * context.episode * context.row_bytes
         return Estimate(seconds, running_episodes, self.dataset_bytes(context))
 
@@ -175,9 +175,9 @@ class _Collection:
     def _fill(self, name: str, level: float, amount: int) -> None:
         self.best, self.worst, rejected = -np.inf, np.inf, 0
         while self._amount() < amount:
-            wave = int(self.writer.cursor.get("wave", 0))
-            stored = self._play_episodes(name, level, wave, amount)
-            self.writer.commit({"wave": wave + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
+            batch = int(self.writer.cursor.get("batches", 0))
+            stored = self._play_episodes(name, level, batch, amount)
+            self.writer.commit({"batches": batch + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
             rejected = 0 if stored else rejected + self.env.num_envs
             if rejected >= MAX_REJECTED:
                 raise self._search_failed(name, rejected)
@@ -200,11 +200,11 @@ class _Collection:
             "move them apart"
         )
 
-    def _play_episodes(self, name: str, level: float, wave: int, amount: int) -> int:
+    def _play_episodes(self, name: str, level: float, batch: int, amount: int) -> int:
         """Plays one episode in each environment; returns the number of stored episodes."""
         stage, count = self.stage, self.env.num_envs
-        seeds = reset_seeds(count, stage.seed, "episode", wave)
-        rng = GeneratorRng(derive(stage.seed, "noise", wave), self.device)
+        seeds = reset_seeds(count, stage.seed, "episode", batch)
+        rng = GeneratorRng(derive(stage.seed, "noise", batch), self.device)
 
         def policy() -> PolicyFunction:
             return noisy_policy(self._policy(name, rng), self.context.spaces, count, rng, level, stage.action_noise)

@@ -62,7 +62,7 @@ class Evaluate(Stage):
         names += [name for name in self.include_if_present if name in context.order and name not in names]
         played = ["random", *(name for name in names if context.agent(name) is not None)]
         steps = self.episodes * context.episode
-        return Estimate(TimeEstimate.sum(context.pace(name) for name in played) * steps, disk=10_000)
+        return Estimate(TimeEstimate.sum(context.seconds_per_transition(name) for name in played) * steps, disk=10_000)
 
     def shortened(self, name: str) -> list[str]:
         return [f"set fewer {name}.episodes"]

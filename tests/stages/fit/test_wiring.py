@@ -86,6 +86,15 @@ def test_fit_of_discrete_actions_in_a_continuous_space_is_refused(counting_conti
         check_setup(Fit(dqn(), 10), "learn", counting_continuous.spaces(), ["demos"])
 
 
+def test_settings_of_a_source_that_no_loss_reads_print_a_message(counting, check_setup, capsys):
+    algo = Algo(PolicySpec([8]), {"bc": BC("demos")}, {"held": DatasetSource(validation=0.1)})
+    check_setup(Fit(algo, 10), "learn", counting.spaces(), ["demos"])
+    assert capsys.readouterr().err.endswith(
+        "learn: no loss reads sources.held: its settings have no effect; "
+        "+source@algo.sources.demos=dataset gives demos settings\n"
+    )
+
+
 def test_fit_bc_on_a_rollout_and_cql_on_a_replay_pass_the_checks(counting, check_setup):
     cloning = Algo(PolicySpec([8]), {"bc": BC("fresh")}, {"fresh": Rollout()})
     check_setup(Fit(cloning, 10), "learn", counting.spaces(), [])

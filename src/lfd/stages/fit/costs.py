@@ -64,7 +64,7 @@ class FitCosts:
         if context.env is not None and fit.eval.every and fit.algo.agent.acts:
             env_steps += ceil(fit.steps / fit.eval.every) * fit.eval.episodes * context.episode * fit.members
         seconds = self._step_seconds() * fit.steps
-        return seconds + context.pace(self._name) * env_steps if env_steps else seconds
+        return seconds + context.seconds_per_transition(self._name) * env_steps if env_steps else seconds
 
     def _step_seconds(self) -> TimeEstimate:
         """Seconds of one gradient step. It validates once too if rows are held out, so that memory is not missed."""

@@ -1,4 +1,4 @@
-"""Warnings about survival bias: rewards of one sign make longer or shorter episodes better, whatever is done."""
+"""Warnings about survival bias: rewards of one sign make longer or shorter episodes better with any actions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def one_sided_rewards(
     # Demonstrations that all run to one time limit are no reason against long episodes, but against short ones.
     reason = {"never negative": varying, "never positive": varying or "the learner may end an episode"}
     return [
-        f"{name}: rewards of {part} are {sign} and {reason[sign]}: {effect[sign]} whatever is done; use a reward of "
+        f"{name}: rewards of {part} are {sign} and {reason[sign]}: {effect[sign]} with any actions; use a reward of "
         "both signs"
         for part, sign in signs.items()
         if sign and reason[sign]
