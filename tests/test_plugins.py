@@ -1,6 +1,10 @@
 """Classes that other packages register: wrong ones are left out with a message, their errors name the package."""
 
+import json
+import re
 import sys
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from lfd import registry
 from lfd.cli import main as cli
 from lfd.errors import PLUGIN_MODULES
+from lfd.stages.load import Load
 
 ENTRIES = """[lfd.loss]
 broken = plugged_broken:Loss
@@ -44,28 +49,39 @@ TINY = ["dataset=random", "dataset.transitions=100", "learn.steps=5", "learn.eva
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, dict[str, str]], None]]:
+    """Installs a package by its entry points and modules, for this test."""
+    installed = []
+
+    def write(entry_points: str, modules: dict[str, str]) -> None:
+        info = tmp_path / "lib" / "plugged-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(entry_points)
+        for name, code in modules.items():
+            (tmp_path / "lib" / f"{name}.py").write_text(code)
+        installed.extend(modules)
+        monkeypatch.syspath_prepend(tmp_path / "lib")
+        registry.parts.cache_clear()
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    yield write
+    registry.parts.cache_clear()
+    registry.BROKEN.clear()
+    PLUGIN_MODULES.clear()
+    for name in installed:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def package(install: Callable[[str, dict[str, str]], None], tmp_path: Path) -> None:
     """Installs the package, and an algorithm with each of its losses."""
-    info = tmp_path / "lib" / "plugged-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugged\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(ENTRIES)
-    (tmp_path / "lib" / "plugged.py").write_text(MODULE)
-    (tmp_path / "lib" / "plugged_broken.py").write_text("import a_library_that_is_not_there")
+    install(ENTRIES, {"plugged": MODULE, "plugged_broken": "import a_library_that_is_not_there"})
     (tmp_path / "mine" / "algo").mkdir(parents=True)
     for name in MESSAGES:
         line = f"defaults: [schema, /agent@agent: policy, /loss@losses.mine: {name}, _self_]"
         (tmp_path / "mine" / "algo" / f"{name}.yaml").write_text(f"{line}\nlosses: {{mine: {{reads: demos}}}}\n")
-    monkeypatch.syspath_prepend(tmp_path / "lib")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
-    registry.parts.cache_clear()
-    yield
-    registry.parts.cache_clear()
-    registry.BROKEN.clear()
-    PLUGIN_MODULES.clear()
-    for name in ("plugged", "plugged_broken"):
-        sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("name", MESSAGES)
@@ -86,3 +102,45 @@ def test_system_exit_of_a_plugin_ends_its_job_only(
     assert cli.run() == 2
     out = capsys.readouterr().out
     assert "failed with SystemExit" in out and "bc" in out and out.splitlines()[-1].endswith("sweep.json")
+
+
+@pytest.fixture
+def documented(install: Callable[[str, dict[str, str]], None], tmp_path: Path) -> list[list[str]]:
+    """Installs the package of docs/extending.md, and writes a CSV file; returns the page's command lines for it."""
+    page = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+    files = dict(re.findall(r"^```\w+\n# (\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    groups = tomllib.loads(files["pyproject.toml"])["project"]["entry-points"]
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in names.items())
+        for group, names in groups.items()
+    ]
+    install("".join(lines), {"my_package": files["my_package.py"]})
+    option = tmp_path / "mine" / "algo" / "clipped_bc.yaml"
+    option.parent.mkdir(parents=True)
+    option.write_text(files["mine/algo/clipped_bc.yaml"])
+    rows = [f"{row // 11},{row % 2},1.0,{row},0,0,0" for row in range(44)]
+    (tmp_path / "demos.csv").write_text("\n".join(["episode,action,reward,x,v,angle,w", *rows]))
+    return [line.split()[2:] for line in re.findall(r"^python run.py.*algo=clipped_bc.*$", page, re.MULTILINE)]
+
+
+def test_documented_package_trains_by_its_loss_and_reads_by_its_reader(
+    documented: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    datasets = []
+    for line in documented:
+        data = [] if "dataset=file" in line else ["dataset=random", "dataset.transitions=100"]
+        monkeypatch.setattr(sys, "argv", ["run.py", *line, *data, *TINY[3:], "learn.steps=100"])
+        assert cli.run() == 0, line
+        assert "learn/clipped_bc/clipped_bc_loss" in max(tmp_path.glob("outputs/runs/*/metrics.jsonl")).read_text()
+        datasets.append(
+            [json.loads(path.read_text()) for path in tmp_path.glob("outputs/artifacts/load-*/metadata.json")]
+        )
+    assert [[data["ends"]["terminated"], data["transitions"]] for data in datasets[-1]] == [[4, 40]]
+
+
+def test_key_of_data_that_a_package_reads_has_its_version(documented: list[list[str]], tmp_path: Path) -> None:
+    (tmp_path / "demos.npz").touch()
+    own, other = (
+        Load(str(tmp_path / name)).key_content(lambda path: "hash").path for name in ("demos.csv", "demos.npz")
+    )
+    assert (own, other) == ("hash plugged 1.0", "hash")

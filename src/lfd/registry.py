@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from enum import Enum
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, get_type_hints
 
 from lfd.errors import PLUGIN_MODULES, UserError, external_errors, suggest
@@ -136,19 +136,32 @@ def _load(place: str) -> Any:
 def _plugins(group: str, base: type[Any]) -> dict[str, type[Any]]:
     plugins = {}
     for entry in entry_points(group=f"lfd.{group}"):
-        package = f" of the package {entry.dist.name}" if entry.dist else ""
-        description = f"lfd.{group}: {entry.name} = {entry.value}{package}"
-        module = entry.module.partition(".")[0]
-        PLUGIN_MODULES[module] = f"the module {module}{package}"
         try:
-            with external_errors(f"importing {description}"):
-                kind = entry.load()
+            kind = load_entry(entry, group)
             if not (isinstance(kind, type) and issubclass(kind, base) and dataclasses.is_dataclass(kind)):
-                raise UserError(f"{description}: expected a dataclass that is a {base.__name__}, got {kind!r}")
+                raise UserError(
+                    f"{_description(entry, group)}: expected a dataclass that is a {base.__name__}, got {kind!r}"
+                )
             plugins[entry.name] = kind
         except UserError as refusal:
             BROKEN[group, entry.name] = refusal
     return plugins
+
+
+def load_entry(entry: EntryPoint, group: str) -> Any:
+    """Imports the object of an entry point; errors of its module name its package then. Raises UserError."""
+    module = entry.module.partition(".")[0]
+    PLUGIN_MODULES[module] = f"the module {module}{_package(entry)}"
+    with external_errors(f"importing {_description(entry, group)}"):
+        return entry.load()
+
+
+def _description(entry: EntryPoint, group: str) -> str:
+    return f"lfd.{group}: {entry.name} = {entry.value}{_package(entry)}"
+
+
+def _package(entry: EntryPoint) -> str:
+    return f" of the package {entry.dist.name}" if entry.dist else ""
 
 
 def to_json(part: Any, group: str) -> dict[str, Any]:

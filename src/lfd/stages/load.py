@@ -13,6 +13,7 @@ from lfd.data import Dataset, Episode, Writer
 from lfd.data.dataset import is_lfd_file
 from lfd.data.episode import cut_episode, num_usable_steps
 from lfd.data.readers import read, resolve_source
+from lfd.data.readers.plugins import plugin_version
 from lfd.data.survey import Survey, clip_to_bounds, survey
 from lfd.envs import Env, Spaces
 from lfd.errors import UserError
@@ -118,7 +119,8 @@ class Load(Stage):
         return replace(self, path=self._content(digest))
 
     def _content(self, digest: Callable[[Path], str]) -> str:
-        return " ".join(digest(path) for path in self._files())
+        """Hashes of the files, and the version of the package that reads them if lfd does not."""
+        return " ".join([*map(digest, self._files()), *filter(None, [plugin_version(self.file)])])
 
     def _files(self) -> list[Path]:
         file = self.file

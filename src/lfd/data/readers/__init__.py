@@ -1,4 +1,7 @@
-"""Reads foreign files as episodes. The format is detected from the content; no code in a file is ever executed."""
+"""Reads foreign files as episodes. The format is detected from the content; no code in a file is ever executed.
+
+Suffixes that packages register (`lfd.data.readers.plugins`) come first.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,7 @@ from lfd.data.readers.frames import FrameUnstacker
 from lfd.data.readers.imitation import arrow_files, read_imitation
 from lfd.data.readers.minari import minari_file, minari_spaces, read_minari
 from lfd.data.readers.npz import read_npz
+from lfd.data.readers.plugins import plugin_reader
 from lfd.envs.spaces import Spaces
 from lfd.errors import RunError, UserError, external_error
 
@@ -52,7 +56,7 @@ def resolve_source(path: Path) -> Path:
         inner = path / _DATA_FILE
         if path.is_dir() and inner.is_file() and is_lfd_file(inner):
             return inner
-        if path.is_dir() and not arrow_files(path) and minari_file(path) is None:
+        if path.is_dir() and not arrow_files(path) and minari_file(path) is None and plugin_reader(path) is None:
             names = sorted(item.name for item in path.iterdir())
             raise UserError(
                 f"data: {path}: expected data, got a folder with {', '.join(names[:8]) or 'nothing'}; "
@@ -148,6 +152,8 @@ def refuse_unreadable(path: Path) -> Iterator[None]:
 
 
 def _read_foreign(path: Path, spaces: Spaces | None, max_episode_steps: int | None) -> Iterator[Episode]:
+    if (reader := plugin_reader(path)) is not None:
+        return reader(path, max_episode_steps)
     if path.is_dir() and (parts := arrow_files(path)):
         return read_imitation(path, parts, max_episode_steps)
     file = minari_file(path) if path.is_dir() else path
