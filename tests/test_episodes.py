@@ -8,7 +8,7 @@ import pytest
 
 from lfd.data import Episode
 from lfd.data.episode import cut_episode
-from lfd.envs import Spaces
+from lfd.envs import Spaces, Step
 from lfd.envs.sync_vec_env import SyncVecEnv
 from lfd.episodes import EpisodeRecorder, LabelingPolicy, PlayedEpisode, holds_transitions, play, success_rates
 from lfd.errors import Interrupted
@@ -90,8 +90,10 @@ def test_cut_episode_is_neither_terminated_nor_truncated():
 
 
 def recorder(length, running):
-    made = EpisodeRecorder(None, False, 1)
-    made._rewards, made.running = [1.0] * length, running
+    made, false = EpisodeRecorder(None, False, 1), np.zeros(1, bool)
+    for step in range(1, length + 1):
+        over = np.array([step == length and not running])
+        made.add_step(0, None, Step(None, None, np.ones(1), over, false, ~false, [], {}))
     return made
 
 

@@ -45,16 +45,16 @@ class Batch:
         self.__dict__.update(columns)
 
     def having(self, **columns: Any) -> "Batch":
-        """Returns a batch with these columns added or replaced."""
+        """Returns a batch with these columns [B, ...] added or replaced."""
         return Batch(**{**self.__dict__, **columns})
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """Returns a batch with the function applied to every tensor."""
+        """Returns a batch with the function applied to every tensor [B, ...]."""
         mapped: Batch = _pytree.tree_map(function, self)
         return mapped
 
     def at(self, index: Any) -> "Batch":
-        """Returns the rows at an index of the leading axes."""
+        """Returns the rows at an index of the leading axes: of columns [B, ...], `column[index]`."""
         return self.map(lambda column: column[index])
 
     def __repr__(self) -> str:

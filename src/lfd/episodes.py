@@ -209,7 +209,7 @@ def summarize(returns: list[list[float]], played: list[PlayedEpisode]) -> dict[s
 
 
 def clip_action(spaces: Spaces, action: Array) -> Array:
-    """Clips continuous actions to the bounds of the space, so that stored actions are the executed ones."""
+    """Clips continuous actions [..., A] to the bounds of the space, so that stored actions are the executed ones."""
     if spaces.actions == "discrete":
         return action
     space: Any = spaces.action

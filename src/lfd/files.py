@@ -179,7 +179,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors that `save_tensors` wrote, on the CPU. Raises UserError if the file is missing or damaged."""
+    """The tensors that `save_tensors` wrote, of any shape, on the CPU. Raises UserError if it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -227,7 +227,10 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Adds a checkpoint and removes all but the newest two. Raises DiskFull; then the earlier ones stay."""
+        """Adds a checkpoint of tensors of any shape, and removes all but the newest two.
+
+        Raises DiskFull; then the earlier ones stay.
+        """
         temporary = self.folder / "ckpt.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         with translate_os_errors(self.folder):
@@ -242,7 +245,7 @@ class Checkpoints:
             shutil.rmtree(self._path(old_number))
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Tensors and state of the newest undamaged checkpoint, or None. Warns of each checkpoint that it skips."""
+        """Tensors of any shape and state of the newest undamaged checkpoint, or None. Warns of each that it skips."""
         for number in self._numbers():
             path = self._path(number)
             try:

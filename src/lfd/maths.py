@@ -195,7 +195,9 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def beta_nll(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Beta-NLL for beta = 1: sum over the last axis of sigma^2 (z^2 / 2 + log sigma), sigma^2 a constant to autograd.
+    """Beta-NLL [...] of values [..., A] for beta = 1: the sum over A of sigma^2 (z^2 / 2 + log sigma).
+
+    The mean and the log of sigma are [..., A]; the factor sigma^2 is a constant to autograd.
 
     Equation 5 of Seitzer et al. 2022, up to a constant: the gradient of the mean is that of half the squared error.
     """

@@ -37,16 +37,17 @@ class GeneratorRng(Rng):
         self.leading = (members,) if members else ()
 
     def draw(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        """Returns samples [*shape], or [members, *shape]."""
         make: Any = torch.randn if kind == "normal" else torch.rand
         samples: Tensor = make(*self.leading, *shape, generator=self.generator, device=self.generator.device)
         return samples
 
     def state(self) -> Tensor:
-        """Returns the generator's state."""
+        """Returns the generator's state, bytes [n] on the CPU."""
         return self.generator.get_state()
 
     def restore(self, state: Tensor) -> None:
-        """Sets the generator to a state from `state`."""
+        """Sets the generator to a state [n] from `state`."""
         self.generator.set_state(state)
 
 
@@ -57,6 +58,7 @@ class ReplayedRng(Rng):
         self._samples = iter(samples)
 
     def draw(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        """Returns the next given sample; its shape is not compared with [*shape]."""
         return next(self._samples)
 
 
@@ -68,6 +70,7 @@ class ShapeRecorder(Rng):
         self._device = device
 
     def draw(self, kind: str, shape: tuple[int, ...]) -> Tensor:
+        """Returns zeros [*shape]."""
         self.requests.append((kind, shape))
         return torch.zeros(shape, device=self._device)
 

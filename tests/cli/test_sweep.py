@@ -252,14 +252,14 @@ def test_job_name_is_the_overrides_that_vary() -> None:
 
 def test_combinations_vary_the_last_key_fastest() -> None:
     line = parsed(["algo=bc,cql", "learn.steps=5", "seed=range(2)"], sweep=True)
-    assert sweep._combinations(line, None) == [
+    assert sweep.combinations(line, None) == [
         ["algo=bc", "learn.steps=5", "seed=0"],
         ["algo=bc", "learn.steps=5", "seed=1"],
         ["algo=cql", "learn.steps=5", "seed=0"],
         ["algo=cql", "learn.steps=5", "seed=1"],
     ]
     with pytest.raises(UserError, match="list the values"):
-        sweep._combinations(parsed(["algo.lr=interval(0,1)"], sweep=True), None)
+        sweep.combinations(parsed(["algo.lr=interval(0,1)"], sweep=True), None)
 
 
 def test_override_is_refused_only_if_no_job_reads_it(
@@ -327,5 +327,5 @@ def test_parallel_jobs_share_the_cores(tmp_path: Path, monkeypatch: pytest.Monke
     for cores, n_jobs, jobs, expected in [(8, -1, 3, 3), (8, -1, 16, 8), (8, 2, 16, 2)]:
         monkeypatch.setattr(sweep.joblib, "effective_n_jobs", lambda n, cores=cores: cores if n == -1 else n)
         master = OmegaConf.create({"hydra": {"launcher": {"n_jobs": n_jobs}}})
-        assert sweep._num_parallel(master, jobs) == expected
-    assert sweep._num_parallel(OmegaConf.create({"hydra": {"launcher": {}}}), 16) == 1
+        assert sweep.num_parallel(master, jobs) == expected
+    assert sweep.num_parallel(OmegaConf.create({"hydra": {"launcher": {}}}), 16) == 1

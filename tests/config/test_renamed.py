@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from lfd.cli import main as cli
 from lfd.config import renamed
 from lfd.config.composer import Composer
-from lfd.config.errors import _unknown
+from lfd.config.errors import unknown_key_message
 from lfd.config.renamed import FILES, RENAMED
 from lfd.errors import UserError
 from lfd.registry import PARTS
@@ -57,7 +57,7 @@ def test_field_of_an_earlier_version_is_refused_with_its_new_name(entry):
     owner, old, new = entry[:3]
     cfg = OmegaConf.structured(classes()[owner])
     assert new.partition("=")[0] in list(cfg) and ("=" in old or old not in cfg)
-    assert _unknown(cfg, "here", old, f"here.{old}").startswith(f"here.{old} is called here.{new}")
+    assert unknown_key_message(cfg, "here", old, f"here.{old}").startswith(f"here.{old} is called here.{new}")
 
 
 def test_steps_of_a_schedule_are_refused_with_their_new_name(call):

@@ -49,7 +49,7 @@ def test_writer_reopened_drops_uncommitted_episodes(tmp_path, vector, make):
     writer.add(first)
     writer.commit({"n": 1})
     writer.add(lost)
-    writer._close()  # the operating system may have written any part of it
+    del writer  # its file is closed; the operating system may have written any part of it
     again = Writer(log, vector)
     assert (again.cursor, again.transitions) == ({"n": 1}, 40)
     again.add(second)
@@ -62,7 +62,7 @@ def test_writer_reopened_drops_uncommitted_episodes(tmp_path, vector, make):
 def test_writer_after_a_crash_before_the_first_commit_is_empty(tmp_path, vector, make):
     writer = Writer(tmp_path / "log", vector)
     writer.add(make(vector, 40))
-    writer._close()
+    del writer
     assert Writer(tmp_path / "log", vector).transitions == 0
     assert list((tmp_path / "log").iterdir()) == []
 

@@ -81,8 +81,8 @@ def run_sweep(overrides: Sequence[str], composer: Composer) -> int:
     line = parsed(overrides, sweep=True)
     master = composer.master([_line(override) for override in line if override.is_hydra_override()])
     own = [override for override in line if not override.is_hydra_override()]
-    _num_parallel(master, 1)
-    jobs = [plan_job(overrides, composer, master) for overrides in _combinations(own, composer.loader.options)]
+    num_parallel(master, 1)
+    jobs = [plan_job(overrides, composer, master) for overrides in combinations(own, composer.loader.options)]
     outputs = _outputs(jobs)
     _refuse_unread(jobs)
     if any(job.experiment and job.experiment.dry_run for job in jobs):
@@ -92,7 +92,7 @@ def run_sweep(overrides: Sequence[str], composer: Composer) -> int:
     folder = outputs.sweeps / name
     folder.mkdir(parents=True, exist_ok=True)
     pending = [job for job in jobs if job.result is None]
-    sweep = Sweep(name, varies, _num_parallel(master, len(pending)), folder / f".stop-{os.getpid()}", os.getpid())
+    sweep = Sweep(name, varies, num_parallel(master, len(pending)), folder / f".stop-{os.getpid()}", os.getpid())
     _announce(jobs, sweep)
     if pending:
         with external_errors("hydra/launcher"):
@@ -106,7 +106,7 @@ def _line(override: Override) -> str:
     return override.input_line
 
 
-def _combinations(overrides: Sequence[Override], options: Options) -> list[list[str]]:
+def combinations(overrides: Sequence[Override], options: Options) -> list[list[str]]:
     """The overrides of each job; the last key varies fastest. `options` lists the options of a group, for glob()."""
     counts = [_count(override) for override in overrides]
     if (total := prod(counts)) > MAX_JOBS:
@@ -196,7 +196,7 @@ def _print_plans(jobs: Sequence[Job]) -> int:
     return 2 if any(job.folder is None for job in jobs) else 0
 
 
-def _num_parallel(master: DictConfig, jobs: int) -> int:
+def num_parallel(master: DictConfig, jobs: int) -> int:
     """The number of jobs that the launcher runs at once on this machine: `n_jobs` of the launcher, otherwise 1."""
     n_jobs = master.hydra.launcher.get("n_jobs")
     if n_jobs is not None and (not isinstance(n_jobs, int) or n_jobs == 0):

@@ -32,7 +32,7 @@ def resolve_key(cfg: DictConfig, key: str, new: bool = False) -> None:
             is_field_of_new_row = depth < len(parts) - 1 and parent.rpartition(".")[2] in _ROWS
             if new and not is_field_of_new_row:
                 return
-            raise UserError(_unknown(node, parent, part, key))
+            raise UserError(unknown_key_message(node, parent, part, key))
         alias, rest = ".".join(parts[: depth + 1]), ".".join(parts[depth + 1 :])
         if rest and (target := alias_of(cfg, alias)):
             raise UserError(f"{key}: {alias} is another name of {target}; set {target}.{rest}")
@@ -61,7 +61,7 @@ PROVIDED_BY = {
 }
 
 
-def _unknown(node: DictConfig, parent: str, part: str, key: str) -> str:
+def unknown_key_message(node: DictConfig, parent: str, part: str, key: str) -> str:
     """The message for a key that does not exist: `part` of `node`, which is at `parent`; `key` as it was written."""
     kind = OmegaConf.get_type(node) if parent else None
     # Renamed rows of a table, as of losses, are listed under the table's name.
@@ -228,7 +228,7 @@ def value_message(error: OmegaConfBaseException) -> str:
     text = str(error).partition("\n")[0]
     key = error.full_key or ""
     if isinstance(error, ConfigKeyError | ConfigAttributeError) and isinstance(error.parent_node, DictConfig):
-        return _unknown(error.parent_node, key.rpartition(".")[0], str(error.key), key)
+        return unknown_key_message(error.parent_node, key.rpartition(".")[0], str(error.key), key)
     if match := re.match(r"Value '(.*)' of type '(\w+)' could not be converted to (\w+)", text):
         value, kind, expected = match.groups()
         text = f"expected {_KINDS.get(expected, expected)}, got {value!r}"

@@ -47,14 +47,14 @@ def num_usable_steps(episode: Episode) -> int:
 
 
 def flatten_observations(observations: ObservationArrays) -> dict[str, Array]:
-    """`{"observations": array}`, or one entry `"observations/<key>"` for each key of dict observations."""
+    """`{"observations": array}`, or one entry `"observations/<key>"` for each key of a dict; arrays [T, ...]."""
     if isinstance(observations, dict):
         return {f"observations/{key}": column for key, column in observations.items()}
     return {"observations": observations}
 
 
 def unflatten_observations(columns: dict[str, Array]) -> ObservationArrays:
-    """The inverse of `flatten`."""
+    """The inverse of `flatten_observations`: the array [T, ...], or a dict of those."""
     if "observations" in columns:
         return columns["observations"]
     return {name.removeprefix("observations/"): column for name, column in columns.items()}

@@ -66,6 +66,7 @@ class Flatten(nn.Module):
         self.features = math.prod(shape)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Float vectors [..., n] of arrays [..., *shape]."""
         return x.flatten(-self.axes).float() if self.axes > 1 else x.float()
 
 
@@ -79,6 +80,7 @@ class OneHot(nn.Module):
         self.features = n
 
     def forward(self, x: Tensor) -> Tensor:
+        """One-hot float vectors [..., n] of integers [...]."""
         return (x.unsqueeze(-1) == torch.arange(self.features, device=x.device)).float()
 
 
@@ -111,6 +113,7 @@ class NatureCNN(nn.Module):
         self.linear = nn.Linear(64 * math.prod(size), self.features)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features [..., 512] of frames [..., *shape], uint8."""
         lead = x.shape[: -self.axes]
         frames = x.reshape(-1, *x.shape[-self.axes :])
         if self.order != tuple(range(self.axes)):
@@ -133,6 +136,7 @@ class DictEncoder(nn.Module):
         self.features = sum(features_of(encoder) for encoder in encoders.values())
 
     def forward(self, x: dict[str, Tensor]) -> Tensor:
+        """Features [..., n] of the keys' observations [..., *shape]."""
         return torch.cat([encoder(x[name]) for name, encoder in self.encoders.items()], dim=-1)
 
 
@@ -216,6 +220,7 @@ class Net(nn.Module):
         self.head = mlp([features + extra, *layers, outputs], activation, layer_norm)
 
     def forward(self, obs: Observation, *vectors: Tensor) -> Tensor:
+        """Outputs [..., outputs] of observations [..., *shape] and further inputs [..., n], `extra` numbers in all."""
         features = self.encoder(obs)
         if vectors:
             features = torch.cat([features.expand(*vectors[0].shape[:-1], -1), *vectors], dim=-1)
@@ -233,4 +238,5 @@ class Scalar(nn.Module):
         self.value = nn.Parameter(torch.tensor(float(value)))
 
     def forward(self) -> Tensor:
+        """The number []."""
         return self.value

@@ -11,6 +11,7 @@ class RunningMeans:
         self._counts: dict[str, int] = {}
 
     def add(self, metrics: dict[str, Tensor]) -> None:
+        """Adds the metrics of one gradient step, [] or [members]."""
         for name, value in metrics.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._counts[name] = self._counts.get(name, 0) + 1
@@ -22,7 +23,9 @@ class RunningMeans:
         return means
 
     def save(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """The state for a checkpoint: sums, [] or [members], and numbers of steps, by metric."""
         return dict(self._sums), dict(self._counts)
 
     def restore(self, sums: dict[str, Tensor], counts: dict[str, int]) -> None:
+        """Continues from sums, [] or [members], and counts of `save`."""
         self._sums, self._counts = dict(sums), dict(counts)
