@@ -42,7 +42,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "iql:continuous": ([], "iql"),
     "sac:continuous": ([], "sac"),
     "cql:continuous": ([], "cql_continuous"),
-    "bcq:continuous": (["algo.agent.vae_hidden=[256,256]", "algo.losses.bcq.samples=10"], "bcq_continuous_10"),
+    "bcq:continuous": (["algo.agent.nets.vae.hidden=[256,256]", "algo.losses.bcq.samples=10"], "bcq_continuous_10"),
     "rebrac:continuous": ([], "rebrac"),
     "bc:discrete": ([], "bc_discrete"),
     "dqn:discrete": ([], "dqn"),

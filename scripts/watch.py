@@ -14,13 +14,13 @@ def main() -> int:
     parser.add_argument("--stage", default="learn", help="the stage that trained the policy (default: learn)")
     parser.add_argument("--episodes", type=int, default=1, help="number of episodes (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the start states (default: 0)")
-    parser.add_argument("--fps", type=float, default=30, help="frames per second (default: 30)")
+    parser.add_argument("--fps", type=float, help="frames per second (default: 30, of MiniGrid 3)")
     parser.add_argument("--out", type=Path, help="path of the GIF (default: film.gif in the run folder)")
     options = parser.parse_args()
     try:
         if options.episodes < 1:
             raise UserError(f"--episodes: expected 1 or more, got {options.episodes}; choose a larger number")
-        if options.fps <= 0:
+        if options.fps is not None and options.fps <= 0:
             raise UserError(f"--fps: expected more than 0, got {options.fps:g}; choose a larger number")
         path = options.out or options.run / "film.gif"
         score = lfd.load(options.run, options.stage).film(path, options.episodes, options.seed, options.fps)

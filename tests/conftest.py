@@ -106,8 +106,8 @@ def counting_next_step() -> NextStep:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest test first: begun last, it would run on when all others are done."""
-    items.sort(key=lambda item: "every_row" not in item.name)
+    """The longest tests first: begun last, they would run on when all others are done."""
+    items.sort(key=lambda item: "every_row" not in item.name and "random_override" not in item.name)
 
 
 @pytest.fixture
@@ -121,8 +121,8 @@ def open_source(tmp_path: Path) -> Callable[..., Stream]:
             "name": "source", "env": env, "products": {}, "product_folder": tmp_path / "kept", "sources": {},
             "agents": agent if isinstance(agent, list) else [agent] * members,
             "columns": frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}),
-            "batch": 64, "gamma": 0.9, "seed": 0, "folder": tmp_path / "source", "reset_every": 1000,
-            "device": torch.device("cpu"),
+            "stream": {}.__getitem__, "batch": 64, "gamma": 0.9, "seed": 0, "folder": tmp_path / "source",
+            "reset_every": 1000, "device": torch.device("cpu"),
         }  # fmt: skip
         stream = open_for_members(source, SourceContext(**{**given, **context}))
         for collector in stream.collectors:

@@ -1,4 +1,4 @@
-"""A recurrent agent, as a plugin may bring it, and a task that cannot be solved without memory."""
+"""Recurrent agents, one with a memory as a plugin may bring it, and a task that cannot be solved without memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lfd.agents import AgentSpec
-from lfd.agents.actor_critic import ActorCritic, PolicyValue
-from lfd.batch import Batch
-from lfd.envs import Spaces
+from lfd.agents.config import AgentConfig
+from lfd.agents.memory import GRUSpec, Memory, MemorySpec
+from lfd.agents.nets import PolicySpec, StateValueSpec
+from lfd.nets import Activation
+
+UNITS = 16  # of a memory
 
 
 class Recall(gym.Env):
@@ -36,46 +38,35 @@ class Recall(gym.Env):
 
 
 gym.register("Recall-v0", Recall)
-UNITS = 16
 
 
-class Remembering(ActorCritic):
-    """A gated cell in front of policy and value, trained by the sum of their terms."""
+class LSTM(Memory):
+    """PyTorch's LSTM, one step at a time; its state is a pair of tensors."""
 
-    def __init__(self, spaces: Spaces) -> None:
-        size = spaces.observation.shape[0]
-        seen = Spaces(gym.spaces.Box(-1, 1, (UNITS,), np.float32), spaces.action)
-        super().__init__(seen, PolicyValue([16]))
-        self.spaces = spaces
-        self.nets["memory"] = nn.GRUCell(size, UNITS)
-        self.shared = {"memory": ("policy", "value")}
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.features = units
+        self.lstm = nn.LSTM(inputs, units, batch_first=True)
 
-    def initial_state(self, number: int) -> Tensor:
-        return torch.zeros(number, UNITS)
+    def initial_state(self, number: int) -> tuple[Tensor, Tensor]:
+        return torch.zeros(number, self.features), torch.zeros(number, self.features)
 
-    def act(self, obs: Any, state: Any, noise: Any) -> Any:
-        with torch.no_grad():
-            state = self.nets["memory"](self.normalize_obs(obs), state)
-            policy = self.distribution(state)
-        return (policy.mode() if noise is None else policy.sample(noise)), state
-
-    def unroll(self, batch: Batch) -> Batch:
-        cell, (size, length) = self.nets["memory"], batch.first.shape
-        state = batch.state if "state" in batch.__dict__ else self.initial_state(size)
-        seen, following = [], []
-        for t in range(length):
-            state = cell(batch.obs[:, t], torch.where(batch.first[:, t, None], 0.0, state))
-            seen.append(state)
-            if "next_obs" in batch.__dict__:
-                following.append(cell(batch.next_obs[:, t], state))
-        rows = {name: column.flatten(0, 1) for name, column in batch.__dict__.items() if name not in ("state", "obs")}
-        rows["obs"] = torch.stack(seen, 1).flatten(0, 1)
-        if following:
-            rows["next_obs"] = torch.stack(following, 1).flatten(0, 1)
-        return Batch(**rows)
+    def forward(self, features: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output, (hidden, cell) = self.lstm(features.unsqueeze(1), tuple(part.unsqueeze(0) for part in state))
+        return output.squeeze(1), (hidden.squeeze(0), cell.squeeze(0))
 
 
 @dataclass
-class Memory(AgentSpec):
-    def build(self, spaces: Spaces) -> Remembering:
-        return Remembering(spaces)
+class LSTMSpec(MemorySpec):
+    """The memory of a third party."""
+
+    units: int = UNITS
+
+    def build(self, inputs: int) -> LSTM:
+        return LSTM(inputs, self.units)
+
+
+def remembering(memory: MemorySpec | None = None) -> AgentConfig:
+    """An agent with a memory in front of policy and value."""
+    nets = {"policy": PolicySpec(hidden=[16]), "value": StateValueSpec(hidden=[16])}
+    return AgentConfig(nets, memory or GRUSpec(UNITS), activation=Activation.tanh, orthogonal=True)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicySpec
 from lfd.algos.bc import BC
 from lfd.cli import main as cli
 from lfd.data import Dataset, Episode
@@ -22,6 +21,7 @@ from lfd.stages.evaluate import Evaluate
 from lfd.stages.experts import Script
 from lfd.stages.fit.config import EvalConfig, Stop
 from lfd.stages.fit.stage import Fit
+from tests import composed
 
 ENV = Gym("CartPole-v1")
 BAR = 400.0
@@ -49,7 +49,7 @@ def demonstrations(shuffle: bool, write_data) -> Dataset:
 
 def score(data: Dataset, open_source) -> float:
     torch.manual_seed(0)
-    algo = Algo(PolicySpec([32]), {"bc": BC("demos")}, lr=1e-2)
+    algo = Algo(composed.policy([32]), {"bc": BC("demos")}, lr=1e-2)
     agent = algo.agent.build(ENV.spaces())
     learner = Learner([agent], algo, 0, torch.device("cpu"))
     stream = open_source(DatasetSource(), agent, name="demos", products={"demos": data})
@@ -71,7 +71,7 @@ def test_bc_reaches_its_bar_unless_labels_are_shuffled(shuffle, write_data, open
 def test_dagger_reaches_its_bar_unless_labels_are_random(expert, run_stages):
     demos = Interactive(beta={"start": 1.0, "end": 0.0, "over": 1}, num_envs=4, transitions=1_000)
     rounds = {"clone": Phase(["bc"], steps=150)}
-    algo = Algo(PolicySpec([32]), {"bc": BC("demos")}, {"demos": demos}, rounds, lr=1e-2)
+    algo = Algo(composed.policy([32]), {"bc": BC("demos")}, {"demos": demos}, rounds, lr=1e-2)
     learn = Fit(algo, 1_000, eval=EvalConfig(0), stop=Stop(rounds=3))
     stages = {"expert": Script(f"tests.experts:{expert}"), "learn": learn, "score": Evaluate(["learn"], episodes=10)}
     found = run_stages(stages, ENV).product("score")["learn"]["return_mean"]

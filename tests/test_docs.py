@@ -32,6 +32,7 @@ READERS_FILES = ("src/lfd/algos/mine.py", "conf/algo/mine.yaml", "conf/local/def
 COMPOSED = [
     "algo=cql expert=queue logger=wandb ope=fqe targets=[score,fqe]",
     "algo=crr",
+    "algo=ppo pipeline=bc_then_ppo",
     "algo=dagger",
     "algo=gail expert=script expert.script=tests.experts:guess",
     "algo=bc env=none dataset.path=demos.npz dataset.max_episode_steps=500",
@@ -80,10 +81,10 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     for code in blocks("yaml") + blocks("python"):
-        if named := re.match(r"# ([\w/]+\.(?:yaml|py))\n", code):
+        if named := re.match(r"(?:# @package _global_\n)?# ([\w/]+\.(?:yaml|py))\n", code):
             path = tmp_path / named[1]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(code[named.end() :])
+            path.write_text(code)
     rows, starts = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32), np.arange(40) % 10 == 0
     columns = {"obs": rows, "actions": np.arange(40) % 2, "rewards": np.ones(40, np.float32), "episode_starts": starts}
     np.savez("demos.npz", **columns)

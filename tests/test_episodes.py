@@ -8,9 +8,18 @@ import pytest
 
 from lfd.data import Episode
 from lfd.data.episode import cut_episode
-from lfd.envs import Spaces, Step
+from lfd.envs import MiniGrid, Spaces, Step
 from lfd.envs.sync_vec_env import SyncVecEnv
-from lfd.episodes import EpisodeRecorder, LabelingPolicy, PlayedEpisode, holds_transitions, play, success_rates
+from lfd.episodes import (
+    EpisodeRecorder,
+    LabelingPolicy,
+    PlayedEpisode,
+    holds_transitions,
+    play,
+    success_by_mission,
+    success_rates,
+    summarize,
+)
 from lfd.errors import Interrupted
 
 
@@ -138,3 +147,28 @@ def test_labeling_policy_stores_labels_instead_of_actions(env, monkeypatch):
     played = play(env, Labeling, [4, 5], keep=True)
     assert [one.episode.actions.tolist() for one in played] == [[1, 2, 3]] * 2
     assert taken == [[0, 0]] * 3
+
+
+def test_success_by_mission_counts_kinds():
+    def played(mission, success):
+        return PlayedEpisode(success, 4, success, None, success, mission)
+
+    episodes = [
+        played("go to the red ball", 1.0), played("go to a blue key", 0.0), played("open the red door", 1.0),
+        PlayedEpisode(0.0, 9, 0.0, None),
+    ]  # fmt: skip
+    assert success_by_mission(episodes) == {
+        "go to a COLOR OBJECT": {"episodes": 2, "success_rate": 0.5},
+        "open a COLOR OBJECT": {"episodes": 1, "success_rate": 1.0},
+    }
+    summary = summarize([[1.0, 0.0, 1.0, 0.0]], episodes)
+    assert summary["by_mission"] == success_by_mission(episodes) and summary["success_length_mean"] == 4
+    rest = summarize([[0.0]], [PlayedEpisode(0.0, 9, None, None)])
+    assert not {"by_mission", "success_length_mean"} & rest.keys()
+
+
+def test_play_tells_the_mission_of_each_episode():
+    env = MiniGrid("BabyAI-GoToLocal-v0", mission_length=5).make(2, training=False)
+    left = np.zeros(2, np.int64)
+    missions = [episode.mission for episode in play(env, lambda: lambda obs: left, [1, 2, 3])]
+    assert len(set(missions)) > 1 and all(mission.startswith("go to ") for mission in missions)

@@ -7,11 +7,12 @@ import sys
 import pytest
 import torch
 
-from lfd.hardware import Hardware
+from lfd import hardware
+from lfd.hardware import Hardware, MatmulPrecision
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])
-def test_set_num_threads_for_frames_uses_this_jobs_share_of_the_cores(
+def test_set_up_torch_for_frames_uses_this_jobs_share_of_the_cores(
     monkeypatch: pytest.MonkeyPatch, platform: str
 ) -> None:
     monkeypatch.setattr(sys, "platform", platform)
@@ -20,11 +21,11 @@ def test_set_num_threads_for_frames_uses_this_jobs_share_of_the_cores(
         monkeypatch.setattr(os, "cpu_count", lambda: 8)
     else:
         monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
-    for hardware, frames, threads in (
+    for settings, frames, threads in (
         (Hardware(jobs=4), True, 2), (Hardware(jobs=16), True, 1), (Hardware(), False, 1),
         (Hardware(threads=3), False, 3),
     ):  # fmt: skip
-        hardware.set_num_threads(frames)
+        settings.set_up_torch(frames)
         assert torch.get_num_threads() == threads
 
 
@@ -43,3 +44,30 @@ def test_torch_device_keeps_the_memory_of_freed_tensors() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert float(done.stdout) < 200  # pages; 600 and more if memory is given back
+
+
+@pytest.mark.parametrize(
+    ("capability", "error", "precision"),
+    [("AVX512", 3e-7, "medium"), ("AVX512", 3e-3, "highest"), ("AVX2", 3e-7, "highest")],
+)
+def test_matmul_precision_auto_takes_medium_where_its_products_are_accurate(
+    monkeypatch: pytest.MonkeyPatch, capability: str, error: float, precision: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(hardware, "_product_error", lambda left, right: error)
+    hardware.medium_is_accurate.cache_clear()
+    try:
+        Hardware().set_up_torch(False)
+        assert torch.get_float32_matmul_precision() == precision
+        for other in MatmulPrecision.highest, MatmulPrecision.medium:
+            Hardware(matmul_precision=other).set_up_torch(False)
+            assert torch.get_float32_matmul_precision() == other.value
+    finally:
+        hardware.medium_is_accurate.cache_clear()
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_product_error_tells_bfloat16_from_float32() -> None:
+    left, right = torch.randn(64, 64), torch.randn(64, 64)
+    assert hardware._product_error(left, right) < hardware.MATMUL_ERROR
+    assert hardware._product_error(left.bfloat16(), right.bfloat16()) > 100 * hardware.MATMUL_ERROR

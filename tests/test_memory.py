@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lfd.agents.memory import GRUSpec
 from lfd.algos.bc import BC
 from lfd.algos.ppo import PPO
 from lfd.data import Episode
@@ -12,26 +13,25 @@ from lfd.episodes import agent_policy, play
 from lfd.errors import UserError
 from lfd.learner.learner import Algo, Learner
 from lfd.learner.optim import OptimConfig
-from lfd.registry import parts
-from lfd.sources.dataset import DatasetSource
+from lfd.sources.dataset import DatasetSource, Sequences
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.fit.config import EvalConfig
 from lfd.stages.fit.stage import Fit
-from tests.memory import Memory
+from tests.memory import LSTMSpec, remembering
 
 ENV = Gym("Recall-v0")
 COLUMNS = frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"})
 
 
-@pytest.fixture(autouse=True)
-def registered(monkeypatch):
-    monkeypatch.setitem(parts("agent"), "memory", Memory)
+BOTH = pytest.mark.parametrize("memory", [GRUSpec(16), LSTMSpec(16)], ids=["gru", "lstm"])
 
 
-def algo(losses, sources=None, **settings):
-    return Algo(Memory(), losses, sources or {}, batch_size=64, sequence_length=8, **{"lr": 1e-2, **settings})
+def algo(losses, sources=None, memory=None, **settings):
+    return Algo(
+        remembering(memory), losses, sources or {}, batch_size=64, sequence_length=8, **{"lr": 1e-2, **settings}
+    )
 
 
 def test_ppo_with_a_memory_solves_recall(run_stages):
@@ -54,13 +54,14 @@ def episodes(count):
         yield Episode(seen, np.array([0, 1, 0, sign]), np.array([0, 0, 0, 1], np.float32), True, False)
 
 
-def test_bc_on_sequences_solves_recall(write_data, open_source):
+@BOTH
+def test_bc_on_sequences_solves_recall(write_data, open_source, memory):
     torch.manual_seed(0)
     data = write_data(list(episodes(30)), ENV.spaces())
-    bc = algo({"bc": BC("source")})
-    learner = Learner([Memory().build(ENV.spaces())], bc, 0, torch.device("cpu"))
+    bc = algo({"bc": BC("source")}, memory=memory)
+    learner = Learner([bc.agent.build(ENV.spaces())], bc, 0, torch.device("cpu"))
     stream = open_source(
-        DatasetSource(), learner.agent, products={"source": data}, columns=frozenset({"obs", "action"}), sequence=8
+        DatasetSource(), learner.agent, products={"source": data}, columns=frozenset({"obs", "action"}), sequence=4
     )
     for _ in range(200):
         learner.step({"source": stream.next()}, ["bc"])
@@ -70,10 +71,12 @@ def test_bc_on_sequences_solves_recall(write_data, open_source):
 
 
 def test_sequences_are_consecutive_rows(write_data, open_source):
-    agent = Memory().build(ENV.spaces())
+    agent = remembering().build(ENV.spaces())
     data = write_data(list(episodes(30)), ENV.spaces())
     given = {
-        "dataset": open_source(DatasetSource(), agent, products={"source": data}, sequence=8, columns=COLUMNS),
+        "dataset": open_source(
+            DatasetSource(sequences=Sequences.streams), agent, products={"source": data}, sequence=8, columns=COLUMNS
+        ),
         "rollout": open_source(Rollout(4, 16), agent, ENV, sequence=8, columns=COLUMNS),
         "replay": open_source(Replay(200, 4, 64), agent, ENV, sequence=8, columns=COLUMNS),
     }
@@ -89,20 +92,20 @@ def test_sequences_are_consecutive_rows(write_data, open_source):
 
 
 def test_rollout_stores_the_initial_states_of_its_sequences(open_source):
-    agent = Memory().build(ENV.spaces())
+    agent = remembering().build(ENV.spaces())
     columns = COLUMNS | {"log_prob", "value", "advantage", "value_target"}
     stream = open_source(Rollout(4, 30, epochs=1), agent, ENV, sequence=3, columns=columns, batch=120)
     batch = stream.next()
     rows = agent.unroll(agent.preprocess(batch))
     with torch.no_grad():
         assert batch.state.abs().sum() > 0
-        torch.testing.assert_close(agent.distribution(rows.obs).log_prob(rows.action), rows.log_prob)
+        torch.testing.assert_close(agent.policy(rows.obs).log_prob(rows.action), rows.log_prob)
         torch.testing.assert_close(agent.value(rows.obs), rows.value)
 
 
 def test_recurrent_agent_without_sequences_is_refused(check_setup):
-    single = Algo(Memory(), {"ppo": PPO("rollout")}, {"rollout": Rollout()})
-    with pytest.raises(UserError, match="learn: algo.sequence_length: Remembering is recurrent and needs more"):
+    single = Algo(remembering(), {"ppo": PPO("rollout")}, {"rollout": Rollout()})
+    with pytest.raises(UserError, match="learn: algo.sequence_length: expected more than 1 for an agent .*, got 1"):
         check_setup(Fit(single, 10), "learn", ENV.spaces(), [])
     uneven = algo({"ppo": PPO("rollout")}, {"rollout": Rollout(num_steps=12)})
     with pytest.raises(UserError, match="rollout.num_steps: expected a multiple of algo.sequence_length=8, got 12"):

@@ -60,7 +60,7 @@ def d4rl(path: Path) -> list[str]:
         file["rewards"] = generator.normal(size=300)
         file["terminals"] = np.arange(300) % 100 == 99
         file["timeouts"] = np.arange(300) % 100 == 49
-    return [f"dataset.path={path}", "actions=continuous"]
+    return [f"dataset.path={path}"]
 
 
 @pytest.mark.parametrize("form", [baselines, d4rl])
@@ -144,7 +144,7 @@ REFUSED = {
     "film=true": "film=true: expected an environment, got env=none; leave it out",
     "learn.stop.score=5": "learn: stop rules on scores and snapshots need episodes; choose an env",
     "learn.snapshots=2": "learn: stop rules on scores and snapshots need episodes; choose an env",
-    "actions=continuous": "actions: expected discrete, as in the file of demos, got continuous; add actions=discrete",
+    "actions=continuous": "actions: expected discrete, as in the file of demos, got continuous; leave it out",
     "dataset.max_episode_steps=null": "does not tell how its episodes ended, and env=none has no time limit",
     "fqe.frozen.policy=lern": "fqe: no stage is called 'lern'; did you mean 'learn'?",
     "~fqe.frozen.policy": "fqe.frozen.policy: expected a value, got none; set a policy, as in +fqe.frozen.policy=learn",

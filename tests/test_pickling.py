@@ -4,15 +4,15 @@ import ast
 
 import pytest
 
-from tests.test_rooms import imports, modules
+from tests.test_rooms import TREES, imports
 
 PICKLING = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "jsonpickle"}
 UNPICKLER = "data.readers.unpickle"  # admits arrays and plain containers only
 
 
-@pytest.mark.parametrize("name", modules())
+@pytest.mark.parametrize("name", TREES)
 def test_module_does_not_pickle(name):
-    tree = ast.parse(modules()[name].read_text())
+    tree = TREES[name]
     roots = {imported.partition(".")[0] for imported in imports(tree)}
     # functions that pickle although their names do not say it
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]

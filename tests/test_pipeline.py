@@ -9,8 +9,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lfd.agents.actor_critic import PolicySpec
-from lfd.agents.q import QNet
 from lfd.algos.bc import BC
 from lfd.algos.cql import CQLDiscrete
 from lfd.errors import UserError
@@ -25,6 +23,7 @@ from lfd.stages.fit.loop import TrainLoop
 from lfd.stages.fit.stage import Fit
 from lfd.stages.load import Load
 from lfd.store.artifacts import Store
+from tests import composed
 
 
 def demos(**settings):
@@ -32,7 +31,9 @@ def demos(**settings):
 
 
 def learn(steps=4, reads="demos", **settings):
-    return Fit(Algo(PolicySpec([8]), {"bc": BC(reads)}, batch_size=8), steps, **{"eval": EvalConfig(0), **settings})
+    return Fit(
+        Algo(composed.policy([8]), {"bc": BC(reads)}, batch_size=8), steps, **{"eval": EvalConfig(0), **settings}
+    )
 
 
 def score(*names, **settings):
@@ -179,11 +180,11 @@ def test_pipeline_runs_a_chain_of_training_stages(run_stages, counting):
 
 
 def test_pipeline_with_a_loss_of_another_agent_makes_nothing(plan, tmp_path):
-    wrong = Fit(Algo(QNet([8]), {"bc": BC("demos")}), 5)
-    with pytest.raises(UserError, match="needs a PolicyAgent"):
+    wrong = Fit(Algo(composed.q_net([8]), {"bc": BC("demos")}), 5)
+    with pytest.raises(UserError, match="needs a policy"):
         plan({**STANDARD, "learn": wrong})
     assert not (tmp_path / "store").exists()
-    plan({**STANDARD, "learn": Fit(Algo(QNet([8]), {"gap": CQLDiscrete("demos")}), 5)})
+    plan({**STANDARD, "learn": Fit(Algo(composed.q_net([8]), {"gap": CQLDiscrete("demos")}), 5)})
 
 
 @pytest.fixture
@@ -212,14 +213,14 @@ def test_pipeline_without_an_environment_uses_the_spaces_of_files(run_stages, fi
 def test_pipeline_without_an_environment_checks_stages_too(plan, file):
     limit = {"max_episode_steps": 10}
     wide, narrow = Load(file("wide.npz", size=3), **limit), Load(file("narrow.npz"), **limit)
-    both = Fit(Algo(PolicySpec([8]), {"a": BC("demos"), "b": BC("more")}, batch_size=8), 4)
+    both = Fit(Algo(composed.policy([8]), {"a": BC("demos"), "b": BC("more")}, batch_size=8), 4)
     cases = [
         ({"demos": Load(file()), "learn": learn()}, "does not tell how its episodes ended"),
         (
             {"demos": wide, "more": narrow, "learn": both},
             "expected the spaces of 'demos' in the data of 'more', got others",
         ),
-        ({"demos": narrow, "learn": Fit(Algo(QNet([8]), {"bc": BC("demos")}), 5)}, "needs a PolicyAgent"),
+        ({"demos": narrow, "learn": Fit(Algo(composed.q_net([8]), {"bc": BC("demos")}), 5)}, "needs a policy"),
         ({"demos": narrow, "learn": learn(), "score": score()}, "score: needs an environment"),
     ]
     for stages, message in cases:

@@ -7,11 +7,13 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import lfd
 from lfd import registry
 from lfd.cli import main as cli
-from lfd.errors import PLUGIN_MODULES
+from lfd.errors import PLUGIN_MODULES, UserError
 from lfd.stages.load import Load
 
 ENTRIES = """[lfd.loss]
@@ -23,7 +25,6 @@ leaving = plugged:Leaving
 """
 MODULE = """
 from dataclasses import dataclass
-from lfd.agents.actor_critic import PolicyAgent
 from lfd.algos.bc import BC
 nothing = 3
 @dataclass
@@ -80,7 +81,7 @@ def package(install: Callable[[str, dict[str, str]], None], tmp_path: Path) -> N
     install(ENTRIES, {"plugged": MODULE, "plugged_broken": "import a_library_that_is_not_there"})
     (tmp_path / "mine" / "algo").mkdir(parents=True)
     for name in MESSAGES:
-        line = f"defaults: [schema, /agent@agent: policy, /loss@losses.mine: {name}, _self_]"
+        line = f"defaults: [schema, /net@agent.nets.policy: policy, /loss@losses.mine: {name}, _self_]"
         (tmp_path / "mine" / "algo" / f"{name}.yaml").write_text(f"{line}\nlosses: {{mine: {{reads: demos}}}}\n")
 
 
@@ -102,6 +103,94 @@ def test_system_exit_of_a_plugin_ends_its_job_only(
     assert cli.run() == 2
     out = capsys.readouterr().out
     assert "failed with SystemExit" in out and "bc" in out and out.splitlines()[-1].endswith("sweep.json")
+
+
+PARTS = """
+import torch
+from dataclasses import dataclass
+from torch import nn
+from lfd.agents import ActingRule, ActingSpec
+from lfd.agents.memory import Memory, MemorySpec
+from lfd.agents.nets import PolicyHead, PolicySpec
+from lfd.agents.roles import POLICY
+@dataclass
+class Scaled(PolicySpec):
+    scale: float = 0.5
+    def build(self, inputs):
+        policy = super().build(inputs)
+        policy.net.head[-1].weight.data *= self.scale
+        return policy
+class LSTM(Memory):
+    def __init__(self, inputs, units):
+        super().__init__()
+        self.features, self.cell = units, nn.LSTMCell(inputs, units)
+    def initial_state(self, number):
+        return {"hidden": torch.zeros(number, self.features), "cell": torch.zeros(number, self.features)}
+    def forward(self, features, state):
+        hidden, cell = self.cell(features, (state["hidden"], state["cell"]))
+        return hidden, {"hidden": hidden, "cell": cell}
+@dataclass
+class LSTMSpec(MemorySpec):
+    units: int = 8
+    def build(self, inputs):
+        return LSTM(inputs, self.units)
+class Fixed(ActingRule):
+    def __init__(self, action):
+        super().__init__()
+        self.register_buffer("action", torch.tensor(action))
+    def forward(self, agent, obs, rng):
+        return self.action.expand(agent.policy(obs).mode().shape)
+@dataclass
+class FixedSpec(ActingSpec):
+    action: int = 1
+    def uses(self, spaces):
+        return {"policy": POLICY}
+    def build(self, spaces):
+        return Fixed(self.action)
+"""
+PART_ENTRIES = """[lfd.net]
+scaled = plugged_parts:Scaled
+[lfd.memory]
+lstm = plugged_parts:LSTMSpec
+[lfd.acts_by]
+fixed = plugged_parts:FixedSpec
+"""
+PART_ALGO = """
+defaults:
+  - schema
+  - /net@agent.nets.policy: scaled
+  - /memory@agent.memory: lstm
+  - /acts_by@agent.acts_by: fixed
+  - /loss@losses.bc: bc
+  - _self_
+agent: {nets: {policy: {scale: 2}}, memory: {units: 4}}
+losses: {bc: {reads: demos}}
+batch_size: 8
+sequence_length: 4
+"""
+
+
+def test_net_memory_and_acting_rule_of_a_package_train_and_are_read_back(
+    install: Callable[[str, dict[str, str]], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(PART_ENTRIES, {"plugged_parts": PARTS})
+    (tmp_path / "mine" / "algo").mkdir(parents=True)
+    (tmp_path / "mine" / "algo" / "parts.yaml").write_text(PART_ALGO)
+    monkeypatch.setattr(sys, "argv", ["run.py", "--config-dir", "mine", "algo=parts", *TINY])
+    assert cli.run() == 0
+    policy = lfd.load(max(tmp_path.glob("outputs/runs/*")))
+    assert [type(part).__name__ for part in (policy.agent.nets["memory"], policy.agent.rule)] == ["LSTM", "Fixed"]
+    weights = policy.agent.nets["memory"].state_dict()["cell.weight_hh"]
+    assert weights.shape == (16, 4)
+    policy.agent.rule.action.fill_(0)  # type: ignore[union-attr, operator]
+    assert policy.act(np.zeros(4, np.float32)) == 0
+    (stored,) = tmp_path.glob("outputs/artifacts/fit-*/agent.json")
+    described = json.loads(stored.read_text())["agent"]["fields"]
+    assert described["nets"]["policy"]["part"] == "net/scaled" and described["memory"]["part"] == "memory/lstm"
+    registry.parts.cache_clear()
+    monkeypatch.setattr(registry, "entry_points", lambda group: [])
+    with pytest.raises(UserError, match="net: expected an installed class, got 'scaled'"):
+        lfd.load(max(tmp_path.glob("outputs/runs/*")))
 
 
 @pytest.fixture

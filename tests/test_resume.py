@@ -58,6 +58,26 @@ def start(program, folder, signal_at=None, **settings):
     return process
 
 
+def kill_in_stage(program, folder, stage, step):
+    """Runs a program in a process that is killed at a gradient step of one of its training stages."""
+
+    def body():
+        train = TrainLoop.step
+
+        def stepped(self):
+            if self.context.name == stage and self.learner.step_count == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            train(self)
+
+        TrainLoop.step = stepped
+        programs["run"](program, folder)
+
+    process = FORK.Process(target=body)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
 def _signal_at_progress(number, count):
     update, calls = Progress.update, itertools.count(1)
 
@@ -108,6 +128,20 @@ def test_run_stopped_by_a_signal_exits_75_and_resumes_to_the_same_bits(program, 
     assert bits(programs["run"](program, tmp_path)) == expected
 
 
+@pytest.mark.parametrize(("stage", "step"), [("clone", 25), ("learn", 200)])
+def test_stages_with_rules_of_their_own_killed_in_either_resume_to_the_same_bits(stage, step, straight, tmp_path):
+    """Their optimizers, schedules and stop rules differ: the clone stops at a plateau, before its steps are done."""
+    expected, _ = straight("bc_then_ppo")
+    assert kill_in_stage("bc_then_ppo", tmp_path, stage, step) == -signal.SIGKILL
+    agents = {path: path.stat().st_mtime_ns for path in tmp_path.glob("fit-*/agent.safetensors")}
+    assert len(agents) == ["clone", "learn"].index(stage)
+    artifact = programs["run"]("bc_then_ppo", tmp_path)
+    assert bits(artifact) == expected
+    assert all(path.stat().st_mtime_ns == time_made for path, time_made in agents.items())  # no stage began again
+    (clone,) = (path for path in tmp_path.glob("fit-*/agent.json") if path.parent != artifact)
+    assert 2 < len(json.loads(clone.read_text())["history"]) < 20  # evaluations every 10 of 200 steps
+
+
 @pytest.mark.parametrize("program", programs["ALGOS"])
 def test_longer_run_continues_from_a_shorter_one_to_the_same_bits(program, straight, tmp_path, monkeypatch):
     expected, _ = straight(program)
@@ -120,6 +154,8 @@ def test_longer_run_continues_from_a_shorter_one_to_the_same_bits(program, strai
     begins = {
         "dqn": 120, "phases": 90, "members": 130, "ppo": 128, "ppo_bc": 128, "gail_dqn": 81, "gail_ppo": 132,
         "pwil_dqn": 120, "pwil_ppo": 128, "qrdqn": 120, "td3": 120, "sqil": 120, "airl": 132,
+        "rollout_replay": 120, "ppo_replay": 128, "ppo_bc_td": 128, "ppo_bc_gru": 128, "sac_demos": 120, "cal_ql": 120,
+        "dqfd": 120, "gail_bc": 132, "td3_demos": 128, "bc_then_ppo": 128, "iql_then_ppo": 128, "dagger_then_ppo": 128,
     }  # fmt: skip
     assert steps[0] == begins.get(program, 150)
 

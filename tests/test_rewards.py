@@ -1,6 +1,6 @@
 """A learned reward replaces the environment's in every source, and `true_reward` stays unchanged."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import gymnasium as gym
@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from lfd.agents import REWARD, Agent, AgentSpec
-from lfd.agents.actor_critic import PolicySpec, PolicyValue, SoftPolicyCritic
-from lfd.agents.q import QNet
+from lfd.agents import REWARD
+from lfd.agents.config import AgentConfig
+from lfd.agents.nets import NetSpec
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.algos.airl import AIRL
 from lfd.algos.bc import BC
@@ -34,6 +34,7 @@ from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
 from lfd.stages.fit.config import EvalConfig, Stop
 from lfd.stages.fit.stage import Fit
+from tests import composed
 
 SIZES = [8]
 BOX = Spaces(gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, (2,)))
@@ -52,43 +53,39 @@ class Linear(nn.Module):
 
 
 @dataclass
+class LinearSpec(NetSpec):
+    on_trunk: ClassVar = False
+
+    def build(self, inputs):
+        return Linear()
+
+
+@dataclass
 class Doubling(Loss):
     """The scale goes up by the learning rate at every step of SGD or Adam."""
 
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = Agent
     trains: ClassVar = (REWARD,)
 
-    def modules(self, agent):
-        return {REWARD: Linear()}
+    def brings(self, spaces):
+        return {REWARD: LinearSpec()}
 
     def __call__(self, agent, batch):
         return LossOutput({REWARD: -agent.nets[REWARD].scale}, Metrics())
 
 
-class LinearRewardModel(Agent):
-    def act(self, obs, state, noise):
-        raise AssertionError("a reward model does not act")
-
-
-@dataclass
-class LinearRewardSpec(AgentSpec):
-    acts: ClassVar[bool] = False
-    actions: ClassVar = ("discrete",)
-    sizes: list[int] = field(default_factory=list)
-
-    def build(self, spaces):
-        return LinearRewardModel(spaces, {})
-
-
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(parts("agent"), "linear_reward", LinearRewardSpec)
+    monkeypatch.setitem(parts("net"), "linear", LinearSpec)
     monkeypatch.setitem(parts("loss"), "doubling", Doubling)
 
 
+def q_agent(env, nets):
+    return composed.q_net(SIZES).with_nets(nets).build(env.spaces())
+
+
 def with_reward_model(agent):
-    agent.frozen[REWARD] = LinearRewardModel(agent.spaces, {REWARD: Linear()})
+    agent.frozen[REWARD] = AgentConfig({REWARD: LinearSpec()}).build(agent.spaces)
     return agent
 
 
@@ -101,10 +98,8 @@ def expected(batch):
 )
 @pytest.mark.parametrize("own", [True, False], ids=["own", "frozen"])
 def test_sources_return_learned_rewards(source, own, counting, open_source, run_stages):
-    agent = QNet(SIZES).build(counting.spaces())
-    if own:
-        agent.add({REWARD: Linear()})
-    else:
+    agent = q_agent(counting, {REWARD: LinearSpec()} if own else {})
+    if not own:
         with_reward_model(agent)
     data = run_stages({"demos": Collect("random", transitions=100)}, counting).product("demos")
     batch = open_source(source, agent, counting, products={"source": data}, columns=COLUMNS, batch=32).next()
@@ -114,7 +109,7 @@ def test_sources_return_learned_rewards(source, own, counting, open_source, run_
 
 @pytest.mark.parametrize("kind", ["dataset", "replay"])
 def test_n_step_returns_have_learned_rewards(kind, counting, open_source, run_stages):
-    agent = with_reward_model(QNet(SIZES).build(counting.spaces()))
+    agent = with_reward_model(composed.q_net(SIZES).build(counting.spaces()))
     data = run_stages({"demos": Collect("random", transitions=200)}, counting).product("demos")
     source = DatasetSource(n_step=2) if kind == "dataset" else Replay(200, 4, 100, n_step=2)
     batch = open_source(source, agent, counting, products={"source": data}, columns=COLUMNS, batch=64, gamma=0.5).next()
@@ -128,9 +123,8 @@ def test_n_step_returns_have_learned_rewards(kind, counting, open_source, run_st
 
 
 def test_sources_members_have_rewards_of_their_own_models(counting, open_source, run_stages):
-    agents = [QNet(SIZES).build(counting.spaces()) for _ in range(2)]
+    agents = [q_agent(counting, {REWARD: LinearSpec()}) for _ in range(2)]
     for index, agent in enumerate(agents):
-        agent.add({REWARD: Linear()})
         agent.nets[REWARD].scale.data.fill_(float(index))
     data = run_stages({"demos": Collect("random", transitions=100)}, counting).product("demos")
     for source in (DatasetSource(), Replay(100, 4, 30), Rollout(4, 20)):
@@ -145,7 +139,7 @@ def gail(**settings):
     rounds = {"reward": Phase(["reward"], steps=3), "policy": Phase(["ppo"], epochs=2)}
     sources = {"rollout": Rollout(2, 16, **settings)}
     optim = {REWARD: OptimConfig(lr=1.0)}
-    return Algo(PolicyValue(SIZES), losses, sources, rounds, batch_size=16, lr=1e-2, optim=optim)
+    return Algo(composed.policy_value(SIZES), losses, sources, rounds, batch_size=16, lr=1e-2, optim=optim)
 
 
 def test_round_collects_once_and_each_phase_recomputes_rewards(counting, run_stages, monkeypatch):
@@ -177,8 +171,10 @@ def test_target_kl_ends_a_phase_of_epochs(counting, run_stages, monkeypatch):
 
 
 def test_reward_product_trains_another_stage(counting, run_stages):
-    trained = Fit(Algo(LinearRewardSpec(), {"reward": Doubling("demos")}, lr=0.5, batch_size=16), 4, eval=EvalConfig(0))
-    dqn = Algo(QNet(SIZES), {"td": DQN("demos")}, targets={"q": Target()}, batch_size=16)
+    trained = Fit(
+        Algo(composed.reward_model(), {"reward": Doubling("demos")}, lr=0.5, batch_size=16), 4, eval=EvalConfig(0)
+    )
+    dqn = Algo(composed.q_net(SIZES), {"td": DQN("demos")}, targets={"critic": Target()}, batch_size=16)
     demos = Collect("random", transitions=200)
     stages = {"demos": demos, "reward": trained, "learn": Fit(dqn, 5, eval=EvalConfig(0), frozen={"reward": "reward"})}
     pipeline = run_stages(stages, counting)
@@ -187,14 +183,14 @@ def test_reward_product_trains_another_stage(counting, run_stages):
 
 
 def test_configuration_that_does_not_fit_a_learned_reward_is_refused(counting, run_stages, check_setup):
-    reward_model = Algo(LinearRewardSpec(), {"reward": Doubling("demos")}, batch_size=16)
+    reward_model = Algo(composed.reward_model(), {"reward": Doubling("demos")}, batch_size=16)
     demos = Collect("random", transitions=50)
-    dqn = Algo(QNet(SIZES), {"td": DQN("demos")}, targets={"q": Target()}, batch_size=16)
+    dqn = Algo(composed.q_net(SIZES), {"td": DQN("demos")}, targets={"critic": Target()}, batch_size=16)
     with pytest.raises(UserError, match="score: needs an actor, which 'learn' .fit. does not provide"):
         run_stages({"demos": demos, "learn": Fit(reward_model, 5), "score": Evaluate(["learn"])}, counting)
     with pytest.raises(UserError, match="learn: needs a reward, which 'other' .fit. does not provide"):
         run_stages({"demos": demos, "other": Fit(dqn, 5), "learn": Fit(dqn, 5, frozen={"reward": "other"})}, counting)
-    with pytest.raises(UserError, match="stop rules on scores and snapshots need an agent that acts, got Linear"):
+    with pytest.raises(UserError, match="stop rules on scores and snapshots need an agent that acts, got nets none"):
         run_stages({"demos": demos, "learn": Fit(reward_model, 5, stop=Stop(score=1.0))}, counting)
     with pytest.raises(UserError, match="learn: algo.sources.demos.constant_reward: expected null, .*, got 1; set"):
         constant = replace(dqn, sources={"demos": DatasetSource(constant_reward=1.0)})
@@ -209,12 +205,15 @@ def test_configuration_that_does_not_fit_a_learned_reward_is_refused(counting, r
             counting,
         )
     with pytest.raises(UserError, match="frozen.reward=other needs a loss that reads rewards, got none"):
-        clone = Fit(Algo(PolicySpec(SIZES), {"bc": BC("demos")}, batch_size=16), 5, frozen={"reward": "other"})
+        clone = Fit(Algo(composed.policy(SIZES), {"bc": BC("demos")}, batch_size=16), 5, frozen={"reward": "other"})
         run_stages({"demos": demos, "other": Fit(reward_model, 5), "learn": clone}, counting)
     with pytest.raises(UserError, match="a loss reads return_to_go, which is computed from the dataset's rewards"):
         gap = CQLContinuous("demos", calibrated=True)
         both = Algo(
-            SoftPolicyCritic(SIZES), {"sac": SAC("demos"), "gap": gap}, targets={"critic": Target()}, batch_size=16
+            composed.soft_policy_critic(SIZES),
+            {"sac": SAC("demos"), "gap": gap},
+            targets={"critic": Target()},
+            batch_size=16,
         )
         check_setup(Fit(both, 5, frozen={"reward": "other"}), "learn", BOX, ["demos"])
     with pytest.raises(UserError, match="learn: frozen.reward=reward: expected a single agent, got 2 members"):
@@ -226,7 +225,7 @@ def test_configuration_that_does_not_fit_a_learned_reward_is_refused(counting, r
     with pytest.raises(UserError, match="losses.airl needs transitions of one step, demos has 3; set its n_step to 1"):
         airl = AIRL({"learner": "rollout", "expert": "demos"}, hidden=SIZES)
         losses, sources = {"ppo": PPO("rollout"), "airl": airl}, {"rollout": Rollout(2, 16)}
-        steps = Algo(PolicyValue(SIZES), losses, sources | {"demos": DatasetSource(n_step=3)}, batch_size=16)
+        steps = Algo(composed.policy_value(SIZES), losses, sources | {"demos": DatasetSource(n_step=3)}, batch_size=16)
         run_stages({"demos": demos, "learn": Fit(steps, 5)}, counting)
 
 
@@ -244,7 +243,7 @@ def test_data_rewards_are_constant_else_relabeled_else_the_environments(
 ):
     monkeypatch.setattr(type(counting), "sign_reward", sign)
     rewards = RewardSelector(
-        open_source(Replay(10, 1, 1), QNet(SIZES).build(counting.spaces()), counting).context, constant
+        open_source(Replay(10, 1, 1), composed.q_net(SIZES).build(counting.spaces()), counting).context, constant
     )
     given = rewards.data_rewards(np.array([-3, 0, 2], np.float32), relabeled and np.array(relabeled, np.float32))
     assert given.dtype == np.float32 and given.tolist() == expected

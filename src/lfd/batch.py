@@ -26,6 +26,7 @@ class Batch:
     terminated: Tensor  # [B] bool
     truncated: Tensor  # [B] bool
     next_action: Tensor  # [B, A] action of the data at next_obs
+    expert_action: Tensor  # [B, A] action that an expert would take at obs, in the units of `action`
     return_to_go: Tensor  # [B] discounted sum of rewards to the end of the episode
     length: Tensor  # [B] int64: steps of the row's episode
     weight: Tensor  # [B] importance weight of prioritized sampling
@@ -34,7 +35,8 @@ class Batch:
     advantage: Tensor  # [B]
     value_target: Tensor  # [B] advantage + value
     first: Tensor  # [B, L] bool: first step of an episode, where the recurrent state restarts
-    valid: Tensor  # [B, 2, L] bool, in pairs of segments: False in the padding behind the shorter segment
+    # [B, 2, L] bool, in pairs of segments: False in the padding behind the shorter segment; [B, L], in whole episodes
+    valid: Tensor
     preferred: Tensor  # [B] int64: index, 0 or 1, of the segment from the better episode
     state: Any  # [B, ...] recurrent state at the start of each sequence; the initial state if absent
 

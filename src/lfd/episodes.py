@@ -7,7 +7,7 @@ fixed number of steps would favor short episodes.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from lfd.agents import Agent
 from lfd.batch import rows, tensors
 from lfd.data import Episode
 from lfd.envs import Spaces, VecEnv
-from lfd.envs.spaces import Array
+from lfd.envs.minigrid import kind_of_mission
+from lfd.envs.spaces import Array, mission_of
 from lfd.envs.vec_env import Step
 from lfd.errors import Interrupted
 from lfd.rng import Rng
@@ -34,6 +35,18 @@ class LabelingPolicy(ABC):
         """Returns the actions [N, ...] to take at observations [N, ...]."""
 
 
+class RunningPolicy(ABC):
+    """A policy for N environments that reset themselves."""
+
+    @abstractmethod
+    def __call__(self, obs: Any) -> Array:
+        """Returns actions [N, ...] at observations [N, ...]."""
+
+    @abstractmethod
+    def restart(self, first: Array) -> None:
+        """Begins an episode in the environments where `first` [N] is True; they were just reset."""
+
+
 @dataclass
 class PlayedEpisode:
     """Result of one episode."""
@@ -43,19 +56,29 @@ class PlayedEpisode:
     success: float | None  # last success that the environment reported, 0 to 1; None if it reported none
     episode: Episode | None  # data of the episode, if requested
     succeeded: float | None = None  # largest success that the environment reported
+    mission: str | None = None  # the task in words; None if observations have none
 
 
-def agent_policy(agent: Agent, number: int, device: torch.device, rng: Rng | None = None) -> PolicyFunction:
-    """Returns the agent's policy for `number` environments: greedy, or sampled if `rng` is given."""
-    state = agent.initial_state(number)
+@final
+class AgentPolicy(RunningPolicy):
+    """The policy of `agent_policy`, with the agent's recurrent state."""
 
-    def act(obs: Any) -> Array:
-        nonlocal state
-        action, state = agent.act(tensors(obs, device), state, rng)
+    def __init__(self, agent: Agent, number: int, device: torch.device, rng: Rng | None = None) -> None:
+        self._agent, self._device, self._rng = agent, device, rng
+        self._state = agent.initial_state(number)
+
+    def __call__(self, obs: Any) -> Array:
+        action, self._state = self._agent.act(tensors(obs, self._device), self._state, self._rng)
         actions: Array = action.cpu().numpy()
         return actions
 
-    return act
+    def restart(self, first: Array) -> None:
+        self._state = self._agent.restart(self._state, torch.from_numpy(first).to(self._device))
+
+
+def agent_policy(agent: Agent, number: int, device: torch.device, rng: Rng | None = None) -> AgentPolicy:
+    """Returns the agent's policy for `number` environments: greedy, or sampled if `rng` is given."""
+    return AgentPolicy(agent, number, device, rng)
 
 
 def play(
@@ -90,6 +113,8 @@ def play(
         batch = seeds[start : start + env.num_envs]
         obs = env.reset([*batch, *[batch[-1]] * (env.num_envs - len(batch))])
         recorders, act = [EpisodeRecorder(rows(obs, index), keep, stack) for index in range(len(batch))], policy()
+        for index, recorder in enumerate(recorders):
+            recorder.mission = mission_of(env.spaces.observation, rows(obs, index))
         while any(recorder.running for recorder in recorders) and not enough(recorders):
             if stopping():
                 raise Interrupted("stopped while episodes were played")
@@ -106,6 +131,18 @@ def play(
     return played
 
 
+class EpisodeProgress(Protocol):
+    """How far an episode is."""
+
+    @property
+    def length(self) -> int:
+        """Number of steps so far."""
+
+    @property
+    def running(self) -> bool:
+        """False once the episode has ended."""
+
+
 class EpisodeRecorder:
     """Records one running episode."""
 
@@ -117,6 +154,7 @@ class EpisodeRecorder:
         self._terminated = False
         self.success: float | None = None
         self.succeeded: float | None = None
+        self.mission: str | None = None
         self.running = True
 
     def _newest(self, obs: Any) -> Any:
@@ -146,7 +184,8 @@ class EpisodeRecorder:
     def played(self) -> PlayedEpisode:
         """Returns the result so far."""
         episode = self._episode() if self._keep else None
-        return PlayedEpisode(float(np.sum(self._rewards)), self.length, self.success, episode, self.succeeded)
+        episode_return = float(np.sum(self._rewards))
+        return PlayedEpisode(episode_return, self.length, self.success, episode, self.succeeded, self.mission)
 
     def _episode(self) -> Episode:
         first = self._observations[0]
@@ -159,7 +198,7 @@ class EpisodeRecorder:
         return Episode(observations, np.stack(self._actions), rewards, self._terminated, truncated)
 
 
-def holds_transitions(recorders: Sequence[EpisodeRecorder], transitions: float) -> bool:
+def holds_transitions(recorders: Sequence[EpisodeProgress], transitions: float) -> bool:
     """True if the first `transitions` steps of the episodes, in order, cannot change as running episodes go on."""
     count = 0
     for recorder in recorders:
@@ -176,6 +215,19 @@ def success_rates(played: Sequence[PlayedEpisode]) -> dict[str, float | None]:
     return {
         "success_rate": float(np.mean(ends)) if ends else None,
         "success_once_rate": float(np.mean(times)) if times else None,
+    }
+
+
+def success_by_mission(played: Sequence[PlayedEpisode]) -> dict[str, dict[str, Any]]:
+    """Number and success rate of the episodes of each kind of mission, the most frequent first."""
+    kinds: dict[str, list[PlayedEpisode]] = {}
+    for episode in played:
+        if episode.mission is not None:
+            kinds.setdefault(kind_of_mission(episode.mission), []).append(episode)
+    ordered = sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {
+        kind: {"episodes": len(episodes), "success_rate": success_rates(episodes)["success_rate"]}
+        for kind, episodes in ordered
     }
 
 
@@ -196,13 +248,21 @@ class Evaluation:
 
 
 def summarize(returns: list[list[float]], played: list[PlayedEpisode]) -> dict[str, Any]:
-    """Statistics of the undiscounted returns of every member's episodes, of lengths and of success."""
+    """Statistics of the undiscounted returns of every member's episodes, of lengths and of success.
+
+    Where the environment reports success or gives missions, also of the lengths of successful episodes and by mission.
+    """
     values = np.array(returns).ravel()
     summary: dict[str, Any] = {
         "return_mean": float(values.mean()), "return_std": float(values.std()), "return_min": float(values.min()),
         "return_max": float(values.max()), "episodes": len(values),
         "length_mean": float(np.mean([episode.length for episode in played])), **success_rates(played),
     }  # fmt: skip
+    lengths = [episode.length for episode in played if episode.success == 1]
+    if lengths:
+        summary["success_length_mean"] = float(np.mean(lengths))
+    if kinds := success_by_mission(played):
+        summary["by_mission"] = kinds
     if len(returns) > 1:
         summary["members"] = [float(np.mean(values)) for values in returns]
     return summary

@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -21,6 +22,20 @@ class Device(Enum):
     gpu = "gpu"
 
 
+class MatmulPrecision(Enum):
+    """Kernels of float32 products on the CPU: PyTorch's default (highest), or oneDNN's (medium).
+
+    auto is medium on processors with AVX-512 where its products are as accurate as float32.
+    """
+
+    auto = "auto"
+    highest = "highest"
+    medium = "medium"
+
+
+MATMUL_ERROR = 2e-6  # largest relative error of products, in the Frobenius norm, that auto accepts
+
+
 @dataclass
 class Hardware:
     """Device, threads and the recording of gradient steps of a run."""
@@ -28,6 +43,7 @@ class Hardware:
     device: Device = Device.cpu
     threads: int = 0  # threads of PyTorch; 0 = one for vector observations, this job's share of the cores for frames
     jobs: int = 1  # number of jobs that share this machine's cores; a sweep sets it
+    matmul_precision: MatmulPrecision = MatmulPrecision.auto  # kernels of float32 products on the CPU
     record: bool = True  # record a gradient step once and replay it; false runs every loss in every step
 
     def __post_init__(self) -> None:
@@ -42,11 +58,48 @@ class Hardware:
             raise UserError("hardware=gpu: expected a CUDA device, but PyTorch finds none; set hardware=cpu")
         return torch.device("cuda" if self.device is Device.gpu else "cpu")
 
-    def set_num_threads(self, frames: bool) -> None:
-        """Sets PyTorch's threads; `frames` is True if observations are images, whose networks gain from threads."""
+    def set_up_torch(self, frames: bool) -> None:
+        """Sets PyTorch's threads and its kernels of float32 products.
+
+        `frames` is True if observations are images, whose networks gain from threads.
+        """
+        torch.set_num_threads(self.threads or (self.num_cores() if frames else 1))
+        precision = self.matmul_precision
+        if precision is MatmulPrecision.auto:
+            precision = MatmulPrecision.medium if medium_is_accurate() else MatmulPrecision.highest
+        torch.set_float32_matmul_precision(precision.value)
+
+    def num_cores(self) -> int:
+        """This job's share of the cores, at least 1."""
         # macOS binds no process to cores and has no sched_getaffinity
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-        torch.set_num_threads(self.threads or (max(1, cores // self.jobs) if frames else 1))
+        return max(1, cores // self.jobs)
+
+
+@cache
+def medium_is_accurate() -> bool:
+    """True if this processor has AVX-512 and its products of precision "medium" have the accuracy of float32.
+
+    With AMX they are computed in bfloat16, with a relative error of about 3e-3.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    before, generator = torch.get_float32_matmul_precision(), torch.Generator().manual_seed(0)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        return all(
+            _product_error(torch.randn(256, inner, generator=generator), torch.randn(inner, 256, generator=generator))
+            <= MATMUL_ERROR
+            for inner in (16, 64, 256, 1024)
+        )
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _product_error(left: torch.Tensor, right: torch.Tensor) -> float:
+    """The relative error of the product of matrices [N, K] and [K, M], in the Frobenius norm."""
+    exact = left.double() @ right.double()
+    return float((left @ right - exact).norm() / exact.norm())
 
 
 def total_memory() -> int:

@@ -1,6 +1,7 @@
 """Equations: pure functions of tensors, each with its source."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,14 +14,22 @@ def td_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
     return (reward + discount * next_value).detach()
 
 
+def over_critics(reduce: Callable[[Tensor, int], Tensor], values: Tensor, dim: int = -1) -> Tensor:
+    """Reduces the axis of critics, by `torch.mean` for instance; a single one needs a view and no operation."""
+    return values.squeeze(dim) if values.shape[dim] == 1 else reduce(values, dim)
+
+
 def critic_mse(values: Tensor, target: Tensor) -> Tensor:
     """Squared errors of values [B, K] from targets [B], averaged over the batch and summed over K critics -> []."""
     return (values - target.unsqueeze(-1)).square().mean(0).sum()
 
 
 def gather_action(values: Tensor, action: Tensor) -> Tensor:
-    """values [B, A] at the actions int64 [B] -> [B]."""
-    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    """values [B, ..., A] at the actions int64 [B] -> [B, ...]."""
+    index = action.reshape(*action.shape, *[1] * (values.dim() - action.dim()))
+    if index.shape[:-1] != values.shape[:-1]:
+        index = index.expand(*values.shape[:-1], 1)
+    return values.gather(-1, index).squeeze(-1)
 
 
 def gae(

@@ -5,16 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents import Normalizer
-from lfd.agents.actor_critic import Head, PolicySpec, PolicyValue, SoftPolicyCritic
-from lfd.agents.critic import CriticNet
-from lfd.agents.policy_critic import PolicyCritic
-from lfd.agents.q import QNet
-from lfd.agents.reward_model import RewardModelSpec
+from lfd.agents.nets import Head
+from lfd.agents.units import Normalizer
+from lfd.algos.awac import sampled_action
 from lfd.batch import Batch
 from lfd.envs import Spaces
 from lfd.errors import UserError
 from lfd.rng import GeneratorRng
+from tests import composed
 
 VECTOR = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
 BOX = gym.spaces.Box(np.array([0.0, -10.0], np.float32), np.array([1.0, 30.0], np.float32))
@@ -22,7 +20,7 @@ TWO = gym.spaces.Discrete(2)
 
 
 def test_actions_are_in_units_of_the_space():
-    agent = PolicySpec([8], head=Head.tanh_gaussian).build(Spaces(VECTOR, BOX))
+    agent = composed.policy([8], head=Head.tanh_gaussian).build(Spaces(VECTOR, BOX))
     actions = agent.act(100 * torch.randn(500, 3), (), GeneratorRng(0))[0].numpy()
     assert actions.shape == (500, 2)
     assert (actions >= BOX.low).all() and (actions <= BOX.high).all() and actions[:, 1].max() > 15
@@ -30,30 +28,30 @@ def test_actions_are_in_units_of_the_space():
 
 def test_preprocess_maps_actions_to_minus_one_and_one():
     """Asymmetric bounds detect swapped minima and maxima."""
-    agent = PolicySpec([8]).build(Spaces(VECTOR, BOX))
+    agent = composed.policy([8]).build(Spaces(VECTOR, BOX))
     batch = Batch(obs=torch.zeros(3, 3), action=torch.tensor([[0.0, -10.0], [0.5, 10.0], [1.0, 30.0]]))
     prepared = agent.preprocess(batch).action
     torch.testing.assert_close(prepared, torch.tensor([[-1.0, -1.0], [0.0, 0.0], [1.0, 1.0]]))
     torch.testing.assert_close(agent.to_space(prepared), batch.action)
 
 
-@pytest.mark.parametrize("spec", [RewardModelSpec(), CriticNet([8])])
-def test_act_without_a_policy_is_refused(spec):
-    agent = spec.build(Spaces(VECTOR, TWO))
+@pytest.mark.parametrize("config", [composed.reward_model(), composed.critic([8])])
+def test_act_without_a_policy_is_refused(config):
+    agent = config.build(Spaces(VECTOR, TWO))
     with pytest.raises(UserError, match="expected an agent with a policy, got .*; name a stage that trains a policy"):
         agent.act(torch.zeros(1, 3), (), None)
 
 
 def test_build_with_an_unbounded_action_space_is_refused():
     with pytest.raises(UserError, match="the action space: expected finite bounds, got Box"):
-        PolicySpec([8]).build(Spaces(VECTOR, gym.spaces.Box(-np.inf, np.inf, (1,))))
+        composed.policy([8]).build(Spaces(VECTOR, gym.spaces.Box(-np.inf, np.inf, (1,))))
 
 
 def test_act_is_greedy_without_rng_and_sampled_with_rng():
-    agent = PolicyValue([8]).build(Spaces(VECTOR, TWO))
+    agent = composed.policy_value([8]).build(Spaces(VECTOR, TWO))
     obs = torch.randn(200, 3)
     greedy = agent.act(obs, (), None)[0]
-    assert torch.equal(greedy, agent.distribution(obs).mode()) and torch.equal(greedy, agent.act(obs, (), None)[0])
+    assert torch.equal(greedy, agent.policy(obs).mode()) and torch.equal(greedy, agent.act(obs, (), None)[0])
     assert not torch.equal(greedy, agent.act(obs, (), GeneratorRng(0))[0])
 
 
@@ -85,46 +83,49 @@ def test_normalizer_clips_outliers():
 def test_normalize_observations_applies_to_floats_only():
     seen = gym.spaces.Box(0, 255, (3,), np.uint8)
     space = gym.spaces.Dict({"pose": VECTOR, "room": gym.spaces.Discrete(5), "seen": seen})
-    agent = QNet([8]).build(Spaces(space, TWO))
+    agent = composed.q_net([8]).build(Spaces(space, TWO))
     agent.normalize_observations()
     assert set(agent.normalizers) == {"pose"}
 
 
 def test_target_network_is_a_copy_without_gradients():
-    agent = QNet([8]).build(Spaces(VECTOR, TWO))
-    agent.add_target_networks(["q"])
+    agent = composed.q_net([8]).build(Spaces(VECTOR, TWO))
+    agent.add_target_networks(["critic"])
     obs = torch.randn(4, 3)
-    assert torch.equal(agent.target_q(obs), agent.q(obs).detach()) and not agent.target_q(obs).requires_grad
+    assert (
+        torch.equal(agent.q_all(obs, target=True), agent.q_all(obs).detach())
+        and not agent.q_all(obs, target=True).requires_grad
+    )
     with torch.no_grad():
-        next(agent.nets["q"].parameters()).add_(1.0)
-    assert not torch.equal(agent.target_q(obs), agent.q(obs).detach())
+        next(agent.nets["critic"].parameters()).add_(1.0)
+    assert not torch.equal(agent.q_all(obs, target=True), agent.q_all(obs).detach())
 
 
 def test_net_runs_once_per_gradient_step_for_the_same_input():
-    agent = SoftPolicyCritic([8]).build(Spaces(VECTOR, BOX))
+    agent = composed.soft_policy_critic([8]).build(Spaces(VECTOR, BOX))
     calls = []
     agent.nets["policy"].register_forward_hook(lambda *_: calls.append(1))
     obs = torch.randn(4, 3)
     agent.begin_step(GeneratorRng(0))
-    assert agent.distribution(obs) is agent.distribution(obs)
-    agent.distribution(obs.clone())
+    assert agent.policy(obs) is agent.policy(obs)
+    agent.policy(obs.clone())
     with torch.no_grad():
-        agent.distribution(obs)
+        agent.policy(obs)
     agent.end_step()
     assert len(calls) == 3
 
 
 def test_restart_resets_the_state_of_ended_episodes_only():
-    agent = QNet([8]).build(Spaces(VECTOR, TWO))
+    agent = composed.q_net([8]).build(Spaces(VECTOR, TWO))
     agent.initial_state = lambda number: {"h": torch.zeros(number, 2)}
     memory = agent.restart({"h": torch.ones(3, 2)}, torch.tensor([False, True, False]))
     assert memory["h"][:, 0].tolist() == [1.0, 0.0, 1.0]
-    assert QNet([8]).build(Spaces(VECTOR, TWO)).restart((), torch.tensor([True])) == ()
+    assert composed.q_net([8]).build(Spaces(VECTOR, TWO)).restart((), torch.tensor([True])) == ()
 
 
 def test_unprocess_inverts_preprocess():
     pendulum = Spaces(gym.spaces.Box(-8, 8, (3,), np.float32), gym.spaces.Box(-2, 2, (1,), np.float32))
-    agent = PolicySpec([4]).build(pendulum)
+    agent = composed.policy([4]).build(pendulum)
     agent.normalize_observations()
     generator = torch.Generator().manual_seed(0)
     obs = 5 + 3 * torch.randn(64, 3, generator=generator)
@@ -135,16 +136,16 @@ def test_unprocess_inverts_preprocess():
         torch.testing.assert_close(getattr(raw, name), getattr(batch, name))
 
 
-def test_sample_action_lies_within_the_bounds():
-    agent = PolicyCritic([8]).build(Spaces(VECTOR, BOX))
+def test_awac_samples_actions_within_the_bounds():
+    agent = composed.policy_critic([8]).build(Spaces(VECTOR, BOX))
     agent.begin_step(GeneratorRng(0))
-    drawn = agent.sample_action(100 * torch.randn(500, 3))
+    drawn = sampled_action(agent, 100 * torch.randn(500, 3))
     assert drawn.min() == -1 and drawn.max() == 1 and ((drawn > -1) & (drawn < 1)).any()
     assert agent.q(torch.randn(500, 3), drawn).shape == (500, 2)
 
 
 def test_discrete_critics_values_are_those_of_the_taken_actions():
-    agent = PolicyCritic([8], critics=3).build(Spaces(VECTOR, TWO))
+    agent = composed.policy_critic([8], critics=3).build(Spaces(VECTOR, TWO))
     obs = torch.randn(6, 3)
     both = torch.stack([agent.q(obs, torch.full((6,), action)) for action in (0, 1)])
     tables = torch.stack([net(obs) for net in agent.nets["critic"].nets], -1)

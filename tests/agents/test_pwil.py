@@ -6,6 +6,7 @@ import torch
 from torch.utils._pytree import tree_map
 
 from lfd.agents import REWARD
+from lfd.agents.config import AgentConfig
 from lfd.agents.pwil import PWIL
 from lfd.agents.reward_model import Inputs
 from lfd.errors import UserError
@@ -18,7 +19,8 @@ STEPS = batch(VECTOR, TWO, 2, HORIZON)
 
 def new_agent(observation=VECTOR, action=TWO, rows=ROWS, **settings):
     """An agent whose atoms are the rows."""
-    agent = PWIL(atoms=len(rows.action), **{"horizon": HORIZON, **settings}).build(spaces(observation, action))
+    reward = PWIL(atoms=len(rows.action), **{"horizon": HORIZON, **settings})
+    agent = AgentConfig({REWARD: reward}).build(spaces(observation, action))
     agent.nets[REWARD].set_atoms(rows, longest=20)
     return agent
 

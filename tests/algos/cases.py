@@ -1,14 +1,18 @@
 """Batches and spaces that the tests of losses share."""
 
+from collections.abc import Sequence
+
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import nn
 
 from lfd.agents import Agent
+from lfd.agents.config import AgentConfig
 from lfd.algos import Loss, LossOutput
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
+from lfd.learner.learner import Algo
 from lfd.nets import Net
 from lfd.rng import GeneratorRng, Rng, ShapeRecorder
 
@@ -24,6 +28,13 @@ def spaces(observation: gym.Space, action: gym.Space) -> Spaces:
     """A pair of spaces; the networks built in them are the same at every call."""
     torch.manual_seed(7)
     return Spaces(observation, action)
+
+
+def built(config: AgentConfig, spaces: Spaces, *losses: Loss, targets: Sequence[str] = ()) -> Agent:
+    """The agent with the nets that the losses bring, and with target networks."""
+    agent = Algo(config, {str(index): loss for index, loss in enumerate(losses)}).agent_config(spaces).build(spaces)
+    agent.add_target_networks(list(targets))
+    return agent
 
 
 def observations(space: gym.Space, size: int, generator: torch.Generator):

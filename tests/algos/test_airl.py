@@ -6,10 +6,9 @@ import torch
 from torch import nn
 
 from lfd.agents import REWARD
-from lfd.agents.actor_critic import PolicySpec
-from lfd.agents.q import QNet
 from lfd.agents.reward_model import Inputs
 from lfd.algos.airl import AIRL
+from lfd.algos.bc import BC
 from lfd.algos.dqn import DQN
 from lfd.errors import UserError
 from lfd.learner.learner import Algo
@@ -18,7 +17,8 @@ from lfd.nets import Activation
 from lfd.sources.replay import Replay
 from lfd.stages.collect import Collect
 from lfd.stages.fit.stage import Fit
-from tests.algos.cases import BOX, TWO, VECTOR, answer, batch, boxed, by_hand, float64, spaces
+from tests import composed
+from tests.algos.cases import BOX, TWO, VECTOR, answer, batch, boxed, built, by_hand, float64, spaces
 
 SLOTS = {"learner": "learner", "expert": "expert"}
 ROWS = {"learner": batch(VECTOR, TWO, 1), "expert": batch(VECTOR, TWO, 2)}
@@ -27,8 +27,7 @@ ROWS = {"learner": batch(VECTOR, TWO, 1), "expert": batch(VECTOR, TWO, 2)}
 def new_agent(action=TWO, **settings):
     """An agent whose reward has an opinion, and its loss."""
     loss = AIRL(SLOTS, hidden=[8, 8], activation=Activation.relu, **settings)
-    agent = PolicySpec([8]).build(spaces(VECTOR, action))
-    agent.add(loss.modules(agent))
+    agent = built(composed.policy([8]), spaces(VECTOR, action), loss)
     for layer in agent.nets[REWARD].modules():
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.5)
@@ -50,7 +49,7 @@ def test_airl_logit_is_the_shaped_reward_minus_log_pi(action):
     out = answer(loss, agent, rows)
     logits = {}
     for slot, side in rows.items():
-        log_pi = float64(agent.distribution(side.obs).log_prob(side.action))
+        log_pi = float64(agent.policy(side.obs).log_prob(side.action))
         logits[slot] = shaped(agent.nets[REWARD], side) - log_pi
     learner, expert = (1 / (1 + np.exp(-logits[slot])) for slot in ("learner", "expert"))
     expected = -np.log(expert).mean() - np.log(1 - learner).mean()
@@ -78,14 +77,17 @@ def test_airl_does_not_train_the_policy():
 
 def test_airl_without_a_policy_is_refused(counting, run_stages):
     losses = {"airl": AIRL({"learner": "replay", "expert": "demos"}), "td": DQN("replay")}
-    algo = Algo(QNet([8]), losses, {"replay": Replay()}, targets={"q": Target()})
+    algo = Algo(composed.q_net([8]), losses, {"replay": Replay()}, targets={"critic": Target()})
     with pytest.raises(
-        UserError, match=r"losses.airl \(AIRL\) needs log pi\(a\|s\), which a PolicyAgent has; algo.agent"
+        UserError,
+        match=r'losses.airl \(AIRL\) needs a policy with densities .*; add "/net@agent.nets.policy: policy" to the '
+        r"algorithm; its agent has critic, reward$",
     ):
         run_stages({"demos": Collect("random", transitions=50), "learn": Fit(algo, 5)}, counting)
 
 
 def test_airl_reward_of_a_product_is_published(counting, run_stages):
-    algo = Algo(PolicySpec([8]), {"airl": AIRL({"learner": "demos", "expert": "demos"})}, batch_size=16)
+    losses = {"airl": AIRL({"learner": "demos", "expert": "demos"}), "bc": BC("demos")}
+    algo = Algo(composed.policy([8]), losses, batch_size=16)
     stages = {"demos": Collect("random", transitions=50), "reward": Fit(algo, 5)}
     assert not run_stages(stages, counting).product("reward").agents()[0].nets[REWARD].shaped

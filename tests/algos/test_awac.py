@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.policy_critic import PolicyCritic
 from lfd.algos.awac import AWAC
 from lfd.errors import UserError
 from lfd.rng import ReplayedRng
+from tests import composed
 from tests.algos.cases import (
     BATCH,
     BOX,
@@ -28,7 +28,7 @@ from tests.algos.cases import (
 
 @pytest.fixture
 def agent():
-    return stirred(PolicyCritic([8]).build(spaces(VECTOR, BOX)), ["critic"])
+    return stirred(composed.policy_critic([8]).build(spaces(VECTOR, BOX)), ["critic"])
 
 
 def policy_of(agent, obs):
@@ -67,7 +67,7 @@ def test_awac_terms_equal_their_equations(agent):
 
 
 def test_awac_terms_of_discrete_actions():
-    agent = stirred(PolicyCritic([8]).build(spaces(VECTOR, TWO)), ["critic"])
+    agent = stirred(composed.policy_critic([8]).build(spaces(VECTOR, TWO)), ["critic"])
     batch = BATCH.having(action=BATCH.action.roll(1))  # as they come they are what the policy draws
     loss = AWAC("data", lam=0.2, exp_adv_max=1.1)
     draws = drawn(loss, agent, batch)
@@ -111,7 +111,7 @@ def test_advantage_weights_are_constants(agent):
     own = (here.mean + here.stddev * draws[1].double()).clamp(-1, 1)
     advantage = least(agent.nets["critic"], batch.obs, batch.action) - least(agent.nets["critic"], batch.obs, own)
     weight = (advantage * 3).exp().clamp(max=100).float()
-    cloning = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
+    cloning = -(weight * agent.policy(batch.obs).log_prob(batch.action)).mean()
     expected = gradients(cloning, agent.nets["policy"])
     for found, wanted in zip(gradients(term, agent.nets["policy"]), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)

@@ -4,16 +4,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from lfd.agents.actor_critic import Head, PolicySpec
+from lfd.agents.nets import Head
 from lfd.algos.bc import BC, BCObjective
 from lfd.errors import UserError
+from tests import composed
 from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, spaces
+
+# what a Gaussian policy of the network is: `Head` without the policy that has no spread
+GAUSSIANS = pytest.mark.parametrize("head", [head for head in Head if head is not Head.deterministic])
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_discrete_bc_is_smoothed_cross_entropy(smoothing):
-    agent = PolicySpec([8]).build(spaces(VECTOR, TWO))
-    logits = agent.distribution(BATCH.obs).logits.double()
+    agent = composed.policy([8]).build(spaces(VECTOR, TWO))
+    logits = agent.policy(BATCH.obs).logits.double()
     out = answer(BC("data", label_smoothing=smoothing), agent, BATCH)
     expected = F.cross_entropy(logits, BATCH.action, label_smoothing=smoothing)
     assert out.by_group["policy"].item() == pytest.approx(expected.item(), rel=1e-5)
@@ -21,7 +25,7 @@ def test_discrete_bc_is_smoothed_cross_entropy(smoothing):
 
 
 def test_mse_is_of_the_mode():
-    agent = PolicySpec([8]).build(spaces(VECTOR, BOX))
+    agent = composed.policy([8]).build(spaces(VECTOR, BOX))
     batch = boxed(BATCH)
     mode = torch.tanh(agent.nets["policy"].net(batch.obs)[:, :3]).double()
     out = answer(BC("data", error=BCObjective.mse), agent, batch)
@@ -31,7 +35,7 @@ def test_mse_is_of_the_mode():
 
 
 def test_l1_is_of_the_mode():
-    agent = PolicySpec([8]).build(spaces(VECTOR, BOX))
+    agent = composed.policy([8]).build(spaces(VECTOR, BOX))
     batch = boxed(BATCH)
     mode = torch.tanh(agent.nets["policy"].net(batch.obs)[:, :3]).double()
     out = answer(BC("data", error=BCObjective.l1), agent, batch)
@@ -39,17 +43,17 @@ def test_l1_is_of_the_mode():
 
 
 def test_entropy_bonus_is_added_and_logged():
-    agent = PolicySpec([8]).build(spaces(VECTOR, TWO))
+    agent = composed.policy([8]).build(spaces(VECTOR, TWO))
     plain, out = (answer(BC("data", ent_coef=weight), agent, BATCH) for weight in (0.0, 0.5))
-    entropy = torch.distributions.Categorical(logits=agent.distribution(BATCH.obs).logits).entropy().mean().item()
+    entropy = torch.distributions.Categorical(logits=agent.policy(BATCH.obs).logits).entropy().mean().item()
     assert out.metrics.entropy.item() == pytest.approx(entropy, rel=1e-5)
     assert out.by_group["policy"].item() == pytest.approx(plain.by_group["policy"].item() - 0.5 * entropy, rel=1e-5)
     assert out.metrics.bc_loss.item() == plain.metrics.bc_loss.item()  # what is compared with other weights
 
 
-@pytest.mark.parametrize("head", list(Head))
+@GAUSSIANS
 def test_nll_equals_torch(head):
-    agent = PolicySpec([8], head=head).build(spaces(VECTOR, BOX))
+    agent = composed.policy([8], head=head).build(spaces(VECTOR, BOX))
     batch = boxed(BATCH)
     mean, log_std = agent.nets["policy"].net(batch.obs).double().chunk(2, -1)
     mean = mean.tanh() if head is Head.tanh_mean_gaussian else mean
@@ -61,10 +65,10 @@ def test_nll_equals_torch(head):
     assert found == pytest.approx(expected.item(), rel=1e-4)
 
 
-@pytest.mark.parametrize("head", list(Head))
+@GAUSSIANS
 def test_beta_nll_moves_the_mean_like_mse_and_the_spread_like_nll(head):
     """Gradients with respect to what the network answers, against beta-NLL's by hand."""
-    agent = PolicySpec([8], head=head).build(spaces(VECTOR, BOX))
+    agent = composed.policy([8], head=head).build(spaces(VECTOR, BOX))
     batch = boxed(BATCH)
     outputs = agent.nets["policy"].net(batch.obs)
     outputs.retain_grad()
@@ -80,7 +84,7 @@ def test_beta_nll_moves_the_mean_like_mse_and_the_spread_like_nll(head):
 
 
 def test_nll_is_finite_for_actions_at_the_bounds():
-    agent = PolicySpec([8]).build(spaces(VECTOR, BOX))
+    agent = composed.policy([8]).build(spaces(VECTOR, BOX))
     edge = boxed(BATCH).having(action=torch.ones(len(BATCH.action), 3))
     for error in (BCObjective.nll, BCObjective.beta_nll):
         assert torch.isfinite(answer(BC("data", error=error), agent, edge).by_group["policy"])

@@ -6,23 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.bcq import BCQ, BCQNet
+from lfd.agents.distributions import Categorical
 from lfd.algos.bcq import BCQContinuous, BCQDiscrete
 from lfd.rng import GeneratorRng, ReplayedRng
+from tests import composed
 from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, by_hand, drawn, float64, spaces, stir
 
 
 def discrete(threshold=0.3):
-    agent = BCQNet([8], threshold=threshold).build(spaces(VECTOR, TWO))
+    agent = composed.bcq_discrete([8], threshold=threshold).build(spaces(VECTOR, TWO))
     stir(agent.nets, 2, 1.0)
-    agent.add_target_networks(["q"])
+    agent.add_target_networks(["critic"])
     stir(agent.targets, 1)
     return agent
 
 
-def outputs(net, obs):
+def outputs(nets, obs):
     """Values and logits of the imitation, in float64."""
-    return by_hand(net.values, float64(obs)), by_hand(net.imitation, float64(obs))
+    return by_hand(nets["critic"].nets[0], float64(obs)), by_hand(nets["imitation"].net, float64(obs))
 
 
 def allowed(logits: np.ndarray, threshold: float) -> np.ndarray:
@@ -33,10 +34,10 @@ def allowed(logits: np.ndarray, threshold: float) -> np.ndarray:
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.9])
 def test_discrete_bcq_terms_row_by_row(threshold):
     agent = discrete(threshold)
-    values, logits = outputs(agent.nets["q"], BATCH.obs)
-    next_values, next_logits = outputs(agent.nets["q"], BATCH.next_obs)
-    slow, _ = outputs(agent.targets["q"], BATCH.next_obs)
-    total, restricted = 0.0, 0
+    values, logits = outputs(agent.nets, BATCH.obs)
+    next_values, next_logits = outputs(agent.nets, BATCH.next_obs)
+    slow = by_hand(agent.targets["critic"].nets[0], float64(BATCH.next_obs))
+    values_error, cloning, restricted = 0.0, 0.0, 0
     for i, action in enumerate(BATCH.action.tolist()):
         kept = [a for a in range(2) if allowed(next_logits[i], threshold)[a]]
         restricted += len(kept) < 2
@@ -44,25 +45,27 @@ def test_discrete_bcq_terms_row_by_row(threshold):
         u = values[i, action] - (float(BATCH.reward[i]) + float(BATCH.discount[i]) * slow[i, best])
         huber = 0.5 * u * u if abs(u) < 1 else abs(u) - 0.5
         nll = -np.log(np.exp(logits[i, action]) / np.exp(logits[i]).sum())
-        total += huber + nll + 0.01 * np.mean(logits[i] ** 2)
+        values_error += huber / len(BATCH.action)
+        cloning += (nll + 0.01 * np.mean(logits[i] ** 2)) / len(BATCH.action)
     assert (restricted > 0) is (threshold > 0)
     out = answer(BCQDiscrete("data"), agent, BATCH)
-    assert out.by_group["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-5)
+    assert out.by_group["critic"].item() == pytest.approx(values_error, rel=1e-5)
+    assert out.by_group["imitation"].item() == pytest.approx(cloning, rel=1e-5)
 
 
 def test_discrete_bcq_acts_by_value_among_likely_actions():
     agent = discrete()
     chosen = []
     for logits, values in [((0.0, 0.0), (1.0, 2.0)), ((9.0, 0.0), (1.0, 2.0)), ((0.0, 9.0), (-5.0, -9.0))]:
-        table = torch.tensor([values]), torch.tensor([logits])
-        agent.net = lambda name, obs, table=table: table
+        outputs = {"critic": torch.tensor([[values]]), "imitation": Categorical(torch.tensor([logits]))}
+        agent.net = lambda name, *inputs, outputs=outputs, target=False: outputs[name]
         chosen.append(agent.act(BATCH.obs[:1], (), None)[0].item())
     # both are likely; only the worse is; only the worse is, and values below 0 do not let the other back in
     assert chosen == [1, 0, 1]
 
 
 def continuous(**spec):
-    agent = BCQ(**{"hidden": [8], "vae_hidden": [8], "candidates": 5} | spec).build(spaces(VECTOR, BOX))
+    agent = composed.bcq_continuous(**{"hidden": [8], "candidates": 5} | spec).build(spaces(VECTOR, BOX))
     stir(agent.nets, 2)
     agent.add_target_networks(["critic", "perturbation"])
     stir(agent.targets, 1, 0.5)
@@ -82,7 +85,7 @@ def decode(agent, obs, normal):
 
 
 def perturb(net, obs, action):
-    moved = action + 0.05 * torch.tanh(copy.deepcopy(net).double()(obs.double(), action))
+    moved = action + 0.05 * torch.tanh(copy.deepcopy(net.net).double()(obs.double(), action))
     return moved.clamp(-1, 1)
 
 
@@ -122,7 +125,7 @@ def test_continuous_bcq_terms_row_by_row():
 
 def test_continuous_bcq_uses_the_target_perturbation_and_stops_at_terminations():
     batch, loss = boxed(BATCH), BCQContinuous("data", samples=3)
-    agent = continuous(perturbation=1.0)
+    agent = continuous(phi=1.0)
     before = run(loss, agent, batch)[0].by_group["critic"]
     ended = batch.having(discount=torch.zeros(len(batch.action)))
     alone = run(loss, agent, ended)[0].by_group["critic"]
@@ -135,13 +138,7 @@ def test_continuous_bcq_acts_by_the_best_candidate_of_the_first_critic():
     agent = continuous(candidates=20)
     obs = BATCH.obs
     seen = []
-    found = type(agent).perturbed
-
-    def watched(obs, action):
-        seen.append(found(agent, obs, action))
-        return seen[-1]
-
-    agent.perturbed = watched
+    agent.nets["perturbation"].register_forward_hook(lambda module, inputs, action: seen.append(action))
     chosen, _ = agent.act(obs, (), None)
     for row in range(len(obs)):
         values = [agent.nets["critic"](obs[row : row + 1], seen[0][k, row : row + 1])[0, 0].item() for k in range(20)]
@@ -158,6 +155,6 @@ def test_greedy_continuous_bcq_is_deterministic_and_independent_of_the_batch():
     assert not torch.equal(agent.act(BATCH.obs, (), noise)[0], agent.act(BATCH.obs, (), noise)[0])
     restored = continuous()
     torch.manual_seed(99)
-    restored.latents.normal_()
+    restored.rule.latents.normal_()
     restored.load_state_dict(agent.state_dict())
     assert torch.equal(restored.act(BATCH.obs, (), None)[0], first)

@@ -7,31 +7,44 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import SoftPolicyCritic
-from lfd.agents.q import QNet
 from lfd.algos.cql import CQLContinuous, CQLDiscrete
 from lfd.rng import GeneratorRng, ReplayedRng
-from tests.algos.cases import BATCH, BOX, PICTURE, TWO, VECTOR, answer, batch, boxed, by_hand, drawn, float64, spaces
+from tests import composed
+from tests.algos.cases import (
+    BATCH,
+    BOX,
+    PICTURE,
+    TWO,
+    VECTOR,
+    answer,
+    batch,
+    boxed,
+    built,
+    by_hand,
+    drawn,
+    float64,
+    spaces,
+)
 from tests.algos.test_sac import critics, squashed
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_discrete_cql_gap_row_by_row(temperature):
-    agent = QNet([8]).build(spaces(VECTOR, TWO))
-    values = by_hand(agent.nets["q"], float64(BATCH.obs))
+    agent = composed.q_net([8]).build(spaces(VECTOR, TWO))
+    values = by_hand(agent.nets["critic"].nets[0], float64(BATCH.obs))
     rows = [
         temperature * math.log(sum(math.exp(value / temperature) for value in row)) - row[a]
         for row, a in zip(values, BATCH.action.tolist(), strict=True)
     ]
     out = answer(CQLDiscrete("data", temperature=temperature), agent, BATCH)
-    assert out.by_group["q"].item() == pytest.approx(sum(rows) / len(rows), rel=1e-5)
+    assert out.by_group["critic"].item() == pytest.approx(sum(rows) / len(rows), rel=1e-5)
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
 def test_continuous_cql_gap_has_all_samples_with_their_densities(temperature, calibrated):
     batch, samples = boxed(BATCH), 3
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    agent = composed.soft_policy_critic([8]).build(spaces(VECTOR, BOX))
     loss = CQLContinuous("data", samples=samples, temperature=temperature, calibrated=calibrated)
     draws = drawn(loss, agent, batch)
     out = answer(loss, agent, batch, ReplayedRng(draws))
@@ -64,7 +77,7 @@ def test_continuous_cql_gap_has_all_samples_with_their_densities(temperature, ca
 def test_uniform_cql_samples_cover_the_whole_box():
     batch = boxed(BATCH)
     uneven = gym.spaces.Box(np.array([-1, 0, 2], np.float32), np.array([3, 1, 9], np.float32))
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, uneven))
+    agent = composed.soft_policy_critic([8]).build(spaces(VECTOR, uneven))
     loss = CQLContinuous("data", samples=200)
     seen = []
     agent.q = lambda obs, action: seen.append(action) or torch.zeros(*action.shape[:-1], 2)
@@ -78,7 +91,7 @@ def test_uniform_cql_samples_cover_the_whole_box():
 @pytest.mark.parametrize("observation", [VECTOR, PICTURE])
 def test_cql_encodes_an_observation_once_for_all_samples(observation):
     rows = boxed(batch(observation, TWO, 1, size=8))
-    agent = SoftPolicyCritic([8]).build(spaces(observation, BOX))
+    agent = composed.soft_policy_critic([8]).build(spaces(observation, BOX))
     seen = []
     for net in agent.nets["critic"].nets:
         net.encoder.register_forward_hook(lambda module, inputs, features: seen.append(features.shape[:-1]))
@@ -89,7 +102,7 @@ def test_cql_encodes_an_observation_once_for_all_samples(observation):
 def test_calibrated_cql_does_not_push_values_below_the_data():
     """Where returns exceed every value, only uniform actions (and the data's) are left to move."""
     batch, samples = boxed(BATCH).having(return_to_go=torch.full((len(BATCH.action),), 1e3)), 3
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    agent = composed.soft_policy_critic([8]).build(spaces(VECTOR, BOX))
     slopes = {}
     for calibrated in (False, True):
         kept = []
@@ -108,10 +121,10 @@ def test_cql_needs_returns_to_go_only_if_calibrated():
 
 def test_cql_multiplier_weights_the_excess_of_the_gap():
     batch, samples = boxed(BATCH), 3
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    agent = composed.soft_policy_critic([8]).build(spaces(VECTOR, BOX))
     plain = answer(CQLContinuous("data", samples=samples), agent, batch).by_group["critic"].item()
     loss = CQLContinuous("data", samples=samples, target_gap=2.0)
-    agent.add(loss.modules(agent))
+    agent = built(composed.soft_policy_critic([8]), spaces(VECTOR, BOX), loss)
     with torch.no_grad():
         agent.nets["multiplier"].value.fill_(0.7)
     out = answer(loss, agent, batch)
@@ -122,9 +135,8 @@ def test_cql_multiplier_weights_the_excess_of_the_gap():
 
 @pytest.mark.parametrize(("target", "rises"), [(0.0, True), (1e4, False)])
 def test_cql_multiplier_rises_while_the_gap_exceeds_its_target(target, rises):
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
     loss = CQLContinuous("data", samples=3, target_gap=target)
-    agent.add(loss.modules(agent))
+    agent = built(composed.soft_policy_critic([8]), spaces(VECTOR, BOX), loss)
     out = answer(loss, agent, boxed(BATCH))
     (gradient,) = torch.autograd.grad(out.by_group["multiplier"], list(agent.nets["multiplier"].parameters()))
     assert (gradient.item() < 0) is rises  # descent moves against the gradient

@@ -5,20 +5,19 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.algos.edac import EDAC
 from lfd.algos.sac import SAC
 from lfd.learner.learner import Algo, Learner
 from lfd.learner.optim import OptimConfig, OptimizerKind, Target
-from tests.algos.cases import BATCH, BOX, VECTOR, answer, batch, boxed, by_hand, float64, spaces
+from tests import composed
+from tests.algos.cases import BATCH, BOX, VECTOR, answer, batch, boxed, built, by_hand, float64, spaces
 
 ROWS = boxed(BATCH)
 CRITICS = 4
 
 
 def new_agent(critics=CRITICS):
-    agent = SoftPolicyCritic([8, 8], critics=critics).build(spaces(VECTOR, BOX))
-    agent.add(SAC("data").modules(agent))
+    agent = built(composed.soft_policy_critic([8, 8], critics=critics), spaces(VECTOR, BOX), SAC("data"))
     agent.add_target_networks(["critic"])
     return agent
 
@@ -44,7 +43,7 @@ def test_edac_of_one_action_dimension_has_no_gradient():
 
     def length(size):
         box = gym.spaces.Box(-2.0, 2.0, (size,), np.float32)
-        agent = SoftPolicyCritic([8, 8], critics=CRITICS).build(spaces(VECTOR, box))
+        agent = composed.soft_policy_critic([8, 8], critics=CRITICS).build(spaces(VECTOR, box))
         term = answer(EDAC("data"), agent, ROWS.having(action=ROWS.action[:, :size])).by_group["critic"]
         gradients = torch.autograd.grad(term, list(agent.nets["critic"].parameters()), allow_unused=True)
         return sum(gradient.square().sum().item() for gradient in gradients if gradient is not None) ** 0.5

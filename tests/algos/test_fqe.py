@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from lfd.agents import Agent
-from lfd.agents.critic import CriticNet
-from lfd.algos.fqe import FQE
+from lfd.algos.fqe import FQE, policy_action
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.learner.learner import Algo, Learner
 from lfd.learner.optim import Target
 from lfd.rng import GeneratorRng
+from tests import composed
 from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, batch, boxed, by_hand, float64, spaces
 
 STATES = gym.spaces.Discrete(3)
@@ -33,7 +33,7 @@ class Scripted(Agent):
 
 
 def critic(observation, action, rule, hidden=(16,)):
-    agent = CriticNet(list(hidden)).build(spaces(observation, action))
+    agent = composed.critic(list(hidden)).build(spaces(observation, action))
     agent.add_target_networks(["critic"])
     agent.frozen["policy"] = Scripted(Spaces(observation, action), rule)
     return agent
@@ -59,11 +59,13 @@ def test_fqe_finds_the_exact_values_of_another_policy():
         obs=state, action=action, next_obs=torch.from_numpy(follows.ravel()),
         reward=torch.from_numpy(earned).float(), discount=gamma * torch.from_numpy(alive.ravel()).float(),
     )  # fmt: skip
-    algo = Algo(CriticNet([]), {"fqe": FQE("data")}, lr=0.05, targets={"critic": Target(tau=1, update_interval=20)})
+    algo = Algo(
+        composed.critic([]), {"fqe": FQE("data")}, lr=0.05, targets={"critic": Target(tau=1, update_interval=20)}
+    )
     learner = Learner([agent], algo, 0, torch.device("cpu"))
     for _ in range(2_000):
         learner.step({"data": rows}, ["fqe"])
-    np.testing.assert_allclose(agent.value(state, action).detach().numpy(), exact, atol=1e-3)
+    np.testing.assert_allclose(agent.q(state, action).squeeze(-1).detach().numpy(), exact, atol=1e-3)
 
 
 def test_fqe_loss_row_by_row():
@@ -96,8 +98,8 @@ def test_fqe_loss_of_continuous_actions_row_by_row():
     )
     chosen = 1.5 * following[:, :3]  # the box goes from -2 to 2
     assert (abs(chosen) > 1).any() and (abs(chosen) < 1).any()
-    target = reward + discount * by_hand(agent.targets["critic"], following, np.clip(chosen, -1, 1))[:, 0]
-    expected = np.mean((by_hand(agent.nets["critic"], obs, action)[:, 0] - target) ** 2)
+    target = reward + discount * by_hand(agent.targets["critic"].nets[0], following, np.clip(chosen, -1, 1))[:, 0]
+    expected = np.mean((by_hand(agent.nets["critic"].nets[0], obs, action)[:, 0] - target) ** 2)
     assert out.by_group["critic"].item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -107,7 +109,7 @@ def test_evaluated_policy_gets_raw_observations_and_returns_network_units():
     raw = batch(VECTOR, BOX, 3)
     agent.update_normalizers(5 * raw.obs + 1)
     preprocessed = agent.preprocess(raw)
-    action = agent.policy_action(preprocessed.next_obs)
+    action = policy_action(agent, preprocessed.next_obs)
     torch.testing.assert_close(agent.frozen["policy"].seen[0], raw.next_obs, rtol=1e-4, atol=1e-5)
     assert (action.abs() == 1).any(), "the test needs actions at the bounds, to which an environment clips them"
     torch.testing.assert_close(action, (raw.next_obs[:, :3] / 2).clamp(-1, 1), rtol=1e-4, atol=1e-5)

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lfd.agents import REWARD
-from lfd.agents.actor_critic import PolicyValue
-from lfd.agents.reward_model import Inputs, RewardModelSpec
+from lfd.agents.reward_model import Inputs
 from lfd.algos.gail import GAIL, RewardFn
 from lfd.algos.ppo import PPO
 from lfd.data import Episode
@@ -19,7 +18,8 @@ from lfd.nets import Activation
 from lfd.rng import ReplayedRng
 from lfd.sources.dataset import DatasetSource
 from lfd.sources.rollout import Rollout
-from tests.algos.cases import BOX, DICT, TWO, VECTOR, answer, batch, by_hand, float64, spaces
+from tests import composed
+from tests.algos.cases import BOX, DICT, TWO, VECTOR, answer, batch, built, by_hand, float64, spaces
 
 SLOTS = {"learner": "learner", "expert": "expert"}
 ROWS = {"learner": batch(VECTOR, TWO, 1), "expert": batch(VECTOR, TWO, 2)}
@@ -28,8 +28,7 @@ ROWS = {"learner": batch(VECTOR, TWO, 1), "expert": batch(VECTOR, TWO, 2)}
 def new_agent(action=TWO, **settings):
     """An agent with random weights in its discriminator, and its loss."""
     loss = GAIL(SLOTS, hidden=[8, 8], activation=Activation.relu, **settings)
-    agent = RewardModelSpec().build(spaces(VECTOR, action))
-    agent.add(loss.modules(agent))
+    agent = built(composed.reward_model(), spaces(VECTOR, action), loss)
     for layer in agent.nets[REWARD].net.head:
         if isinstance(layer, nn.Linear):
             nn.init.normal_(layer.weight, std=0.5)
@@ -93,9 +92,8 @@ def test_reward_functions_of_the_discriminator(reward_fn, reward):
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_gail_rewards_the_experts_transitions_more(reward_fn, inputs, spectral_norm):
     loss = GAIL(SLOTS, inputs=inputs, reward_fn=reward_fn, spectral_norm=spectral_norm)
-    algo = Algo(RewardModelSpec(), {"gail": loss}, lr=1e-2)
-    agent = algo.agent.build(spaces(DICT, BOX))
-    agent.add(loss.modules(agent))
+    algo = Algo(composed.reward_model(), {"gail": loss}, lr=1e-2)
+    agent = built(algo.agent, spaces(DICT, BOX), loss)
     learner = Learner([agent], algo, 0, torch.device("cpu"))
     rows = [batch(DICT, BOX, seed, 64) for seed in (1, 2)]
     rows[1].obs["pose"], rows[1].action = rows[1].obs["pose"] + 3, -rows[0].action
@@ -107,8 +105,7 @@ def test_gail_rewards_the_experts_transitions_more(reward_fn, inputs, spectral_n
 
 
 def test_untrained_gail_reward_is_0():
-    agent = RewardModelSpec().build(spaces(VECTOR, TWO))
-    agent.add(GAIL(SLOTS).modules(agent))
+    agent = built(composed.reward_model(), spaces(VECTOR, TWO), GAIL(SLOTS))
     assert (agent.nets[REWARD](ROWS["learner"]) == 0).all()
 
 
@@ -169,10 +166,8 @@ def test_gail_learner_follows_demonstrations_and_not_the_environments_reward(wit
     )
     losses = {"gail": GAIL({"learner": "rollout", "expert": "demos"}), "ppo": PPO("rollout")}
     torch.manual_seed(0)
-    agent = PolicyValue([16]).build(env.spaces())
-    if with_reward:
-        agent.add(losses["gail"].modules(agent))
-    learner = Learner([agent], Algo(PolicyValue([16]), losses, lr=1e-2), 0, torch.device("cpu"))
+    agent = built(composed.policy_value([16]), env.spaces(), *([losses["gail"]] if with_reward else []))
+    learner = Learner([agent], Algo(composed.policy_value([16]), losses, lr=1e-2), 0, torch.device("cpu"))
     columns = frozenset({"obs", "action", "log_prob", "advantage", "value_target"})
     rollout = open_source(Rollout(4, 16), agent, env, columns=columns, batch=32)
     demos = open_source(DatasetSource(), agent, name="demos", products={"demos": data}, columns=columns, batch=32)
@@ -182,5 +177,5 @@ def test_gail_learner_follows_demonstrations_and_not_the_environments_reward(wit
             rollout.begin_phase(on_policy_only=True)
             for _ in range(steps if with_reward or phase == "ppo" else 0):
                 learner.step({"rollout": rollout.next(), "demos": demos.next()}, [phase])
-    chosen = agent.distribution(torch.zeros(1, 1)).log_prob(torch.zeros(1, dtype=torch.long)).exp()
+    chosen = agent.policy(torch.zeros(1, 1)).log_prob(torch.zeros(1, dtype=torch.long)).exp()
     assert chosen > 0.9 if with_reward else chosen < 0.1

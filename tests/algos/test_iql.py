@@ -6,17 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.policy_critic import PolicyCritic
 from lfd.algos.iql import IQL
 from lfd.errors import UserError
-from tests.algos.cases import BATCH, BOX, TWO, VECTOR, answer, boxed, by_hand, float64, gradients, spaces, stirred
+from tests import composed
+from tests.algos.cases import (
+    BATCH,
+    BOX,
+    TWO,
+    VECTOR,
+    answer,
+    boxed,
+    built,
+    by_hand,
+    float64,
+    gradients,
+    spaces,
+    stirred,
+)
 
 BOTH = pytest.mark.parametrize("continuous", [False, True])
 
 
 def case(loss, continuous):
-    agent = PolicyCritic([8]).build(spaces(VECTOR, BOX if continuous else TWO))
-    agent.add(loss.modules(agent))
+    agent = built(composed.policy_critic_value([8]), spaces(VECTOR, BOX if continuous else TWO), loss)
     return stirred(agent, ["critic"]), boxed(BATCH) if continuous else BATCH
 
 
@@ -42,10 +54,10 @@ def test_iql_terms_row_by_row(continuous):
     loss = IQL("data", expectile=0.8, beta=2.0, exp_adv_max=1.1)
     agent, batch = case(loss, continuous)
     with torch.no_grad():
-        agent.nets["value"].head[-1].bias.sub_(1.0)  # so that values stand on both sides of their targets
+        agent.nets["value"].net.head[-1].bias.sub_(1.0)  # so that values stand on both sides of their targets
     slow = values_of(agent.targets["critic"], batch, continuous)
     fast = values_of(agent.nets["critic"], batch, continuous)
-    here, there = (by_hand(agent.nets["value"], float64(obs))[:, 0] for obs in (batch.obs, batch.next_obs))
+    here, there = (by_hand(agent.nets["value"].net, float64(obs))[:, 0] for obs in (batch.obs, batch.next_obs))
     log_prob = log_probs(agent, batch, continuous)
     value, critic, policy, weights = 0.0, 0.0, 0.0, []
     for row in range(len(here)):
@@ -79,7 +91,7 @@ def test_iql_critics_bootstrap_from_the_state_value_only():
                 parameter.add_(1.0)
     assert answer(loss, agent, batch).by_group["critic"].item() == before
     with torch.no_grad():
-        agent.nets["value"].head[-1].bias.add_(1.0)
+        agent.nets["value"].net.head[-1].bias.add_(1.0)
     term = answer(loss, agent, batch).by_group["critic"]
     assert term.item() != before
     assert not any(gradient.any() for gradient in gradients(term, agent.nets["value"]))

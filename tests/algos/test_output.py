@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicySpec
 from lfd.algos import LossOutput, Metrics
 from lfd.algos.bc import BCMetrics
-from lfd.algos.sac import SAC
 from lfd.algos.td3 import TD3CriticMetrics
 from lfd.learner.learner import Algo, Learner
 from lfd.registry import parts
+from tests import composed
 from tests.algos.cases import BATCH, TWO, VECTOR, spaces
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +22,8 @@ IMPORTS = """
 from dataclasses import dataclass
 from typing import ClassVar
 from torch import Tensor
-from lfd.agents import PolicyAgent
+from lfd.agents import Agent
+from lfd.agents.roles import STOCHASTIC
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 """
@@ -54,18 +54,14 @@ def test_metrics_page_equals_the_losses_metrics():
     assert SCRIPT["PAGE"].read_text() == SCRIPT["page"](), "run python scripts/metrics.py"
 
 
-def test_adds_modules_is_true_of_losses_that_override_modules():
-    assert SAC.adds_modules() and not parts("loss")["bc"].adds_modules()
-
-
 @pytest.mark.parametrize("members", [1, 2])
 def test_readme_example_trains_and_logs_its_metric(members):
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (example,) = [one for one in examples if "class Mine(Loss)" in one]
     namespace = {"__name__": "mine"}
     exec(IMPORTS + example, namespace)  # noqa: S102 - the README's own words
-    algo = Algo(PolicySpec([8]), {"mine": namespace["Mine"]("demos")}, lr=1e-2)
-    agents = [PolicySpec([8]).build(spaces(VECTOR, TWO)) for _ in range(members)]
+    algo = Algo(composed.policy([8]), {"mine": namespace["Mine"]("demos")}, lr=1e-2)
+    agents = [composed.policy([8]).build(spaces(VECTOR, TWO)) for _ in range(members)]
     learner = Learner(agents, algo, 0, torch.device("cpu"))
     batch = BATCH if members == 1 else BATCH.map(lambda column: torch.stack([column] * members))
     losses = [learner.step({"demos": batch}, ["mine"])[0]["mine/mine_loss"] for _ in range(20)]

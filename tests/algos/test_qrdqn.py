@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.quantile import QuantileNet
 from lfd.algos.cql import CQLDiscrete
 from lfd.algos.qrdqn import QRDQN
+from tests import composed
 from tests.algos.cases import BATCH, TWO, VECTOR, answer, spaces
 
 NUMBER = 7
@@ -14,8 +14,8 @@ NUMBER = 7
 
 def made(scale: float = 1.0):
     """An agent whose target network differs from it."""
-    agent = QuantileNet([8], quantiles=NUMBER).build(spaces(VECTOR, TWO))
-    agent.add_target_networks(["q"])
+    agent = composed.quantile_net([8], quantiles=NUMBER).build(spaces(VECTOR, TWO))
+    agent.add_target_networks(["critic"])
     with torch.no_grad():
         for parameter in agent.targets.parameters():
             parameter.add_(scale * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -24,13 +24,13 @@ def made(scale: float = 1.0):
 
 def tables(net, obs) -> np.ndarray:
     """[rows, quantiles, actions]"""
-    return net(obs).detach().double().numpy().reshape(-1, NUMBER, 2)
+    return net(obs).detach().double().numpy()
 
 
 @pytest.mark.parametrize("kappa", [1.0, 0.3])
 def test_qrdqn_loss_pair_by_pair(kappa):
     agent = made()
-    mine, slow = tables(agent.nets["q"], BATCH.obs), tables(agent.targets["q"], BATCH.next_obs)
+    mine, slow = tables(agent.nets["critic"], BATCH.obs), tables(agent.targets["critic"], BATCH.next_obs)
     total = 0.0
     for row, action in enumerate(BATCH.action.tolist()):
         best = int(np.argmax([slow[row, :, a].mean() for a in range(2)]))
@@ -41,7 +41,7 @@ def test_qrdqn_loss_pair_by_pair(kappa):
                 huber = 0.5 * u * u if abs(u) <= kappa else kappa * (abs(u) - kappa / 2)
                 total += abs(level - (u < 0)) * huber / kappa / NUMBER
     out = answer(QRDQN("data", kappa=kappa), agent, BATCH)
-    assert out.by_group["q"].item() == pytest.approx(total / len(BATCH.action), rel=1e-4)
+    assert out.by_group["critic"].item() == pytest.approx(total / len(BATCH.action), rel=1e-4)
 
 
 def test_qrdqn_finds_the_quantiles_of_the_return():
@@ -49,7 +49,9 @@ def test_qrdqn_finds_the_quantiles_of_the_return():
     returns = torch.linspace(0, 10, 201)
     agent = made()
     bias = torch.zeros(NUMBER, requires_grad=True)
-    agent.quantiles = lambda obs: bias.expand(len(returns), NUMBER).unsqueeze(-1).expand(-1, -1, 2)
+    agent.nets["critic"].forward = lambda obs, only=None: (
+        bias.expand(len(returns), NUMBER).unsqueeze(-1).expand(-1, -1, 2)
+    )
     batch = BATCH.having(
         obs=torch.zeros(201, 4), next_obs=torch.zeros(201, 4), action=torch.zeros(201, dtype=torch.long),
         reward=returns, discount=torch.zeros(201),
@@ -57,7 +59,7 @@ def test_qrdqn_finds_the_quantiles_of_the_return():
     descent = torch.optim.SGD([bias], lr=2.0)
     for _ in range(500):
         descent.zero_grad()
-        answer(QRDQN("data", kappa=0.1), agent, batch).by_group["q"].backward()
+        answer(QRDQN("data", kappa=0.1), agent, batch).by_group["critic"].backward()
         descent.step()
     levels = (torch.arange(NUMBER) + 0.5) / NUMBER
     torch.testing.assert_close(bias.detach(), 10 * levels, atol=0.15, rtol=0)
@@ -68,7 +70,8 @@ def test_termination_is_not_bootstrapped():
     ended = BATCH.having(discount=torch.zeros(len(BATCH.action)))
     elsewhere = ended.having(next_obs=BATCH.next_obs + 100.0)
     assert torch.equal(
-        answer(QRDQN("data"), agent, ended).by_group["q"], answer(QRDQN("data"), agent, elsewhere).by_group["q"]
+        answer(QRDQN("data"), agent, ended).by_group["critic"],
+        answer(QRDQN("data"), agent, elsewhere).by_group["critic"],
     )
 
 
@@ -78,13 +81,13 @@ def test_importance_weights_scale_rows_and_priorities_are_errors():
     weight[2] = 4.0
     error = answer(QRDQN("data"), agent, BATCH).feedback["priority"]
     only = answer(QRDQN("data"), agent, BATCH.having(weight=weight))
-    assert only.by_group["q"].item() == pytest.approx(4.0 * error[2].item() / len(weight), rel=1e-5)
+    assert only.by_group["critic"].item() == pytest.approx(4.0 * error[2].item() / len(weight), rel=1e-5)
 
 
 def test_qrdqn_acts_and_cql_applies_by_mean_quantiles():
     agent = made()
-    means = tables(agent.nets["q"], BATCH.obs).mean(1)
+    means = tables(agent.nets["critic"], BATCH.obs).mean(1)
     assert agent.act(BATCH.obs, (), None)[0].tolist() == means.argmax(-1).tolist()
     gap = [np.log(np.exp(row).sum()) - row[a] for row, a in zip(means, BATCH.action.tolist(), strict=True)]
     out = answer(CQLDiscrete("data"), agent, BATCH)
-    assert out.by_group["q"].item() == pytest.approx(np.mean(gap), rel=1e-5)
+    assert out.by_group["critic"].item() == pytest.approx(np.mean(gap), rel=1e-5)

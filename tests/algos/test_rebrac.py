@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from lfd.agents.deterministic import DeterministicPolicyCritic
+from lfd.agents.distributions import Distribution
 from lfd.algos.rebrac import ReBRACActor, ReBRACCritic
 from lfd.errors import UserError
 from lfd.rng import ReplayedRng
+from tests import composed
 from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, by_hand, float64, spaces
 
 ROWS = boxed(BATCH)
@@ -16,7 +17,7 @@ NORMAL = torch.randn(8, 3, generator=torch.Generator().manual_seed(3)) * 4
 
 
 def new_agent():
-    agent = DeterministicPolicyCritic([8, 8], layer_norm=True).build(spaces(VECTOR, BOX))
+    agent = composed.deterministic_policy_critic([8, 8], layer_norm=True).build(spaces(VECTOR, BOX))
     agent.add_target_networks(["policy", "critic"])
     with torch.no_grad():
         for parameter in agent.targets.parameters():
@@ -26,7 +27,7 @@ def new_agent():
 
 def test_rebrac_target_is_lowered_by_the_distance_to_the_datas_next_action():
     agent = new_agent()
-    following = np.tanh(by_hand(agent.targets["policy"], float64(ROWS.next_obs)))
+    following = np.tanh(by_hand(agent.targets["policy"].net, float64(ROWS.next_obs)))
     following = np.clip(following + np.clip(0.2 * float64(NORMAL), -0.5, 0.5), -1, 1)
     slow = [by_hand(net, float64(ROWS.next_obs), following)[:, 0] for net in agent.targets["critic"].nets]
     distance = ((following - float64(ROWS.next_action)) ** 2).sum(-1)  # summed over dimensions, not averaged
@@ -40,7 +41,7 @@ def test_rebrac_target_is_lowered_by_the_distance_to_the_datas_next_action():
 
 def test_rebrac_actor_maximizes_the_smallest_critic_near_the_data():
     agent = new_agent()
-    action = np.tanh(by_hand(agent.nets["policy"], float64(ROWS.obs)))
+    action = np.tanh(by_hand(agent.nets["policy"].net, float64(ROWS.obs)))
     values = np.minimum(*(by_hand(net, float64(ROWS.obs), action)[:, 0] for net in agent.nets["critic"].nets))
     distance = ((action - float64(ROWS.action)) ** 2).sum(-1).mean()
     expected = 0.3 * distance - values.mean() / np.abs(values).mean()
@@ -51,7 +52,7 @@ def test_rebrac_actor_maximizes_the_smallest_critic_near_the_data():
 def test_rebrac_value_scale_is_a_constant():
     agent = new_agent()
     parameters = list(agent.nets["policy"].parameters())
-    values = agent.q(ROWS.obs, agent.action(ROWS.obs)).amin(-1)
+    values = agent.q(ROWS.obs, agent.policy(ROWS.obs, Distribution).mode()).amin(-1)
     expected = torch.autograd.grad(-values.mean() / values.abs().mean().item(), parameters)
     term = answer(ReBRACActor("data", actor_bc_coef=0.0), agent, ROWS).by_group["policy"]
     for got, wanted in zip(torch.autograd.grad(term, parameters), expected, strict=True):
@@ -60,7 +61,8 @@ def test_rebrac_value_scale_is_a_constant():
 
 def test_layer_norm_is_in_the_critics_only():
     agent = new_agent()
-    assert [sum(isinstance(part, nn.LayerNorm) for part in agent.nets[name].modules()) for name in agent.nets] == [0, 4]
+    norms = {name: sum(isinstance(part, nn.LayerNorm) for part in net.modules()) for name, net in agent.nets.items()}
+    assert norms == {"policy": 0, "critic": 4}
 
 
 @pytest.mark.parametrize(("loss", "name"), [(ReBRACActor, "actor_bc_coef"), (ReBRACCritic, "critic_bc_coef")])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import SoftPolicyCritic
 from lfd.algos.sac import SAC
 from lfd.rng import ReplayedRng
-from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, by_hand, drawn, float64, spaces
+from tests import composed
+from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, built, by_hand, drawn, float64, spaces
 
 
 def squashed(agent, obs, noise):
@@ -29,10 +29,8 @@ def critics(module, obs, action):
 @pytest.mark.parametrize("entropy_backup", [True, False])
 def test_sac_terms_equal_their_equations(entropy_backup):
     batch = boxed(BATCH)
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
     loss = SAC("data", entropy_backup=entropy_backup)
-    agent.add(loss.modules(agent))
-    agent.add_target_networks(["critic"])
+    agent = built(composed.soft_policy_critic([8]), spaces(VECTOR, BOX), loss, targets=["critic"])
     with torch.no_grad():
         agent.nets["temperature"].value.fill_(-0.7)
         for parameter in agent.targets.parameters():
@@ -55,10 +53,8 @@ def test_sac_terms_equal_their_equations(entropy_backup):
 
 
 def test_sac_temperature_rises_below_the_target_entropy():
-    agent = SoftPolicyCritic([8]).build(spaces(VECTOR, BOX))
     loss = SAC("data", target_entropy=10.0)  # no policy is as random as that
-    agent.add(loss.modules(agent))
-    agent.add_target_networks(["critic"])
+    agent = built(composed.soft_policy_critic([8]), spaces(VECTOR, BOX), loss, targets=["critic"])
     term = answer(loss, agent, boxed(BATCH)).by_group["temperature"]
     (gradient,) = torch.autograd.grad(term, list(agent.nets["temperature"].parameters()))
     assert gradient.item() < 0  # descent raises it

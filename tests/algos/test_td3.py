@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.deterministic import DeterministicPolicyCritic
 from lfd.algos.td3 import TD3Actor, TD3Critic
 from lfd.errors import UserError
 from lfd.rng import ReplayedRng
+from tests import composed
 from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, by_hand, float64, spaces
 
 ROWS = boxed(BATCH)
@@ -16,7 +16,7 @@ NORMAL = torch.randn(8, 3, generator=torch.Generator().manual_seed(3)) * 4
 
 
 def new_agent():
-    agent = DeterministicPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    agent = composed.deterministic_policy_critic([8]).build(spaces(VECTOR, BOX))
     agent.add_target_networks(["policy", "critic"])
     with torch.no_grad():
         for parameter in agent.targets.parameters():
@@ -25,7 +25,7 @@ def new_agent():
 
 
 def target_by_hand(agent):
-    following = np.tanh(by_hand(agent.targets["policy"], float64(ROWS.next_obs)))
+    following = np.tanh(by_hand(agent.targets["policy"].net, float64(ROWS.next_obs)))
     following = np.clip(following + np.clip(0.2 * float64(NORMAL), -0.5, 0.5), -1, 1)
     values = [by_hand(net, float64(ROWS.next_obs), following)[:, 0] for net in agent.targets["critic"].nets]
     return float64(ROWS.reward) + float64(ROWS.discount) * np.minimum(*values)
@@ -56,7 +56,7 @@ def test_termination_stops_the_bootstrap_and_truncation_does_not():
 def test_td3_actor_maximizes_the_first_critic():
     agent = new_agent()
     out = answer(TD3Actor("data"), agent, ROWS)
-    action = np.tanh(by_hand(agent.nets["policy"], float64(ROWS.obs)))
+    action = np.tanh(by_hand(agent.nets["policy"].net, float64(ROWS.obs)))
     first = by_hand(agent.nets["critic"].nets[0], float64(ROWS.obs), action)
     assert out.by_group["policy"].item() == pytest.approx(-first.mean(), rel=1e-5)
 

@@ -4,21 +4,22 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.deterministic import DeterministicPolicyCritic
+from lfd.agents.distributions import Distribution
 from lfd.algos.td3_bc import TD3BCActor
 from lfd.errors import UserError
+from tests import composed
 from tests.algos.cases import BATCH, BOX, VECTOR, answer, boxed, by_hand, float64, spaces
 
 ROWS = boxed(BATCH)
 
 
 def new_agent():
-    return DeterministicPolicyCritic([8]).build(spaces(VECTOR, BOX))
+    return composed.deterministic_policy_critic([8]).build(spaces(VECTOR, BOX))
 
 
 def by_equation(agent):
     """Policy's actions [B, A] and their values [B] by the first critic."""
-    action = np.tanh(by_hand(agent.nets["policy"], float64(ROWS.obs)))
+    action = np.tanh(by_hand(agent.nets["policy"].net, float64(ROWS.obs)))
     return action, by_hand(agent.nets["critic"].nets[0], float64(ROWS.obs), action)[:, 0]
 
 
@@ -39,7 +40,7 @@ def test_td3_bc_lambda_is_a_constant():
     agent = new_agent()
     _, value = by_equation(agent)
     cloning = gradient(TD3BCActor("data", alpha=0.0), agent)
-    action = agent.action(ROWS.obs)
+    action = agent.policy(ROWS.obs, Distribution).mode()
     climbed = torch.autograd.grad(agent.q(ROWS.obs, action)[:, 0].mean(), list(agent.nets["policy"].parameters()))
     expected = cloning - 2.5 / np.abs(value).mean() * torch.cat([part.flatten() for part in climbed])
     torch.testing.assert_close(gradient(TD3BCActor("data"), agent), expected.float(), rtol=1e-4, atol=1e-6)
@@ -56,7 +57,7 @@ def test_td3_bc_does_not_depend_on_the_scale_of_values():
 
 def test_td3_bc_with_alpha_0_is_bc():
     agent = new_agent()
-    done = ROWS.having(action=agent.action(ROWS.obs).detach())
+    done = ROWS.having(action=agent.policy(ROWS.obs, Distribution).mode().detach())
     assert gradient(TD3BCActor("data", alpha=0.0), agent, done).abs().max() == 0
 
 

@@ -7,17 +7,17 @@ import pytest
 import torch
 
 from lfd.agents import REWARD
-from lfd.agents.reward_model import Inputs, RewardModelSpec
+from lfd.agents.reward_model import Inputs
 from lfd.algos.trex import TREX
 from lfd.batch import Batch
 from lfd.errors import UserError
 from lfd.learner.learner import Algo, Learner
-from tests.algos.cases import BOX, TWO, VECTOR, answer, float64, gradients, pairs, spaces
+from tests import composed
+from tests.algos.cases import BOX, TWO, VECTOR, answer, built, float64, gradients, pairs, spaces
 
 
 def agent_of(loss):
-    agent = RewardModelSpec().build(spaces(VECTOR, TWO))
-    agent.add(loss.modules(agent))
+    agent = built(composed.reward_model(), spaces(VECTOR, TWO), loss)
     return agent
 
 
@@ -116,7 +116,7 @@ def test_bounded_trex_reward_is_the_tanh():
 
 def test_trex_statistics_change_in_steps_and_not_in_validation():
     loss = TREX("data", hidden=[8])
-    learner = Learner([agent_of(loss)], Algo(RewardModelSpec(), {"trex": loss}), 0, torch.device("cpu"))
+    learner = Learner([agent_of(loss)], Algo(composed.reward_model(), {"trex": loss}), 0, torch.device("cpu"))
     net, batches = learner.agent.nets[REWARD], {"data": pairs(VECTOR, TWO, 1)}
     updates = learner.evaluate(["trex"], batches, learner.rng)["trex"].updates
     assert net.steps == 0 and net.mean == 0
@@ -128,8 +128,7 @@ def test_trex_statistics_change_in_steps_and_not_in_validation():
 @pytest.mark.parametrize("inputs", list(Inputs))
 def test_trex_needs_only_the_columns_of_its_inputs(inputs):
     loss = TREX("data", inputs=inputs, hidden=[8])
-    agent = RewardModelSpec().build(spaces(VECTOR, BOX))
-    agent.add(loss.modules(agent))
+    agent = built(composed.reward_model(), spaces(VECTOR, BOX), loss)
     (_, needs) = loss.slots[""]
     whole = pairs(VECTOR, BOX, 1)
     out = answer(loss, agent, Batch(**{name: getattr(whole, name) for name in needs}))

@@ -84,10 +84,10 @@ REFUSED = {
     "learn.step=5": "learn.step: learn has no 'step'; did you mean 'steps'?",
     "algo.losses.cql.wieght=1": "algo.losses.cql has no 'wieght'; did you mean 'weight'?",
     "algo.losses.cqll.weight=1": "algo.losses has no 'cqll'; did you mean 'cql'?",
-    "algo.optim.q.lr=1": "algo.optim has no 'q' yet; add it with +optim@algo.optim.q=optim",
+    "algo.optim.critic.lr=1": "algo.optim has no 'critic' yet; add it with +optim@algo.optim.critic=optim",
     "+learn.stop.scroe=475": "learn.stop.scroe: learn.stop has no 'scroe'; did you mean 'score'?",
     "+algo.losses.cql.foo=3": "algo.losses.cql.foo: algo.losses.cql has no 'foo'",
-    "+optim@algo.optim.nosuch=optim": "learn: optim.nosuch names no module of QAgent",
+    "+optim@algo.optim.nosuch=optim": "learn: optim.nosuch names no net",
     "seed=-1": "seed: expected a number from 0 to 9,223,372,036,854,775,807, got -1",
     "algo.lr=inf": "algo.lr: expected a value in [0.0, inf], got inf",
     "algo.losses.cql.temperature=0": "algo.losses.cql.temperature: expected a number above 0, got 0.0",
@@ -125,13 +125,13 @@ REFUSED = {
     "algo=bc algo=cql": "algo=bc algo=cql: expected algo once, got it twice; leave one out",
     "learn.algo.lr=1": "learn.algo.lr: learn.algo is another name of algo; set algo.lr",
     "expert.algo.lrr=1": "expert.algo.lrr: expert.algo is another name of expert_algo; set expert_algo.lrr",
-    "algo=dqn env=pendulum": "learn: QNet acts in discrete action spaces, got a continuous one",
+    "algo=dqn env=pendulum": "learn: acts_by: expected nets that can choose continuous actions, got critic",
     "algo=ppo algo.losses.ppo.reads=demos": "needs the columns advantage, log_prob, value_target, which 'demos'",
     "algo.losses.cql.reads=demo": "no stage is called 'demo'; did you mean 'demos'?",
     "algo.agent.hidden=[0]": "hidden: expected 1 or more units per layer, as in hidden=[64,64], got [0]",
     "algo=crr algo.losses.cql.weight=2": "algo.losses has no 'cql' yet; add it with +loss@algo.losses.cql=<option>",
-    "algo=iql env=pendulum algo.agent.critics=0": "algo.agent.critics: expected 1 or more, got 0",
-    "algo=awac algo.agent.critics=0": "algo.agent.critics: expected 1 or more, got 0",
+    "algo=iql env=pendulum algo.agent.nets.critic.critics=0": "nets.critic.critics: expected 1 or more, got 0",
+    "algo=awac algo.agent.nets.critic.critics=0": "algo.agent.nets.critic.critics: expected 1 or more, got 0",
     "score.policies=[learn@2]": "score: learn@2: expected a snapshot below snapshots=0 of its training stage; set",
     "ope=fqe targets=[fqe] fqe.frozen.policy=expert@0": "fqe: frozen.policy=expert@0: expected a snapshot below",
     "dataset.policy=expert@1 expert.snapshots=1": "demos: expert@1: expected a snapshot below snapshots=1",
@@ -152,8 +152,10 @@ REFUSED = {
     "targets=[fqe]": "targets: no stage is called 'fqe'; add ope=fqe",
     "targets=[reward_eval]": "targets: no stage is called 'reward_eval'; add pipeline=gail",
     "fqe.steps=5": "fqe.steps: there is no 'fqe'; add ope=fqe",
-    "experiment=nosuch": "experiment=nosuch: experiment has no option 'nosuch'; known: noisy_pendulum",
+    "experiment=nosuch": "experiment has no option 'nosuch'; known: babyai_bc_then_ppo, noisy_pendulum",
     "algo=[bc,cql]": "algo=[bc,cql]: expected one option; -m algo=bc,cql runs a job of each",
+    "algo=dqn algo.agent.acts_by=greedy": "group acts_by; choose one, as in +acts_by@algo.agent.acts_by=bcq",
+    "algo=bc algo.agent.memory=gru": "memory, got 'gru'; choose one, as in +memory@algo.agent.memory=gru",
     "algo.losses={}": "algo.losses={}: {} is merged into algo.losses and has no effect; ~algo.losses.<key>",
     "outputs=null": "outputs: expected a value, got null",
     "outputs=": "outputs: expected a folder, got ''; set it as in outputs=elsewhere",
@@ -184,7 +186,7 @@ REFUSED = {
     "algo=dqn algo.sources.replay.buffer_size=100_000_000_000": "replay.buffer_size=100000000000: 2,400,000,024,000",
     "algo.batch_size=1000000000": "learn: algo.batch_size=1000000000: 560,000,000,000 bytes of memory are needed",
     "learn.members=1000000": "learn.members: expected a number from 1 to 1,000, got 1000000",
-    "learn.init_from=expert": "learn: init_from=expert: expected a module in common with the QAgent",
+    "learn.init_from=expert": "learn: init_from=expert: expected a net in common with those of this stage",
     "algo=ppo learn.init_from=expert algo.agent.hidden=[7]": "its module 'policy' has other layers than",
     "dataset=mixture expert.snapshots=5 expert.steps=200 expert.eval.every=100": "a snapshot below the 2 evaluations",
     "algo=dagger score.policies=[learn@10,learn]": "score: learn@10: expected a round below stop.rounds=10",
@@ -320,7 +322,7 @@ def test_pipeline_of_a_user_is_composed(lfd, tmp_path):
 
 
 def test_row_of_a_table_can_be_added(lfd):
-    code, _, err = lfd("+optim@algo.optim.q=optim", "algo.optim.q.max_grad_norm=1.0", "dry_run=true")
+    code, _, err = lfd("+optim@algo.optim.critic=optim", "algo.optim.critic.max_grad_norm=1.0", "dry_run=true")
     assert code == 0, err
 
 
@@ -387,7 +389,7 @@ def test_glob_lists_the_options_of_a_group(lfd, monkeypatch):
     monkeypatch.setattr("lfd.stages.timing.SECONDS", 0.0)
     code, out, err = lfd("-m", "algo=glob(bc*)", "dry_run=true")
     assert code == 0 and [line for line in out.splitlines() if line.startswith("algo=")] == [
-        "algo=bc dry_run=true", "algo=bcq dry_run=true",
+        "algo=bc dry_run=true", "algo=bc_gru dry_run=true", "algo=bcq dry_run=true",
     ], err  # fmt: skip
 
 

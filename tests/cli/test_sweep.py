@@ -166,7 +166,8 @@ class Pool:
 
 
 def test_killed_worker_fails_its_own_job_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [sweep.Job([f"seed={seed}"], folder=tmp_path / str(seed)) for seed in range(3)]
+    composed: Any = [Namespace(line=[f"seed={seed}"]) for seed in range(3)]
+    jobs = [sweep.Job(one.line, one, tmp_path / str(seed)) for seed, one in enumerate(composed)]
     # The result.json of an earlier sweep must not count.
     (tmp_path / "2").mkdir()
     (tmp_path / "2" / "result.json").write_text(json.dumps({"status": "failed", "reason": "old", "exit_code": 1}))

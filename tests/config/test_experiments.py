@@ -10,6 +10,7 @@ from lfd.cli import main as cli
 from lfd.config.composer import Composer
 from lfd.config.folder import config_folder
 from lfd.errors import UserError
+from lfd.log import progress
 from lfd.runs.dry_run import plan
 
 CONF = config_folder()
@@ -42,6 +43,14 @@ def test_experiment_file_sets_groups_and_keys_that_overrides_replace(mine):
     assert (learn.steps, learn.algo.batch_size, experiment.stages["demos"].episodes) == (8, 9, 10)
     assert learn.algo.agent.hidden == [128, 128]  # of tuned/pendulum/td3_bc.yaml
     assert Composer(own).experiment(["experiment=small", "algo=bc"]).names["algo"] == "bc"
+
+
+@pytest.mark.parametrize(
+    ("line", "episodes"), [("algo=bc", 5_000), ("algo=gail", 10), ("experiment=babyai_bc_then_ppo", 300)]
+)
+def test_babyai_demonstrations_are_whole_episodes_in_the_number_that_suits_the_algorithm(line, episodes):
+    demos = Composer().experiment([line, "env=babyai_gotolocal"]).stages["demos"]
+    assert (demos.episodes, demos.transitions) == (episodes, None)
 
 
 EXPERIMENTS = {
@@ -140,6 +149,29 @@ def test_tuned_file_continues_another(mine):
     assert (algo.batch_size, algo.steps) == (7, 20_000)
 
 
+def test_algorithm_without_values_for_the_environment_prints_those_of_its_base(mine, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_printed", set())
+    own = mine("algo/mine.yaml", "defaults: [cql_bc, _self_]\nlosses: {bc: {weight: 2}}\n")
+    tuned = mine("algo/further.yaml", "defaults: [mine, _self_]\n") / "tuned" / "acrobot" / "mine.yaml"
+    tuned.parent.mkdir(parents=True)
+    tuned.write_text("lr: 0.5\n")
+
+    def message(*line: str) -> str:
+        Composer(own).experiment(line)
+        return capsys.readouterr().err
+
+    has_none = "algo=further has no values for env=pendulum (tuned/pendulum/further.yaml); those of its base"
+    assert message("algo=further", "env=pendulum") == f"{has_none}: tuned@algo=pendulum/cql_bc\n"
+    assert message("algo=further", "env=acrobot").endswith("; those of its base: tuned@algo=acrobot/mine\n")
+    silent = (
+        ["algo=mine", "env=acrobot"], ["algo=mine", "env=cartpole"], ["algo=cql", "env=pendulum"],
+        ["algo=mine", "env=pendulum", "tuned@algo=pendulum/cql_bc"],
+    )  # fmt: skip
+    assert not any(message(*line) for line in silent)
+    values = [Composer(own).experiment([f"algo={algo}", *silent[3][1:]]).stages["learn"] for algo in ("mine", "cql_bc")]
+    assert values[0].steps == values[1].steps and values[0].algo.lr == values[1].algo.lr
+
+
 def test_fqe_scores_beside_the_environment_if_it_is_chosen():
     assert Composer().experiment(["algo=bc", "ope=fqe"]).targets == ["score", "fqe"]
     assert Composer().experiment(["algo=bc", "ope=fqe", "targets=[score]"]).targets == ["score"]
@@ -177,8 +209,9 @@ def test_composed_configuration_has_no_key_that_no_planned_stage_reads(line):
 
 
 def test_bc_composes_to_few_lines(capsys, monkeypatch):
+    """188 lines: each net prints its own layers, and each agent its memory, trunk and acting rule."""
     monkeypatch.setattr(sys, "argv", ["run.py", "--cfg", "job", "algo=bc"])
-    assert cli.run() == 0 and len(capsys.readouterr().out.splitlines()) < 170
+    assert cli.run() == 0 and len(capsys.readouterr().out.splitlines()) < 190
 
 
 def test_key_of_an_algorithm_that_a_pipeline_reads_in_part_is_refused_outside_that_part(monkeypatch, tmp_path):
@@ -187,4 +220,4 @@ def test_key_of_an_algorithm_that_a_pipeline_reads_in_part_is_refused_outside_th
     line = ["algo=pwil", "env=pendulum", "dry_run=true"]
     with pytest.raises(UserError, match="algo.lr=0.5: no stage of this run reads algo.lr; set keys of algo"):
         plan(Composer().experiment([*line, "algo.lr=0.5"]))
-    assert "fit_pwil" in plan(Composer().experiment([*line, "algo.agent.atoms=50"]))
+    assert "fit_pwil" in plan(Composer().experiment([*line, "algo.agent.nets.reward.atoms=50"]))

@@ -36,6 +36,10 @@ NEEDED = {
     "expert=pretrained": ["expert.path=run"],
     "expert=babyai_bot": ["env=babyai_goto"],
     "expert=queue": ["algo=dagger"],
+    "pipeline=bc_then_ppo": ["algo=ppo"],
+    "pipeline=dagger_then_ppo": ["algo=ppo"],
+    "pipeline=iql_then_ppo": ["algo=ppo"],
+    "pipeline=ppo_with_demos": ["algo=ppo"],
 }
 TWO = Survey(Spaces(gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)), 1, True, [], [], {})
 
@@ -109,6 +113,11 @@ def kinds() -> list[str]:
     return list(first_of_kind.values())
 
 
+def has_bot(env: str) -> bool:
+    """True if the expert of an environment is no trained one, so that it has no snapshots."""
+    return "override /expert@_global_" in (CONF / "env" / f"{env}.yaml").read_text()
+
+
 def rows() -> list[list[str]]:
     """All pairs of algorithm, kind of environment and dataset; each other environment, and each file of tuned/."""
     pairs = [(algo, env) for algo in ALGOS for env in kinds()]
@@ -119,6 +128,7 @@ def rows() -> list[list[str]]:
     for index, pair in enumerate(pairs[: len(ALGOS) * len(kinds())]):
         datasets[index] = (ALGOS.index(pair[0]) + kinds().index(pair[1])) % len(DATASETS)
     found = [[f"algo={a}", f"env={e}", f"dataset={DATASETS[d]}"] for (a, e), d in zip(pairs, datasets, strict=True)]
+    found += [["algo=bc_gru", f"env={env}", "dataset=expert"] for env in ENVS if has_bot(env)]
     found.append(["algo=bc", "env=none", "dataset=file"])  # the only dataset without an environment
     tuned_data = [path for path in (CONF / "tuned").glob("*/*.yaml") if path.stem in DATASETS]
     found += [["algo=trex", f"env={path.parent.name}", f"dataset={path.stem}"] for path in tuned_data]
@@ -138,21 +148,27 @@ def test_rows_contain_all_pairs_of_algorithm_kind_of_environment_and_dataset():
     assert {one for one, _ in pairs} >= {f"env={n}" for n in ENVS}
 
 
-# Algorithms of one kind of actions, and the class that says so.
+# Algorithms of one kind of actions, and a part of the message that says so.
 DISCRETE_ONLY = {
-    "dqn": "QNet", "qrdqn": "QuantileNet", "cql_qrdqn": "QuantileNet", "crr": "PolicyQ", "crr_cql": "PolicyQ",
+    "dqn": "expected nets that can choose continuous actions", "qrdqn": "QuantileQSpec, which supports discrete ones",
+    "cql_qrdqn": "QuantileQSpec, which supports discrete ones", "crr": "needs a policy of discrete actions",
+    "crr_cql": "needs a policy of discrete actions", "dqfd": "expected nets that can choose continuous actions",
 }  # fmt: skip
 CONTINUOUS_ONLY = {
-    "sac": "SoftPolicyCritic", "sac_n": "SoftPolicyCritic", "edac": "SoftPolicyCritic", "cql_bc": "BC",
-    "td3": "DeterministicPolicyCritic", "td3_bc": "DeterministicPolicyCritic", "rebrac": "DeterministicPolicyCritic",
+    "sac": "needs a policy with a mean", "sac_n": "needs a policy with a mean", "edac": "needs a policy with a mean",
+    "cql_bc": "BC", "td3": "needs a critic of continuous", "td3_bc": "needs a critic of continuous",
+    "rebrac": "needs a critic of continuous", "sac_demos": "needs a policy with a mean",
+    "cal_ql": "needs a policy with a mean", "td3_demos": "needs a critic of continuous",
 }  # fmt: skip
-INTERACTIVE = ("gail",)  # of the rows with env=none dataset=file, those whose algorithm steps an environment
+# of the rows with env=none dataset=file, those whose algorithm steps an environment
+INTERACTIVE = ("gail", "ppo_bc", "dqfd", "sac_demos")
+SNAPSHOTS = [name for name in DATASETS if "snapshots" in (CONF / "dataset" / f"{name}.yaml").read_text()]
+REFUSED_PAIRS = {("pwil", "atari"): "distances", ("gail_bc", "pendulum"): "phases.policy names the loss 'ppo'"}
 # The only other rows that are refused.
 REFUSED_ROWS = {
-    "algo=pwil env=atari dataset=medium_10": "distances",
     "pipeline=airl": "learn: needs a reward",
     "pipeline=drex": "learn: needs a reward",
-    "pipeline=pwil": "reward.agent: expected PWIL",
+    "pipeline=pwil": "reward.agent.nets.reward: expected the net pwil",
     "pipeline=reward_then_policy": "learn: needs a reward",
 }
 
@@ -165,6 +181,10 @@ def expected_refusal(row: list[str]) -> str:
     algo, env = chosen.get("algo", ""), chosen.get("env", "cartpole")
     if env == "none" and (chosen["dataset"] != "file" or algo in INTERACTIVE):
         return "environment"
+    if has_bot(env) and chosen.get("dataset") in SNAPSHOTS:
+        return "expert.snapshots: expert has no 'snapshots'"
+    if (algo, env) in REFUSED_PAIRS:
+        return REFUSED_PAIRS[algo, env]
     is_continuous = "/actions@_global_.actions: continuous" in (CONF / "env" / f"{env}.yaml").read_text()
     return REFUSED_ROWS.get(line) or (DISCRETE_ONLY if is_continuous else CONTINUOUS_ONLY).get(algo, "")
 
@@ -197,11 +217,14 @@ def test_every_row_fits_or_is_refused_as_expected_and_every_file_is_composed(fol
     assert fits >= {f"{group}={name}" for group in PAIRED for name in options(CONF, group)}
 
 
-@pytest.mark.parametrize(("rl_algo", "agent"), [("ppo", "PolicyValue"), ("dqn", "QNet"), ("sac", "SoftPolicyCritic")])
-def test_rl_algo_of_gail_chooses_the_agent(rl_algo, agent, folder):
+NETS = {"ppo": ["policy", "value"], "dqn": ["critic"], "sac": ["policy", "critic"]}
+
+
+@pytest.mark.parametrize("rl_algo", NETS)
+def test_rl_algo_of_gail_chooses_the_nets(rl_algo, folder):
     env = "pendulum" if rl_algo == "sac" else "cartpole"
     experiment = composed(["algo=gail", f"rl_algo={rl_algo}", f"env={env}"])
-    assert type(experiment.stages["learn"].algo.agent).__name__ == agent
+    assert list(experiment.stages["learn"].algo.agent.nets) == NETS[rl_algo]
     assert list(wired(experiment, folder).stages["learn"].algo.phases) == ["reward", "policy"]
 
 
@@ -254,23 +277,21 @@ def test_dataset_of_snapshots_sets_the_snapshots_of_the_expert(dataset, folder):
     assert states == {f"expert@{index}" for index in range(stages["expert"].snapshots)} and states
 
 
-@pytest.mark.parametrize(
-    ("env", "rl_algo", "most"), [("pendulum", "SoftPolicyCritic", -500), ("cartpole", "PolicyValue", 250)]
-)
+@pytest.mark.parametrize(("env", "rl_algo", "most"), [("pendulum", "sac", -500), ("cartpole", "ppo", 250)])
 def test_trex_composes_demonstrations_reward_and_policy(env, rl_algo, most, folder):
     experiment = composed(["algo=trex", f"env={env}"])
     pipeline = wired(experiment, folder)
     assert pipeline.reads("learn") == ["reward"] and pipeline.reads("reward") == ["demos"]
     assert experiment.stages["demos"].max_return == most
-    assert type(experiment.stages["learn"].algo.agent).__name__ == rl_algo
+    assert list(experiment.stages["learn"].algo.agent.nets) == NETS[rl_algo]
 
 
 def test_pwil_has_hyperparameters_of_its_own(folder):
     """They differ from those of T-REX; the reward is a stage of its own without gradient steps."""
     pwil, trex = (composed([f"algo={algo}", "env=pendulum"]).stages["learn"].algo for algo in ("pwil", "trex"))
     assert pwil.sources["replay"].n_step == 5 and trex.sources["replay"].n_step == 1
-    experiment = composed(["algo=pwil", "env=pendulum", "algo.agent.atoms=70"])
-    assert experiment.stages["reward"].agent.atoms == 70
+    experiment = composed(["algo=pwil", "env=pendulum", "algo.agent.nets.reward.atoms=70"])
+    assert experiment.stages["reward"].agent.nets["reward"].atoms == 70
     assert wired(experiment, folder).reads("learn") == ["reward"]
 
 

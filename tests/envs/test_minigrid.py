@@ -5,23 +5,30 @@ import numpy as np
 import pytest
 
 from lfd.envs import MiniGrid
-from lfd.envs.minigrid import VOCABULARY, tokenize_mission
+from lfd.envs.minigrid import VOCABULARY, kind_of_mission
+from lfd.envs.spaces import Cells, Words
 from lfd.errors import UserError
 
+WORDS = Words(VOCABULARY, 7)
 
-def test_tokenize_mission_word_ids_are_fixed() -> None:
+
+def test_mission_word_ids_are_fixed() -> None:
     # trained agents depend on these ids
     assert len(VOCABULARY) == len(set(VOCABULARY)) and VOCABULARY[:3] == ("a", "after", "and")
-    assert tokenize_mission("go to the red ball", 7).tolist() == [10, 27, 25, 23, 4, 0, 0]
-    assert tokenize_mission("Go to the RED ball, then", 6).tolist() == [10, 27, 25, 23, 4, 26]
+    assert WORDS.encode("go to the red ball").tolist() == [10, 27, 25, 23, 4, 0, 0]
+    assert WORDS.encode("Go to the RED ball, then").tolist() == [10, 27, 25, 23, 4, 26, 0]
     assert VOCABULARY[30] == "your"
 
 
-def test_tokenize_mission_unknown_words_and_long_missions_are_refused() -> None:
-    with pytest.raises(UserError, match="dragon.*env.mission=false"):
-        tokenize_mission("go to the dragon", 9)
+def test_kind_of_mission_names_no_color_and_no_object() -> None:
+    assert kind_of_mission("go to the red ball") == kind_of_mission("go to a grey key") == "go to a COLOR OBJECT"
+    assert kind_of_mission("pick up the box on your left") == "pick up a OBJECT on your left"
+
+
+def test_mission_that_is_too_long_is_refused() -> None:
+    env = MiniGrid("BabyAI-GoToLocal-v0", mission_length=4).make_single()
     with pytest.raises(UserError, match="at most 4 words, got 5; set a larger env.mission_length"):
-        tokenize_mission("go to the red ball", 4)
+        env.reset(seed=0)
 
 
 def test_observation_contains_the_mission_of_the_episode() -> None:
@@ -31,6 +38,8 @@ def test_observation_contains_the_mission_of_the_episode() -> None:
     assert all(row[:2] == ["go", "to"] and len(row) == 5 for row in words) and words[0] != words[1]
     assert obs["image"].shape == (2, 7, 7, 3) and obs["direction"].shape == (2,)
     assert obs["direction"].dtype == np.int64
+    space = env.spaces.observation
+    assert space["image"] == Cells((7, 7), (11, 6, 4)) and space["mission"] == Words(VOCABULARY, 6)  # type: ignore[index]
 
 
 def test_mission_false_removes_the_mission() -> None:

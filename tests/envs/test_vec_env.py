@@ -12,6 +12,7 @@ from lfd.envs.gym_vec_env import GymVecEnv
 from lfd.envs.spaces import simplify_spaces
 from lfd.envs.sync_vec_env import SyncVecEnv
 from lfd.envs.vec_env import VecEnv
+from lfd.errors import UserError
 
 
 class Counting(gym.Env[Any, Any]):
@@ -153,7 +154,7 @@ def test_sync_vec_env_without_autoreset_idles_after_an_episode_until_reset() -> 
 
 def test_training_envs_refuse_handles() -> None:
     for mode in AutoresetMode:
-        with pytest.raises(RuntimeError, match="expected environments made with training=False"):
+        with pytest.raises(UserError, match="^expert: expected a trained expert, as a script reads single env"):
             make(mode).handles()
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicyValue, SoftPolicyCritic
-from lfd.agents.q import QNet
 from lfd.algos import LossOutput, Metrics
 from lfd.algos.bc import BC
 from lfd.algos.cql import CQLContinuous, CQLDiscrete
@@ -18,18 +16,16 @@ from lfd.errors import UserError
 from lfd.learner.learner import Algo, Learner, Phase
 from lfd.learner.optim import OptimConfig, Optimizer, OptimizerKind, Target
 from lfd.rng import GeneratorRng
+from tests import composed
+from tests.algos.cases import built
 
 CPU = torch.device("cpu")
 SIZES = [8]
 
 
-def built(spec, env, losses, targets=(), seed=0):
+def new_agent(config, env, losses, targets=(), seed=0):
     torch.manual_seed(seed)
-    agent = spec.build(env.spaces())
-    for loss in losses.values():
-        agent.add(loss.modules(agent))
-    agent.add_target_networks(list(targets))
-    return agent
+    return built(config, env.spaces(), *losses.values(), targets=targets)
 
 
 def batch_of(size, seed=0, continuous=False):
@@ -46,8 +42,8 @@ def stacked(batches):
 
 def q_learner(env, **settings):
     losses = {"td": DQN("data")}
-    algo = Algo(QNet(SIZES), losses, **{"targets": {"q": Target()}, **settings})
-    return Learner([built(algo.agent, env, losses, ["q"])], algo, 0, CPU)
+    algo = Algo(composed.q_net(SIZES), losses, **{"targets": {"critic": Target()}, **settings})
+    return Learner([new_agent(algo.agent, env, losses, ["critic"])], algo, 0, CPU)
 
 
 def moved(learner, before, prefix):
@@ -61,11 +57,11 @@ def frozen_copy(learner):
 def test_groups_have_separate_optimizers(counting):
     losses = {"ppo": PPO("data")}
     algo = Algo(
-        PolicyValue(SIZES),
+        composed.policy_value(SIZES),
         losses,
         optim={"value": OptimConfig(lr=0.0), "policy": OptimConfig(OptimizerKind.sgd, lr=0.1)},
     )
-    learner = Learner([built(algo.agent, counting, losses)], algo, 0, CPU)
+    learner = Learner([new_agent(algo.agent, counting, losses)], algo, 0, CPU)
     before = frozen_copy(learner)
     learner.step({"data": batch_of(16)}, ["ppo"])
     assert moved(learner, before, "nets.policy.") and not moved(learner, before, "nets.value.")
@@ -79,10 +75,10 @@ def test_max_grad_norm_clips_groups_member_by_member(counting_continuous, member
     losses = {"sac": SAC("data"), "gap": CQLContinuous("data", samples=2, target_gap=1.0)}
     names = ("policy", "critic", "multiplier", "temperature")
     algo = Algo(
-        SoftPolicyCritic(SIZES), losses, targets={"critic": Target()},
+        composed.soft_policy_critic(SIZES), losses, targets={"critic": Target()},
         optim={name: OptimConfig(OptimizerKind.sgd, lr=1.0, max_grad_norm=0.01) for name in names},
     )  # fmt: skip
-    agents = [built(algo.agent, counting_continuous, losses, ["critic"], seed) for seed in range(members)]
+    agents = [new_agent(algo.agent, counting_continuous, losses, ["critic"], seed) for seed in range(members)]
     learner = Learner(agents, algo, 0, CPU)
     before = frozen_copy(learner)
     batches = [batch_of(16, seed, continuous=True) for seed in range(members)]
@@ -96,11 +92,13 @@ def test_max_grad_norm_clips_groups_member_by_member(counting_continuous, member
 
 
 def test_learning_rate_follows_its_schedule(counting):
-    learner = q_learner(counting, lr={"start": 0.1, "end": 0.0, "over": 2}, optim={"q": OptimConfig(OptimizerKind.sgd)})
+    learner = q_learner(
+        counting, lr={"start": 0.1, "end": 0.0, "over": 2}, optim={"critic": OptimConfig(OptimizerKind.sgd)}
+    )
     for rate in (0.1, 0.05, 0.0, 0.0):
         before = frozen_copy(learner)
         learner.step({"data": batch_of(16)}, ["td"])
-        assert learner.optimizers["q"].lr(learner.step_count - 1) == pytest.approx(rate)
+        assert learner.optimizers["critic"].lr(learner.step_count - 1) == pytest.approx(rate)
         assert moved(learner, before, "nets.") == (rate > 0)
 
 
@@ -131,8 +129,8 @@ def test_optimizer_equals_torch_optim(kind):
 def test_loss_weight_follows_its_schedule(counting):
     def gradient(weight, steps):
         losses = {"bc": BC("data", weight=weight)}
-        algo = Algo(PolicyValue(SIZES), losses, optim={"policy": OptimConfig(OptimizerKind.sgd, lr=1.0)})
-        learner = Learner([built(algo.agent, counting, losses)], algo, 0, CPU)
+        algo = Algo(composed.policy_value(SIZES), losses, optim={"policy": OptimConfig(OptimizerKind.sgd, lr=1.0)})
+        learner = Learner([new_agent(algo.agent, counting, losses)], algo, 0, CPU)
         learner.step_count = steps
         before = frozen_copy(learner)
         learner.step({"data": batch_of(16)}, ["bc"])
@@ -147,8 +145,8 @@ def test_loss_weight_follows_its_schedule(counting):
 @pytest.mark.parametrize("members", [1, 2])
 def test_step_without_losses_changes_nothing(counting, members):
     losses = {"gap": CQLDiscrete("data")}
-    algo = Algo(QNet(SIZES), losses)
-    learner = Learner([built(algo.agent, counting, losses, seed=seed) for seed in range(members)], algo, 0, CPU)
+    algo = Algo(composed.q_net(SIZES), losses)
+    learner = Learner([new_agent(algo.agent, counting, losses, seed=seed) for seed in range(members)], algo, 0, CPU)
     learner.step_count = 1
     before = frozen_copy(learner)
     assert learner.step({}, []) == ({}, {}) and learner.step_count == 2
@@ -161,20 +159,22 @@ def test_target_networks_follow_tau_and_update_interval(counting):
         (Target(tau=0.25, update_interval=2), [0.25, 0.0, 0.25, 0.0]),
         (Target(tau=1, update_interval=2), [0.0, 1.0, 0.0, 1.0]),
     ):
-        learner = q_learner(counting, targets={"q": target})
+        learner = q_learner(counting, targets={"critic": target})
         for share in expected:
-            before = learner.parameters["targets.q.head.0.weight"].detach().clone()
+            before = learner.parameters["targets.critic.nets.0.head.0.weight"].detach().clone()
             learner.step({"data": batch_of(16)}, ["td"])
-            module = learner.parameters["nets.q.head.0.weight"].detach()
-            torch.testing.assert_close(learner.parameters["targets.q.head.0.weight"], before.lerp(module, share))
+            module = learner.parameters["nets.critic.nets.0.head.0.weight"].detach()
+            torch.testing.assert_close(
+                learner.parameters["targets.critic.nets.0.head.0.weight"], before.lerp(module, share)
+            )
 
 
 def test_fused_optimizers_handle_transposed_gradients_of_members(counting):
     """They walk the memory of a gradient, so one with the strides of its transpose would be applied transposed."""
     losses = {"td": DQN("data")}
-    algo = Algo(QNet([8, 8]), losses, lr=0.1, targets={"q": Target()})
-    agents = [built(algo.agent, counting, losses, ["q"], seed) for seed in range(3)]
-    single = Learner([built(algo.agent, counting, losses, ["q"], 1)], algo, 0, CPU)
+    algo = Algo(composed.q_net([8, 8]), losses, lr=0.1, targets={"critic": Target()})
+    agents = [new_agent(algo.agent, counting, losses, ["critic"], seed) for seed in range(3)]
+    single = Learner([new_agent(algo.agent, counting, losses, ["critic"], 1)], algo, 0, CPU)
     many = Learner(agents, algo, 0, CPU)
     batches = [batch_of(32, seed) for seed in range(3)]
     many.step({"data": stacked(batches)}, ["td"])
@@ -185,22 +185,24 @@ def test_fused_optimizers_handle_transposed_gradients_of_members(counting):
 
 def test_members_remain_separate_agents(counting):
     losses = {"td": DQN("data")}
-    algo = Algo(QNet(SIZES), losses, targets={"q": Target()})
-    agents = [built(algo.agent, counting, losses, ["q"], seed) for seed in range(3)]
-    expected = [agent.nets["q"].head[0].weight.detach().clone() for agent in agents]
+    algo = Algo(composed.q_net(SIZES), losses, targets={"critic": Target()})
+    agents = [new_agent(algo.agent, counting, losses, ["critic"], seed) for seed in range(3)]
+    expected = [agent.nets["critic"].nets[0].head[0].weight.detach().clone() for agent in agents]
     learner = Learner(agents, algo, 0, CPU)
     for agent, weight in zip(learner.agents, expected, strict=True):
-        assert torch.equal(agent.nets["q"].head[0].weight, weight)
+        assert torch.equal(agent.nets["critic"].nets[0].head[0].weight, weight)
     learner.step({"data": stacked([batch_of(16, seed) for seed in range(3)])}, ["td"])
-    stepped = learner.parameters["nets.q.head.0.weight"]
-    assert all(torch.equal(agent.nets["q"].head[0].weight, stepped[i]) for i, agent in enumerate(learner.agents))
+    stepped = learner.parameters["nets.critic.nets.0.head.0.weight"]
+    assert all(
+        torch.equal(agent.nets["critic"].nets[0].head[0].weight, stepped[i]) for i, agent in enumerate(learner.agents)
+    )
     assert not torch.equal(stepped[0], expected[0])
 
 
 def test_members_draw_random_numbers_for_batches_of_several_sizes(counting_continuous):
     losses = {"sac": SAC("data")}
-    algo = Algo(SoftPolicyCritic(SIZES), losses, targets={"critic": Target()})
-    agents = [built(algo.agent, counting_continuous, losses, ["critic"], seed) for seed in range(2)]
+    algo = Algo(composed.soft_policy_critic(SIZES), losses, targets={"critic": Target()})
+    agents = [new_agent(algo.agent, counting_continuous, losses, ["critic"], seed) for seed in range(2)]
     learner = Learner(agents, algo, 0, CPU)
     for size in (16, 5, 16):
         batch = stacked([batch_of(size, seed, continuous=True) for seed in range(2)])
@@ -261,6 +263,8 @@ def test_loss_with_a_wrong_result_is_refused_by_its_name(counting, result, messa
             return result
 
     losses = {"mine": Mine("data")}
-    learner = Learner([built(PolicyValue(SIZES), counting, losses)], Algo(PolicyValue(SIZES), losses), 0, CPU)
+    learner = Learner(
+        [new_agent(composed.policy_value(SIZES), counting, losses)], Algo(composed.policy_value(SIZES), losses), 0, CPU
+    )
     with pytest.raises(UserError, match=message):
         learner.step({"data": batch_of(4)}, ["mine"])

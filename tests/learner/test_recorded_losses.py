@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lfd.agents import PolicyAgent
-from lfd.agents.actor_critic import PolicySpec
+from lfd.agents.acting import NoActing
+from lfd.agents.config import AgentConfig
 from lfd.agents.distributions import Categorical
+from lfd.agents.roles import STOCHASTIC
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.envs import Spaces
@@ -24,6 +25,7 @@ from lfd.learner.learner import Algo, Learner
 from lfd.learner.purity import unrecordable_modules
 from lfd.learner.recording import RecordedStep
 from lfd.registry import PARTS, parts
+from tests import composed
 
 SPACES = Spaces(gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2))
 BOX = Spaces(SPACES.observation, gym.spaces.Box(-1, 1, (2,), np.float32))
@@ -40,11 +42,11 @@ class Likelihood(Loss):
     """-log pi(a|s) and what a subclass adds to it."""
 
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = PolicyAgent
+    uses: ClassVar = {"policy": STOCHASTIC}
     trains: ClassVar = ("policy",)
 
     def __call__(self, agent, batch):
-        policy = agent.distribution(self.seen(batch.obs))
+        policy = agent.policy(self.seen(batch.obs))
         loss = -policy.log_prob(batch.action).mean() + self.more(agent, policy)
         return LossOutput({"policy": loss}, LikelihoodMetrics(loss))
 
@@ -250,10 +252,10 @@ class LayerDrop(nn.Module):
 
 def learner_of(loss, record, net=None):
     torch.manual_seed(0)
-    agent = PolicySpec([8]).build(SPACES)
+    agent = composed.policy([8]).build(SPACES)
     if net is not None:
         agent.nets["policy"] = net()
-    return Learner([agent], Algo(PolicySpec([8]), {"bc": loss}, lr=1e-2), 0, torch.device("cpu"), record)
+    return Learner([agent], Algo(composed.policy([8]), {"bc": loss}, lr=1e-2), 0, torch.device("cpu"), record)
 
 
 def trained(make, record, net=None, steps=STEPS, at=None):
@@ -348,8 +350,19 @@ def test_registered_losses_are_recordable(name):
     assert vars(parts("loss")[name])["recordable"] is True
 
 
-def test_every_default_agent_is_recordable():
-    for name, kind in parts("agent").items():
-        for actions in kind.actions:
-            agent = kind().build(SPACES if actions == "discrete" else BOX)
-            assert not unrecordable_modules(agent.modules()), name
+@pytest.mark.parametrize("memory", [None, *parts("memory")])
+@pytest.mark.parametrize("name", parts("net"))
+def test_registered_nets_and_memories_are_recordable(name, memory):
+    kind = parts("net")[name]
+    for actions in kind.actions:
+        config = AgentConfig({"net": kind()}, memory and parts("memory")[memory](), acts_by=NoActing())
+        agent = config.build(SPACES if actions == "discrete" else BOX)
+        assert not unrecordable_modules(agent.modules())
+
+
+@pytest.mark.parametrize(
+    "config", [composed.policy_q(), composed.q_net(), composed.bcq_discrete(), composed.bcq_continuous()]
+)
+def test_acting_rules_are_recordable(config):
+    agent = config.build(BOX if "vae" in config.nets else SPACES)
+    assert agent.rule is not None and not unrecordable_modules(agent.modules())

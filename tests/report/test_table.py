@@ -3,7 +3,7 @@
 import pytest
 
 from lfd.report import result_table
-from lfd.report.table import format_mean_std, format_number
+from lfd.report.table import format_mean_std, format_number, format_percent, mission_rows
 
 SCORES = {
     "learn": {
@@ -61,3 +61,13 @@ def test_result_table_separates_fqe_values_from_returns() -> None:
     ]  # fmt: skip
     assert [part.strip() for part in lines[2].split("  ") if part] == ["learn", "–", "63.2", "60.0 .. 66.4", "–"]
     assert [part.strip() for part in lines[3].split("  ") if part] == ["demos", "90.0", "–", "–", "59.5"]
+
+
+def test_mission_rows_join_rare_kinds() -> None:
+    kinds = {f"kind {index}": {"episodes": 30 - index, "success_rate": index / 30} for index in range(22)}
+    scores = {"learn": {"by_mission": kinds}, "demos": {}, "random": {"by_mission": {"kind 0": kinds["kind 1"]}}}
+    headings, rows = mission_rows(scores)
+    assert headings == ["mission", "episodes", "learn", "random"] and len(rows) == 21
+    assert rows[0][0] == "kind 0" and rows[0][2:] == ["0.0%", "3.3%"] and rows[1][2:] == ["3.3%", "–"]
+    assert rows[-1] == ["2 other kinds", "19", format_percent((10 * 20 + 9 * 21) / 30 / 19), "–"]
+    assert mission_rows({"learn": {}}) == (["mission", "episodes"], [])

@@ -52,6 +52,17 @@ def size(cell: str) -> float:
     return float(cell[:-2]) * {"k": 1e3, "M": 1e6, "G": 1e9}[cell[-2]]
 
 
+@pytest.mark.parametrize("sequences", ["windows", "streams", "episodes"])
+def test_dry_run_times_steps_of_an_agent_with_a_memory(sequences: str, call: Call) -> None:
+    """Its random batches, also those of the validation, are sequences."""
+    code, output, errors = call(
+        "dry_run=true", "algo=bc", "+memory@algo.agent.memory=gru", "algo.sequence_length=4", "algo.batch_size=16",
+        f"algo.sources.demos.sequences={sequences}", "dataset=random",
+    )  # fmt: skip
+    assert code == 0, errors
+    assert rows(output)["learn"][4:6] == ["to run", "3,000 gradient steps"]
+
+
 def test_dry_run_lists_every_stage_and_stores_nothing(call: Call, tmp_path: Path) -> None:
     code, output, _ = call("dry_run=true", "expert.steps=2_000", "dataset.transitions=100_000", "learn.steps=3_000")
     table = rows(output)
@@ -89,6 +100,10 @@ gym.register("Alone-v0", Alone, max_episode_steps=50)
 def test_dry_run_of_an_environment_that_is_open_once_uses_one(call: Call) -> None:
     assert rows(call("dry_run=true", "algo=dqn", "env=gym", "env.id=Alone-v0", "learn.steps=2_000")[1])["learn"][6]
     assert not Alone.is_open
+
+
+def test_estimate_of_a_babyai_level_counts_the_limit_that_it_sets_at_its_reset(call: Call) -> None:
+    assert "an episode counts as 64 steps" in call("dry_run=true", "env=babyai_gotolocal", "targets=[demos]")[1]
 
 
 def test_estimate_grows_with_the_steps(call: Call) -> None:

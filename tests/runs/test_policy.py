@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,13 @@ import torch
 from PIL import Image
 
 import lfd
+from lfd.envs import MiniGrid
 from lfd.errors import UserError
+from lfd.experts.experts import Expert
 from lfd.files import load_json, load_tensors, save_json, save_tensors
+from lfd.runs.policy import Policy
 from lfd.stages.trained import open_trained
-from tests import programs
+from tests import composed, programs
 from tests.tampering import tampered
 
 WATCH = Path(__file__).parents[2] / "scripts" / "watch.py"
@@ -55,7 +59,7 @@ def test_policy_gives_continuous_actions_in_units_of_the_space(tmp_path):
     observation, _ = env.reset(seed=0)
     with torch.no_grad():
         agent = policy.agent
-        mode = agent.distribution(agent.normalize_obs(torch.from_numpy(observation)[None])).mode()
+        mode = agent.policy(agent.normalize_obs(torch.from_numpy(observation)[None])).mode()
     assert policy.act(observation) == pytest.approx(2 * mode[0].numpy())
 
 
@@ -117,6 +121,36 @@ def test_load_of_a_pipe_is_refused(run_folder, tmp_path):
     os.mkfifo(folder / "result.json")
     with pytest.raises(UserError, match="expected a regular file"):
         lfd.load(folder)
+
+
+class Forward(Expert):
+    """Always goes forward."""
+
+    def policy(self, env, device, snapshot=None, rng=None):
+        return lambda obs: np.full(1, 2)
+
+
+def test_film_of_a_level_has_missions_and_actions_as_captions(tmp_path, monkeypatch):
+    env = MiniGrid("BabyAI-GoToLocal-v0", mission_length=5, max_episode_steps=3)
+    spaces = env.spaces()
+    told = []
+    monkeypatch.setattr("lfd.runs.policy.save_film", lambda frames, path, fps, captions: told.append((fps, captions)))
+    policy = Policy(composed.policy([4]).build(spaces), env)
+    policy.film(tmp_path / "film.gif", episodes=2, expert=Forward())
+    policy.film(tmp_path / "film.gif", fps=9)
+    (fps, captions), (other, alone) = told
+    assert (fps, other) == (3, 9) and 3 < len(captions) <= 6
+    for mission, actions in captions:
+        assert mission.startswith("go to ") and re.fullmatch("agent: [a-z]+   expert: forward", actions)
+    assert len({mission for mission, _ in captions}) == 2
+    assert re.fullmatch("agent: [a-z]+", alone[0][1])
+
+
+def test_film_without_missions_has_no_captions(run_folder, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("lfd.runs.policy.save_film", lambda frames, path, fps, captions: told.append((fps, captions)))
+    lfd.load(run_folder).film(tmp_path / "film.gif")
+    assert told == [(30, [])]
 
 
 def test_watch_script_films_a_run(run_folder):

@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicySpec
-from lfd.agents.q import QNet
 from lfd.algos.bc import BC
 from lfd.batch import Batch
 from lfd.learner.learner import Algo
@@ -20,6 +18,7 @@ from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
 from lfd.stages.fit.config import EvalConfig
 from lfd.stages.fit.stage import Fit
+from tests import composed
 
 
 class OnesStream(Stream):
@@ -85,7 +84,7 @@ def registered(monkeypatch):
 
 
 def algo(source):
-    return Algo(PolicySpec([8]), {"bc": BC("mine")}, {"mine": source}, lr=0.1, batch_size=16)
+    return Algo(composed.policy([8]), {"bc": BC("mine")}, {"mine": source}, lr=0.1, batch_size=16)
 
 
 def test_stream_of_the_four_abstract_methods_trains_a_stage(counting, run_stages, open_source):
@@ -103,7 +102,7 @@ def test_collector_of_a_plugin_trains_a_stage_that_counts_its_steps(counting, ru
 
 def opened(counting, open_source):
     torch.manual_seed(0)
-    return open_source(Acting(), QNet([8]).build(counting.spaces()), counting)
+    return open_source(Acting(), composed.q_net([8]).build(counting.spaces()), counting)
 
 
 def test_collector_counts_transitions_and_returns_each_episode_once(counting, open_source):
@@ -143,7 +142,9 @@ def test_restored_collector_acts_as_the_saved_one_did(counting, open_source):
 def test_collectors_of_a_mix_are_those_of_its_parts(counting, open_source):
     sources = {"ones": Ones(), "replay": Replay(100, 2, 10), "acting": Acting()}
     mix = Mix(dict.fromkeys(sources, 0.25) | {"acting": 0.5})
-    stream = open_source(mix, QNet([8]).build(counting.spaces()), counting, sources=sources, columns={"obs", "action"})
+    stream = open_source(
+        mix, composed.q_net([8]).build(counting.spaces()), counting, sources=sources, columns={"obs", "action"}
+    )
     assert not isinstance(stream, Collector)
     assert stream.collectors == (stream.parts["replay"], stream.parts["acting"])
     stream.next()

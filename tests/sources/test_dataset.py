@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.q import QNet
 from lfd.data import Episode
 from lfd.envs import Spaces
 from lfd.errors import UserError
 from lfd.sources import columns as module
-from lfd.sources.dataset import DatasetSource, split, statistics
+from lfd.sources.dataset import DatasetSource, statistics
+from lfd.sources.dataset_streams import split
+from tests import composed
 
 VECTOR = Spaces(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), gym.spaces.Discrete(100))
 FRAMES = Spaces(gym.spaces.Box(0, 255, (4, 3, 3), np.uint8), gym.spaces.Discrete(100))
@@ -37,7 +38,7 @@ def data(write_data):
 
 @pytest.fixture
 def stream_of(open_source, data):
-    agent = QNet([8]).build(VECTOR)
+    agent = composed.q_net([8]).build(VECTOR)
     return lambda source=None, **context: open_source(
         source or DatasetSource(), agent, **{"name": "demos", "products": {"demos": data}, "columns": ALL, **context}
     )
@@ -108,7 +109,7 @@ def test_stacks_at_the_start_and_end_of_episodes_are_right(write_data, open_sour
     frames = [np.arange(10 * k, 10 * k + 4, dtype=np.uint8)[:, None, None] * np.ones((3, 3), np.uint8) for k in (1, 2)]
     rewards = np.ones(3, np.float32)
     data = write_data([Episode(f, np.arange(3), rewards, False, True) for f in frames], FRAMES, stack=4)
-    agent = QNet([8]).build(FRAMES)
+    agent = composed.q_net([8]).build(FRAMES)
     stream = open_source(DatasetSource(), agent, name="demos", products={"demos": data}, columns=ALL)
     batch = gather(stream, np.arange(6))
     stacks, after = batch.obs[:, :, 0, 0].tolist(), batch.next_obs[:, :, 0, 0].tolist()
@@ -137,7 +138,9 @@ def test_held_out_rows_are_never_drawn_and_are_the_validation_batches(stream_of)
 def test_dataset_source_without_rows_beside_the_held_out_is_refused(write_data, open_source):
     data = write_data([episode(k, 3, "terminated") for k in range(2)], VECTOR)
     with pytest.raises(UserError, match="expected 1 or more transitions beside the 90% held out .*, got 0"):
-        open_source(DatasetSource(validation=0.9), QNet([8]).build(VECTOR), name="demos", products={"demos": data})
+        open_source(
+            DatasetSource(validation=0.9), composed.q_net([8]).build(VECTOR), name="demos", products={"demos": data}
+        )
 
 
 def test_statistics_yield_all_rows_in_parts(data, monkeypatch):
@@ -148,7 +151,9 @@ def test_statistics_yield_all_rows_in_parts(data, monkeypatch):
 
 def test_batch_larger_than_the_dataset_is_drawn(write_data, open_source):
     data = write_data([episode(1, 2, "terminated")], VECTOR, name="tiny")
-    stream = open_source(DatasetSource(), QNet([8]).build(VECTOR), name="demos", products={"demos": data}, batch=500)
+    stream = open_source(
+        DatasetSource(), composed.q_net([8]).build(VECTOR), name="demos", products={"demos": data}, batch=500
+    )
     assert len(stream.next().action) == 500 and stream.epoch_steps() == 1
 
 

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicySpec, PolicyValue
-from lfd.agents.q import QNet
 from lfd.data import Dataset
 from lfd.envs import Atari
 from lfd.episodes import EpisodeRecorder
@@ -14,6 +12,7 @@ from lfd.sources.interactive import Interactive
 from lfd.sources.replay import Replay
 from lfd.sources.rollout import Rollout
 from lfd.stages.collect import Collect
+from tests import composed
 
 PONG = Atari("ALE/Pong-v5", max_frames=200)  # episodes of at most 50 steps
 
@@ -26,7 +25,9 @@ def pong():
 
 def test_replay_returns_the_stacks_of_the_environment(pong, open_source):
     torch.manual_seed(0)
-    stream = open_source(Replay(200, 2, 2, env_steps_per_update=2.0), QNet().build(pong.spaces()), pong, batch=4)
+    stream = open_source(
+        Replay(200, 2, 2, env_steps_per_update=2.0), composed.q_net().build(pong.spaces()), pong, batch=4
+    )
     seen, step = [], stream._env.step
 
     def watched(action):
@@ -41,7 +42,7 @@ def test_replay_returns_the_stacks_of_the_environment(pong, open_source):
     stream.reset_envs(1)
     for _ in range(5):
         stream.next()
-    ring = stream._ring
+    ring = stream._buffer._ring
     ends = 0
     for env in range(2):
         rows = ring.position(np.full(len(seen), env), np.arange(len(seen)))
@@ -69,7 +70,7 @@ def test_dataset_returns_the_stacks_of_the_environment(pong, run_stages, monkeyp
 
 
 def test_rollout_in_atari_has_the_sign_of_the_reward(pong, open_source, monkeypatch):
-    stream = open_source(Rollout(2, 4), PolicyValue().build(pong.spaces()), pong, batch=8)
+    stream = open_source(Rollout(2, 4), composed.policy_value().build(pong.spaces()), pong, batch=8)
     step = stream._env.step
     rewards = np.array([3.0, -2.0], np.float32)
     monkeypatch.setattr(stream._env, "step", lambda action: step(action)._replace(reward=rewards))
@@ -82,7 +83,7 @@ def test_interactive_rounds_store_single_frames_and_return_stacks(pong, open_sou
     experts = {"expert": Scripted("tests.experts:ones")}
     columns = frozenset({"obs", "action"})
     source = Interactive(num_envs=2, episodes=1, transitions=1, max_transitions=60)
-    agent = PolicySpec().build(pong.spaces())
+    agent = composed.policy().build(pong.spaces())
     stream = open_source(
         source, agent, pong, columns=columns, products=experts, product_folder=tmp_path / "demos", batch=8
     )

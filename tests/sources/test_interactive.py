@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicySpec
-from lfd.agents.q import QNet
 from lfd.algos.bc import BC
 from lfd.algos.dqn import DQN
 from lfd.data import Dataset
@@ -26,6 +24,7 @@ from lfd.stages.evaluate import Evaluate
 from lfd.stages.experts import QueueExpert, Script
 from lfd.stages.fit.config import EvalConfig, Stop
 from lfd.stages.fit.stage import Fit
+from tests import composed
 
 COLUMNS = frozenset({"obs", "action"})
 ONES = {"expert": Scripted("tests.experts:ones")}
@@ -45,7 +44,7 @@ def opened(open_source, counting, tmp_path):
 
 def zeros(env):
     """A learner that always takes action 0."""
-    agent = PolicySpec([4]).build(env.spaces())
+    agent = composed.policy([4]).build(env.spaces())
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.zero_()
@@ -243,7 +242,7 @@ def test_several_members_with_a_person_are_refused(opened, counting):
 
 def test_continuous_label_outside_the_bounds_is_refused(opened, counting_continuous, tmp_path):
     source, folder = Interactive(num_envs=2, transitions=10), tmp_path / "demos" / "round-000"
-    agent = PolicySpec([4]).build(counting_continuous.spaces())
+    agent = composed.policy([4]).build(counting_continuous.spaces())
     with pytest.raises(LabelsNeeded, match="round 0 waits for"):
         opened(source, counting_continuous, QUEUE, agent).begin_round()
     answers(folder, labels={"0": [2.5]})
@@ -297,7 +296,7 @@ def test_round_stops_between_steps_on_request(opened):
 
 def algo(**source):
     return Algo(
-        PolicySpec([8]), {"bc": BC("rounds")}, {"rounds": Interactive(num_envs=2, transitions=20, **source)},
+        composed.policy([8]), {"bc": BC("rounds")}, {"rounds": Interactive(num_envs=2, transitions=20, **source)},
         {"clone": Phase(["bc"], steps=5)}, batch_size=16,
     )  # fmt: skip
 
@@ -346,10 +345,10 @@ def test_interactive_source_that_does_not_fit_is_refused(counting, run_stages):
         Interactive(beta=1.5)
     with pytest.raises(UserError, match="^episodes: expected 1 or more, got 0$"):
         Interactive(episodes=0)
-    td = Algo(QNet([8]), {"td": DQN("rounds")}, {"rounds": Interactive()}, targets={"q": Target()})
+    td = Algo(composed.q_net([8]), {"td": DQN("rounds")}, {"rounds": Interactive()}, targets={"critic": Target()})
     with pytest.raises(UserError, match="needs the columns discount, next_obs, reward, which 'rounds'"):
         run_stages({"expert": script, "learn": Fit(td, 5)}, counting)
-    flat = Algo(PolicySpec([8]), {"bc": BC("rounds")}, {"rounds": Interactive()})
+    flat = Algo(composed.policy([8]), {"bc": BC("rounds")}, {"rounds": Interactive()})
     with pytest.raises(
         UserError, match="algo.phases: expected phases for the interactive source 'rounds', .*; add a phase"
     ):

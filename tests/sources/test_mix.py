@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.q import QNet
 from lfd.data import Episode
 from lfd.errors import UserError
 from lfd.sources.dataset import DatasetSource
 from lfd.sources.mix import Mix
 from lfd.sources.replay import Replay
+from tests import composed
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def open_mix(counting, open_source, write_data):
         mix = Mix(fractions or {"demos": 0.3, "replay": 0.7})
         sources = {"demos": demos or DatasetSource(), "replay": replay, "source": mix}
         torch.manual_seed(0)
-        agent = QNet([8]).build(counting.spaces())
+        agent = composed.q_net([8]).build(counting.spaces())
         return open_source(mix, agent, counting, products={"demos": data}, sources=sources, batch=batch, **context)
 
     return open_it
@@ -54,9 +54,9 @@ def test_prioritized_part_has_its_weights_and_gets_its_feedback(open_mix):
     assert (stream.next().weight[:3] == 1).all()
     replay = stream.parts["replay"]
     stream.feedback({"priority": torch.arange(10.0)})
-    drawn = dict(zip(replay._drawn.tolist(), range(3, 10), strict=True))
+    drawn = dict(zip(replay._buffer._drawn.tolist(), range(3, 10), strict=True))
     for leaf, error in drawn.items():
-        assert replay._priorities._tree.weights(torch.tensor([leaf]).numpy()) == pytest.approx(error, rel=1e-5)
+        assert replay._buffer._priorities._tree.weights(torch.tensor([leaf]).numpy()) == pytest.approx(error, rel=1e-5)
 
 
 def test_held_out_rows_of_the_mix_are_those_of_its_parts(open_mix):

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.reward_model import RewardModelSpec
 from lfd.data import Episode
 from lfd.envs import Spaces
 from lfd.errors import UserError
 from lfd.sources import columns as module
 from lfd.sources.preference_pairs import PreferencePairs, Rank, held_out_episodes
+from tests import composed
 
 VECTOR = Spaces(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), gym.spaces.Discrete(100))
 COLUMNS = frozenset({"obs", "action", "next_obs", "discount", "terminated", "preferred", "valid"})
@@ -34,7 +34,7 @@ def data(write_data):
 
 @pytest.fixture
 def stream_of(open_source, data):
-    agent = RewardModelSpec().build(VECTOR)
+    agent = composed.reward_model().build(VECTOR)
 
     def open_it(data=data, members=1, columns=COLUMNS, sequence=1, **settings):
         source = PreferencePairs(**{"validation": 0.0, "min_length": 5, "max_length": 10, **settings})
@@ -153,8 +153,6 @@ def test_data_that_cannot_be_ranked_is_refused(stream_of, write_data, data):
         stream_of(equal)
     with pytest.raises(UserError, match="'demos': expected noise levels in infos/noise, got none"):
         stream_of(data, rank=Rank.noise)
-    with pytest.raises(UserError, match="algo.sequence_length: expected 1 for the preference pairs of 'demos', got 4"):
-        stream_of(data, sequence=4)
 
 
 @pytest.mark.parametrize(

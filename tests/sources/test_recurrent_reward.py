@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents import REWARD, Agent
+from lfd.agents import REWARD
+from lfd.agents.config import AgentConfig
+from lfd.agents.nets import NetSpec
 from lfd.agents.pwil import PWIL
-from lfd.agents.q import QNet
-from lfd.agents.reward_model import RecurrentReward, RewardModelSpec
+from lfd.agents.reward_model import RecurrentReward
 from lfd.algos import Loss
 from lfd.algos.dqn import DQN
 from lfd.batch import Batch
@@ -29,6 +30,7 @@ from lfd.stages.fit.stage import Fit
 from lfd.stages.fit_pwil import FitPWIL
 from lfd.stages.relabel import Relabel
 from lfd.stages.reward_eval import RewardEvaluation
+from tests import composed
 
 SOURCES = [Replay(300, 3, 50), Rollout(3, 40), DatasetSource()]
 each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda source: type(source).__name__)
@@ -44,12 +46,19 @@ class Elapsed(RecurrentReward):
         return 101 + state[:, 0], state + 1
 
 
-def learner(env, reward=None):
+@dataclass
+class ElapsedSpec(NetSpec):
+    on_trunk: ClassVar = False
+
+    def build(self, inputs):
+        return Elapsed()
+
+
+def learner(env, model=None):
     """A Q network that is rewarded by another agent."""
     torch.manual_seed(0)
-    agent, model = QNet([8]).build(env.spaces()), RewardModelSpec().build(env.spaces())
-    model.add({REWARD: reward or Elapsed()})
-    agent.frozen[REWARD] = model
+    agent = composed.q_net([8]).build(env.spaces())
+    agent.frozen[REWARD] = model or AgentConfig({REWARD: ElapsedSpec()}).build(env.spaces())
     return agent
 
 
@@ -119,7 +128,7 @@ def test_members_are_rewarded_for_their_own_steps(counting, open_source):
 
 def coupling(env):
     """A reward whose atoms are random, in a reward model."""
-    agent = PWIL(atoms=6, horizon=4).build(env.spaces())
+    agent = composed.pwil(atoms=6, horizon=4).build(env.spaces())
     net = agent.nets[REWARD]
     net.atoms.uniform_(generator=torch.Generator().manual_seed(0)).mul_(5)
     net.std[0] = 1_000
@@ -128,19 +137,21 @@ def coupling(env):
 
 def test_replay_rewards_equal_those_of_relabeled_episodes(counting, open_source, write_data):
     """Detects a reward that depends on the object in which a transition was collected."""
-    agent = learner(counting, coupling(counting).nets[REWARD])
+    agent = learner(counting, coupling(counting))
     stream = open_source(Replay(300, 3, 200), agent, counting, columns=TRANSITION)
     stream.next()
     episodes, learned = [], []
     for env in range(3):
-        row = stream._ring.position(np.array([env] * stream._ring.count[env]), np.arange(stream._ring.count[env]))
-        ages = stream._ring.column("age", env, row)
+        row = stream._buffer._ring.position(
+            np.array([env] * stream._buffer._ring.count[env]), np.arange(stream._buffer._ring.count[env])
+        )
+        ages = stream._buffer._ring.column("age", env, row)
         for part in np.split(row, np.flatnonzero(ages == 0)[1:]):
             column = {
-                name: stream._ring.column(name, env, part)
+                name: stream._buffer._ring.column(name, env, part)
                 for name in ("action", "reward", "terminated", "truncated", "learned_reward")
             }
-            seen = stream._ring.observations(np.array([env] * (len(part) + 1)), np.append(part, part[-1] + 1))
+            seen = stream._buffer._ring.observations(np.array([env] * (len(part) + 1)), np.append(part, part[-1] + 1))
             ends = [bool(column[name][-1]) for name in ("terminated", "truncated")]
             episodes.append(Episode(seen, column["action"], column["reward"], *ends))
             learned.append(column["learned_reward"])
@@ -151,18 +162,20 @@ def test_replay_rewards_equal_those_of_relabeled_episodes(counting, open_source,
 
 
 def stages():
-    reward = FitPWIL(PWIL(atoms=16, horizon=3), "demos")
+    reward = FitPWIL(composed.pwil(atoms=16, horizon=3), "demos")
     return {"demos": Collect("random", transitions=100), "reward": reward}
 
 
 def test_fit_pwil_draws_different_atoms_and_the_longest_horizon(run_stages, counting):
-    given = {"demos": Collect("random", transitions=100), "reward": FitPWIL(PWIL(atoms=100), "demos")}
+    given = {"demos": Collect("random", transitions=100), "reward": FitPWIL(composed.pwil(atoms=100), "demos")}
     pipeline = run_stages(given, counting)
     data, net = pipeline.product("demos"), pipeline.product("reward").agents()[0].nets[REWARD]
     shown = np.sort(net.atoms[:, : data.columns["observations"].shape[1]].numpy(), axis=0)
     np.testing.assert_array_equal(shown, np.sort(data.columns["observations"], axis=0))
     assert net.horizon == (data.ends - data.starts).max()
-    with pytest.raises(UserError, match="reward.agent.atoms: expected at most the 99 transitions of 'demos', got 100"):
+    with pytest.raises(
+        UserError, match="reward.agent.nets.reward.atoms: expected at most the 99 transitions of 'demos', got 100"
+    ):
         run_stages(given | {"demos": Collect("random", transitions=99)}, counting)
 
 
@@ -190,11 +203,10 @@ class Brings(Loss):
     """Adds a reward with memory to an agent."""
 
     needs: ClassVar = ("obs",)
-    agents: ClassVar = Agent
     trains: ClassVar = (REWARD,)
 
-    def modules(self, agent):
-        return {REWARD: Elapsed()}
+    def brings(self, spaces):
+        return {REWARD: PWIL(atoms=4)}
 
     def __call__(self, agent, batch):
         raise AssertionError("it is refused before it is called")
@@ -202,7 +214,7 @@ class Brings(Loss):
 
 def test_acting_agent_that_trains_a_recurrent_reward_is_refused(run_stages, counting):
     losses = {"td": DQN("replay"), "elapsed": Brings("demos")}
-    algo = Algo(QNet([8]), losses, {"replay": Replay()}, targets={"q": Target()}, batch_size=16)
+    algo = Algo(composed.q_net([8]), losses, {"replay": Replay()}, targets={"critic": Target()}, batch_size=16)
     with pytest.raises(
         UserError,
         match="learn: a recurrent reward model has to be trained before the policy; train it in a stage of its own",

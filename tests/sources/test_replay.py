@@ -7,20 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import SoftPolicyCritic
-from lfd.agents.q import QNet
 from lfd.envs import Gym
 from lfd.errors import UserError
 from lfd.sources.priorities import Priorities
 from lfd.sources.replay import Replay
 from lfd.sources.ring_buffer import RingBuffer
+from tests import composed
 
 SIZES = [8]
 
 
 def agent_for(env, seed=0):
     torch.manual_seed(seed)
-    return QNet(SIZES).build(env.spaces())
+    return composed.q_net(SIZES).build(env.spaces())
 
 
 def check_transitions(batch, gamma=0.9, steps=1):
@@ -102,18 +101,20 @@ def test_env_steps_follow_learning_starts_and_env_steps_per_update(counting, ope
 def test_epsilon_is_the_fraction_of_random_actions(counting, open_source):
     agent = agent_for(counting)
     with torch.no_grad():
-        agent.nets["q"].head[-1].bias.copy_(torch.tensor([0.0, 1e6]))  # always action 1, unless exploring
+        agent.nets["critic"].nets[0].head[-1].bias.copy_(torch.tensor([0.0, 1e6]))  # always action 1, unless exploring
     stream = open_source(
         Replay(20_000, 8, 8, env_steps_per_update=8.0, epsilon=0.25), agent, counting, reset_every=2_000
     )
     for _ in range(1_500):
         stream.next()
-    actions = stream._ring.column("action", *stream._ring.locate(np.arange(8, len(stream._ring))))
+    actions = stream._buffer._ring.column(
+        "action", *stream._buffer._ring.locate(np.arange(8, len(stream._buffer._ring)))
+    )
     assert 1 - actions.mean() == pytest.approx(0.125, abs=0.015)
 
 
 def test_action_noise_stays_inside_the_bounds(counting_continuous, open_source):
-    agent = SoftPolicyCritic(SIZES).build(counting_continuous.spaces())
+    agent = composed.soft_policy_critic(SIZES).build(counting_continuous.spaces())
     stream = open_source(Replay(1000, 4, 10, env_steps_per_update=4.0, action_noise=0.5), agent, counting_continuous)
     actions = torch.cat([stream.next().action for _ in range(50)])
     assert actions.shape[1:] == (1,) and actions.abs().max() <= 2.0 and actions.std() > 0.1
@@ -148,9 +149,9 @@ def test_new_transitions_get_the_largest_priority(counting, open_source):
     stream.next()
     stream.feedback({"priority": torch.full((64,), 7.0)})
     stream.next()
-    newest = stream._ring.count - 1
-    leaf = np.arange(2) * stream._ring.capacity + newest % stream._ring.capacity
-    assert stream._priorities._tree.weights(leaf) == pytest.approx([7.0, 7.0], rel=1e-4)
+    newest = stream._buffer._ring.count - 1
+    leaf = np.arange(2) * stream._buffer._ring.capacity + newest % stream._buffer._ring.capacity
+    assert stream._buffer._priorities._tree.weights(leaf) == pytest.approx([7.0, 7.0], rel=1e-4)
 
 
 def test_weight_is_provided_only_with_priorities(counting, open_source):
@@ -246,7 +247,7 @@ def test_on_policy_draws_are_uniform_and_ignore_priorities(counting, open_source
     stream.begin_phase(True)
     stream.next()
     stream.feedback({"priority": torch.full((64,), 1e6)})
-    assert stream._priorities._tree.total == pytest.approx(20)
+    assert stream._buffer._priorities._tree.total == pytest.approx(20)
 
 
 def test_restored_replay_with_rounds_continues_with_the_same_batches(counting, open_source):

@@ -1,15 +1,19 @@
 """Rollouts: advantages, epochs, scaled rewards, observation statistics, and exact resumption."""
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lfd.agents.actor_critic import PolicySpec, PolicyValue
+from lfd.agents.nets import NetSpec
 from lfd.batch import Batch
 from lfd.sources.rewards import ReturnScale
 from lfd.sources.rollout import Rollout
 from lfd.sources.rollout_buffer import ON_POLICY
+from tests import composed
 
 SIZES = [8]
 ALL = frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated", "truncated"}) | ON_POLICY
@@ -17,7 +21,7 @@ ALL = frozenset({"obs", "action", "reward", "next_obs", "discount", "terminated"
 
 def agent_for(env):
     torch.manual_seed(0)
-    return PolicyValue(SIZES).build(env.spaces())
+    return composed.policy_value(SIZES).build(env.spaces())
 
 
 def collected(stream):
@@ -73,7 +77,7 @@ def test_log_prob_is_that_of_the_acting_policy(counting_continuous, open_source)
     _, held = collected(stream)
     prepared = agent.preprocess(held)
     with torch.no_grad():
-        expected = agent.distribution(prepared.obs).log_prob(prepared.action)
+        expected = agent.policy(prepared.obs).log_prob(prepared.action)
     torch.testing.assert_close(held.log_prob, expected)
 
 
@@ -182,7 +186,7 @@ def test_restored_stream_continues_with_the_same_batches(counting, open_source):
 
 
 def test_rollout_of_an_agent_without_values_has_no_estimates(counting, open_source):
-    agent = PolicySpec(SIZES).build(counting.spaces())
+    agent = composed.policy(SIZES).build(counting.spaces())
     stream = open_source(Rollout(2, 8), agent, counting, columns=frozenset({"obs", "action"}), batch=4)
     assert "advantage" not in stream.next().__dict__
 
@@ -192,9 +196,16 @@ class ByAction(nn.Module):
         return 100.0 * batch.action + 7
 
 
+@dataclass
+class ByActionSpec(NetSpec):
+    on_trunk: ClassVar = False
+
+    def build(self, inputs):
+        return ByAction()
+
+
 def test_learned_rewards_are_scaled_by_the_deviation_of_their_returns(counting, open_source):
-    agent = agent_for(counting)
-    agent.add({"reward": ByAction()})
+    agent = composed.policy_value(SIZES).with_nets({"reward": ByActionSpec()}).build(counting.spaces())
     source = Rollout(2, 50, epochs=1, normalize_reward=True)
     stream = open_source(source, agent, counting, columns=ALL, batch=100)
     seen, running = [], np.zeros(2)

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicySpec, PolicyValue
 from lfd.algos.bc import BC, BCObjective
 from lfd.algos.ppo import PPO
 from lfd.data import Writer
@@ -18,12 +17,15 @@ from lfd.stages.collect import Collect
 from lfd.stages.fit.config import EvalConfig
 from lfd.stages.fit.stage import Fit
 from lfd.stages.policies import split_name
+from tests import composed
 
 SIZES = [8]
 
 
 def expert(**settings):
-    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch_size=16, lr=0.1)
+    algo = Algo(
+        composed.policy_value(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch_size=16, lr=0.1
+    )
     return Fit(algo, 20, eval=EvalConfig(5, 1), **settings)
 
 
@@ -82,7 +84,9 @@ def test_collect_epsilon_is_the_share_of_random_actions(run_stages, counting):
 def test_collect_action_noise_is_in_half_ranges_and_stored_actions_are_within_bounds(run_stages, counting_continuous):
     stages = {
         "random": Collect("random", transitions=50),
-        "expert": Fit(Algo(PolicySpec(SIZES), {"bc": BC("random")}, lr=0.0, normalize_obs=True), 1, eval=EvalConfig(0)),
+        "expert": Fit(
+            Algo(composed.policy(SIZES), {"bc": BC("random")}, lr=0.0, normalize_obs=True), 1, eval=EvalConfig(0)
+        ),
         "demos": Collect("expert", transitions=4_000, num_envs=50, action_noise=0.25),
     }
     pipeline = run_stages(stages, counting_continuous)
@@ -147,7 +151,7 @@ def test_collect_killed_between_commits_resumes_to_the_same_bytes(run_stages, co
 
 @pytest.mark.parametrize("transitions", [1, 40])
 def test_collect_stores_dict_observations_by_key_for_training(run_stages, counting_dict, transitions):
-    algo = Algo(PolicySpec(SIZES), {"bc": BC("demos")}, batch_size=64, normalize_obs=True)
+    algo = Algo(composed.policy(SIZES), {"bc": BC("demos")}, batch_size=64, normalize_obs=True)
     stages = {"demos": Collect("random", transitions=transitions), "learn": Fit(algo, 3, eval=EvalConfig(3, 1))}
     data = run_stages(stages, counting_dict).product("demos")
     rows = np.arange(transitions)
@@ -240,7 +244,7 @@ gym.register("Long-v0", Long)
 @pytest.mark.parametrize("amount", [{"transitions": 100}, {"transitions": 410}, {"episodes": 2}])
 def test_collect_stops_early_with_the_same_data(run_stages, monkeypatch, amount):
     made = run_stages({"demos": Collect("random", num_envs=4, **amount)}, Gym("Long-v0"), "early")
-    monkeypatch.setattr("lfd.stages.collect.play", lambda *args, enough, **others: play(*args, **others))
+    monkeypatch.setattr("lfd.stages.player.play", lambda *args, enough, **others: play(*args, **others))
     whole = run_stages({"demos": Collect("random", num_envs=4, **amount)}, Gym("Long-v0"), "whole")
     early, late = (one.reports["demos"].summary["env_steps"] for one in (made, whole))
     assert made.product("demos").path.read_bytes() == whole.product("demos").path.read_bytes()
@@ -260,7 +264,7 @@ def test_collect_with_min_return_plays_complete_episodes(run_stages):
 @pytest.mark.parametrize("error", [BCObjective.mse, BCObjective.l1])
 def test_collect_stochastic_from_an_untrained_spread_is_refused(run_stages, counting_continuous, counting, error):
     def stages(error, **settings):
-        clone = Fit(Algo(PolicySpec(SIZES), {"bc": BC("demos", error=error)}, batch_size=8), 2, eval=EvalConfig(0))
+        clone = Fit(Algo(composed.policy(SIZES), {"bc": BC("demos", error=error)}, batch_size=8), 2, eval=EvalConfig(0))
         drawn = Collect("clone", transitions=5, **settings)
         return {"demos": Collect("random", transitions=20), "clone": clone, "drawn": drawn}
 

@@ -7,7 +7,6 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from lfd.agents.actor_critic import PolicySpec
 from lfd.algos.bc import BC
 from lfd.data import Episode
 from lfd.envs import Gym
@@ -18,10 +17,11 @@ from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate, normalize
 from lfd.stages.fit.config import EvalConfig
 from lfd.stages.fit.stage import Fit
+from tests import composed
 
 
 def learn(steps=2, **settings):
-    return Fit(Algo(PolicySpec([8]), {"bc": BC("demos")}, batch_size=16), steps, eval=EvalConfig(0), **settings)
+    return Fit(Algo(composed.policy([8]), {"bc": BC("demos")}, batch_size=16), steps, eval=EvalConfig(0), **settings)
 
 
 DEMOS = Collect("random", transitions=101)
@@ -135,7 +135,7 @@ def test_evaluate_num_envs_changes_no_scores(run_stages, counting, monkeypatch):
     monkeypatch.setattr(
         Gym, "make", lambda env, count, *rest, **more: asked.append(count) or make(env, count, *rest, **more)
     )
-    fit = Fit(Algo(PolicySpec([8]), {"bc": BC("demos")}, batch_size=16), 2, eval=EvalConfig(1, 3, num_envs=2))
+    fit = Fit(Algo(composed.policy([8]), {"bc": BC("demos")}, batch_size=16), 2, eval=EvalConfig(1, 3, num_envs=2))
     stages = {"demos": DEMOS, "learn": fit, "score": Evaluate(["learn"], episodes=5, num_envs=3)}
     few = run_stages(stages, counting)
     assert asked == [8, 2, 3]

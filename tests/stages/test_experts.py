@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.actor_critic import PolicySpec
-from lfd.agents.pwil import PWIL
 from lfd.algos.bc import BC
 from lfd.envs import Gym, MiniGrid
 from lfd.episodes import play
 from lfd.errors import UserError
+from lfd.experts import experts
 from lfd.experts.experts import Scripted, parse_action
 from lfd.learner.learner import Algo
 from lfd.stages.collect import Collect
@@ -18,6 +17,7 @@ from lfd.stages.experts import KeyboardExpert, Pretrained, QueueExpert, Script
 from lfd.stages.fit.config import EvalConfig
 from lfd.stages.fit.stage import Fit
 from lfd.stages.fit_pwil import FitPWIL
+from tests import composed
 
 CPU = torch.device("cpu")
 SCRIPTS = [
@@ -28,7 +28,7 @@ SCRIPTS = [
 
 
 def fit(steps=5):
-    return Fit(Algo(PolicySpec([8]), {"bc": BC("demos")}, batch_size=16), steps, eval=EvalConfig(0))
+    return Fit(Algo(composed.policy([8]), {"bc": BC("demos")}, batch_size=16), steps, eval=EvalConfig(0))
 
 
 def trained(run_stages, env, steps=5, store="first"):
@@ -66,8 +66,18 @@ def test_pretrained_of_other_spaces_is_refused(counting, counting_continuous, ru
         run_stages({"expert": Pretrained(str(folder))}, Gym("CartPole-v1"))
 
 
+def test_pretrained_that_reads_other_missions_is_refused(run_stages, monkeypatch):
+    level = "BabyAI-GoToLocal-v0"
+    path = str(trained(run_stages, MiniGrid(level, mission_length=5)))
+    with pytest.raises(UserError, match=r"expected the observation space Dict[^W]*, got Dict.*'mission': Words"):
+        run_stages({"expert": Pretrained(path)}, MiniGrid(level, mission=False))
+    monkeypatch.setattr("lfd.envs.minigrid.VOCABULARY", ("go", "to"))
+    with pytest.raises(UserError, match="path: mission: .* 2 words, got those of 53 words .*; choose an expert"):
+        run_stages({"expert": Pretrained(path)}, MiniGrid(level, mission_length=5))
+
+
 def test_pretrained_reward_model_is_refused(counting, run_stages):
-    judge = FitPWIL(PWIL(atoms=16), "demos")
+    judge = FitPWIL(composed.pwil(atoms=16), "demos")
     folder = run_stages({"demos": Collect("random", transitions=50), "learn": judge}, counting, "first")
     with pytest.raises(UserError, match="expert.path: expected a policy, got the reward model"):
         run_stages({"expert": Pretrained(str(folder.product("learn").folder))}, counting)
@@ -133,6 +143,16 @@ def test_script_with_another_content_has_another_key(counting, run_stages, tmp_p
     assert keys[0] != keys[1]
 
 
+def test_registered_script_keeps_its_key_when_its_file_moves(counting, run_stages, monkeypatch):
+    def key(name, place, revision):
+        monkeypatch.setitem(experts.SCRIPTS, name, (place, revision))
+        return run_stages({"expert": Script(name)}, counting).keys["expert"]
+
+    first = key("one", "tests.experts:ones", 1)
+    assert first == key("one", "tests.experts:guess", 1)
+    assert len({first, key("one", "tests.experts:ones", 2), key("other", "tests.experts:ones", 1)}) == 3
+
+
 def test_annotator_with_another_name_has_another_key(counting, run_stages):
     keys = {
         run_stages({"expert": one}, counting).keys["expert"]
@@ -143,14 +163,14 @@ def test_annotator_with_another_name_has_another_key(counting, run_stages):
 
 def test_babyai_bot_solves_its_level():
     env = MiniGrid("BabyAI-GoToLocal-v0").make(4, training=False)
-    bot = Scripted("lfd.envs.minigrid:babyai_bot")
+    bot = Scripted("babyai_bot")
     played = play(env, lambda: bot.policy(env, CPU), range(8))
     assert all(one.success for one in played)
 
 
 def test_babyai_bot_labels_states_of_other_policies():
     """A box may be opened, a door closed, a ball dropped: there is an answer to every state."""
-    env, bot = MiniGrid("BabyAI-GoToLocal-v0").make(8, training=False), Scripted("lfd.envs.minigrid:babyai_bot")
+    env, bot = MiniGrid("BabyAI-GoToLocal-v0").make(8, training=False), Scripted("babyai_bot")
     rng = np.random.default_rng(0)
 
     def erratic():
@@ -160,11 +180,32 @@ def test_babyai_bot_labels_states_of_other_policies():
     assert len(play(env, erratic, range(16))) == 16
 
 
+def test_babyai_bot_shares_the_view_of_the_observation(monkeypatch):
+    """It acts as if the level computed its view anew, in less time."""
+    level, calls = type(MiniGrid("BabyAI-PickupLoc-v0").make_single().unwrapped), []
+    compute = level.gen_obs_grid
+    monkeypatch.setattr(level, "gen_obs_grid", lambda self, size=None: (calls.append(0), compute(self, size))[1])
+
+    def played():
+        calls.clear()
+        env, bot = MiniGrid("BabyAI-PickupLoc-v0").make(4, training=False), Scripted("babyai_bot")
+        episodes = [played.episode for played in play(env, lambda: bot.policy(env, CPU), range(12), keep=True)]
+        return episodes, len(calls) / sum(map(len, episodes))
+
+    kept, few = played()
+    monkeypatch.setattr("lfd.envs.minigrid._keep_view", lambda level: None)
+    anew, many = played()
+    assert few < 1.7 < 1.9 < many, "one call a step, and two each episode"
+    for one, other in zip(kept, anew, strict=True):
+        assert np.array_equal(one.actions, other.actions)
+        assert np.array_equal(one.observations["image"], other.observations["image"])
+
+
 def test_babyai_bot_of_another_level_is_refused():
     env = MiniGrid("MiniGrid-Empty-5x5-v0").make(1, training=False)
     env.reset([0])
     with pytest.raises(UserError, match="expert.script: expected a level of BabyAI"):
-        Scripted("lfd.envs.minigrid:babyai_bot").policy(env, CPU)
+        Scripted("babyai_bot").policy(env, CPU)
 
 
 @pytest.mark.parametrize("given", [1, np.int64(0), 2, -1, True, 0.5, "1", None])

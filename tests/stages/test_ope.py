@@ -1,34 +1,45 @@
 """Off-policy evaluation: scores of a policy from data alone."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
-from lfd.agents.actor_critic import PolicySpec
-from lfd.agents.critic import CriticNet
+from lfd.agents.memory import GRUSpec
 from lfd.algos.bc import BC
 from lfd.algos.fqe import FQE
 from lfd.data import Episode
 from lfd.errors import UserError
 from lfd.learner.learner import Algo
 from lfd.learner.optim import Target
+from lfd.stages import CheckContext
 from lfd.stages.collect import Collect
 from lfd.stages.evaluate import Evaluate
+from lfd.stages.fit.agents import new_agents
 from lfd.stages.fit.config import EvalConfig, Stop
 from lfd.stages.fit.stage import Fit
 from lfd.stages.load import Load
 from lfd.stages.ope import OffPolicyEvaluation, discounted
+from tests import composed
 
 
 def learn(steps=2, **settings):
-    return Fit(Algo(PolicySpec([8]), {"bc": BC("demos")}, batch_size=16), steps, **{"eval": EvalConfig(0), **settings})
+    return Fit(
+        Algo(composed.policy([8]), {"bc": BC("demos")}, batch_size=16), steps, **{"eval": EvalConfig(0), **settings}
+    )
 
 
 def fqe(policy="learn", steps=3, members=2, gamma=0.9, **settings):
     algo = Algo(
-        CriticNet([16]), {"fqe": FQE("demos")}, lr=3e-3, batch_size=64, gamma=gamma, targets={"critic": Target(0.1)}
+        composed.critic([16]),
+        {"fqe": FQE("demos")},
+        lr=3e-3,
+        batch_size=64,
+        gamma=gamma,
+        targets={"critic": Target(0.1)},
     )
     return OffPolicyEvaluation(algo, steps, members=members, frozen={"policy": policy}, **settings)
 
@@ -99,10 +110,16 @@ def test_ope_without_a_policy_is_refused(run_stages, counting):
         run_stages({"demos": DEMOS, "fqe": without_policy}, counting)
 
 
-def test_ope_of_a_recurrent_policy_is_refused():
-    learnt = SimpleNamespace(agents=lambda: [SimpleNamespace(recurrent=True)])
-    with pytest.raises(UserError, match="fqe: expected a policy without recurrent state, got learn"):
-        fqe().run(SimpleNamespace(name="fqe", products={"learn": learnt}))
+def test_ope_of_a_recurrent_policy_is_refused(counting, tmp_path):
+    """Before anything is trained; a stored policy, as of the stage pretrained, when it is opened."""
+    recurrent = replace(composed.policy([8]), memory=GRUSpec(4))
+    stage = Fit(Algo(recurrent, {"bc": BC("demos")}, sequence_length=4), 2)
+    spaces, stages = counting.spaces(), {"demos": DEMOS, "learn": stage, "fqe": fqe()}
+    with pytest.raises(UserError, match="^fqe: frozen.policy=learn: expected a policy without memory, as losses read"):
+        fqe().check(CheckContext(name="fqe", stages=stages, spaces=spaces, env=counting, store=tmp_path))
+    stored = SimpleNamespace(agents=lambda snapshot: [recurrent.build(spaces)])
+    with pytest.raises(UserError, match="^frozen.policy=learn: expected a policy without memory, as losses read it"):
+        new_agents(fqe(), SimpleNamespace(spaces=spaces, products={"learn": stored}), torch.device("cpu"))
 
 
 def test_ope_product_as_a_policy_is_refused(run_stages, counting):

@@ -18,7 +18,7 @@ longest = tests.stages.plugged:Longest
 fixed = tests.stages.plugged:Fixed
 """
 ALGO = """
-defaults: [schema, /agent@agent: policy, /loss@losses.bc: bc, /source@sources.pushed: pushed,
+defaults: [schema, /net@agent.nets.policy: policy, /loss@losses.bc: bc, /source@sources.pushed: pushed,
            /source@sources.mixed: mix, _self_]
 losses: {bc: {reads: mixed}}
 sources: {mixed: {fractions: {pushed: 0.25, best: 0.75}}}

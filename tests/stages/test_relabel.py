@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from lfd.agents.q import QNet
-from lfd.agents.reward_model import RewardModelSpec
 from lfd.algos.dqn import DQN
 from lfd.algos.trex import TREX
 from lfd.data import Writer
@@ -20,13 +18,14 @@ from lfd.stages.collect import Collect
 from lfd.stages.fit.config import EvalConfig
 from lfd.stages.fit.stage import Fit
 from lfd.stages.relabel import Relabel
+from tests import composed
 
 COLUMNS = frozenset({"obs", "action", "reward", "true_reward", "next_obs", "discount", "return_to_go"})
 
 
 def stages():
     source = PreferencePairs(min_length=1, max_length=3, frame_stride=1, full_trajectory_prob=0.5)
-    algo = Algo(RewardModelSpec(), {"trex": TREX("demos", hidden=[8])}, {"demos": source}, batch_size=8)
+    algo = Algo(composed.reward_model(), {"trex": TREX("demos", hidden=[8])}, {"demos": source}, batch_size=8)
     return {
         "demos": Collect("random", episodes=15),
         "reward": Fit(algo, 20, eval=EvalConfig(0)),
@@ -52,7 +51,7 @@ def test_sources_of_relabelled_data_return_learned_and_true_rewards(run_stages, 
     """Trap: rewards estimated into a copy that nobody reads, so that the environment's are learnt from."""
     pipeline = run_stages(stages(), counting)
     data = pipeline.product("relabelled")
-    agent = QNet([8]).build(counting.spaces())
+    agent = composed.q_net([8]).build(counting.spaces())
     given = {"products": {"source": data}, "columns": COLUMNS, "gamma": 0.5}
     stream = open_source(DatasetSource(n_step=steps), agent, counting, **given)
     batch = stream._columns.gather(torch.arange(len(data)))
@@ -69,7 +68,7 @@ def test_training_on_relabelled_data_equals_training_with_the_frozen_reward(run_
     """To the same weights, whether rewards are looked up or estimated."""
 
     def learnt(reads, frozen):
-        algo = Algo(QNet([8]), {"td": DQN(reads)}, targets={"q": Target()}, batch_size=16)
+        algo = Algo(composed.q_net([8]), {"td": DQN(reads)}, targets={"critic": Target()}, batch_size=16)
         fit = Fit(algo, 10, eval=EvalConfig(0), frozen=frozen)
         return run_stages(stages() | {"learn": fit}, counting).product("learn").agents()[0].state_dict()
 

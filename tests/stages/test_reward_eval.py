@@ -2,15 +2,16 @@
 
 import json
 import math
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lfd.agents import REWARD, Agent
-from lfd.agents.q import QNet
-from lfd.agents.reward_model import RewardModelSpec
+from lfd.agents import REWARD
+from lfd.agents.nets import NetSpec
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.algos.dqn import DQN
 from lfd.algos.trex import TREX
@@ -24,12 +25,13 @@ from lfd.stages.collect import Collect
 from lfd.stages.fit.config import EvalConfig
 from lfd.stages.fit.stage import Fit
 from lfd.stages.reward_eval import RewardEvaluation, agreement, calibration, correlation, spread
+from tests import composed
 
 
 def trex(**settings):
     source = PreferencePairs(min_length=1, max_length=3, frame_stride=1, full_trajectory_prob=0.5)
     return Fit(
-        Algo(RewardModelSpec(), {"trex": TREX("demos", hidden=[8])}, {"demos": source}, **settings),
+        Algo(composed.reward_model(), {"trex": TREX("demos", hidden=[8])}, {"demos": source}, **settings),
         20,
         eval=EvalConfig(0),
     )
@@ -110,13 +112,20 @@ class Fixed(nn.Module):
         return self.value.expand(batch.obs.shape[:-1])
 
 
+@dataclass
+class FixedSpec(NetSpec):
+    on_trunk: ClassVar = False
+
+    def build(self, inputs):
+        return Fixed()
+
+
 class Standing(Loss):
     needs = ("obs",)
-    agents = Agent
     trains = (REWARD,)
 
-    def modules(self, agent):
-        return {REWARD: Fixed()}
+    def brings(self, spaces):
+        return {REWARD: FixedSpec()}
 
     def __call__(self, agent, batch):
         return LossOutput({REWARD: 0 * agent.nets[REWARD].value}, Metrics())
@@ -124,8 +133,9 @@ class Standing(Loss):
 
 def test_reward_eval_of_a_policy_stage_uses_its_reward_model(run_stages, counting, monkeypatch):
     monkeypatch.setitem(parts("loss"), "standing", Standing)
+    monkeypatch.setitem(parts("net"), "fixed", FixedSpec)
     losses = {"td": DQN("replay"), "reward": Standing("replay")}
-    algo = Algo(QNet([8]), losses, {"replay": Replay(100, 4, 30)}, targets={"q": Target()}, batch_size=8)
+    algo = Algo(composed.q_net([8]), losses, {"replay": Replay(100, 4, 30)}, targets={"critic": Target()}, batch_size=8)
     stages = {
         "demos": Collect("random", episodes=12),
         "learn": Fit(algo, 2, eval=EvalConfig(0)),

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,21 +24,53 @@ class Distribution(ABC):
     def sample(self, rng: Rng) -> Tensor:
         """Sampled actions, [B] or [B, A]; reparameterized if actions are continuous."""
 
+
+class Stochastic(Distribution):
+    """A distribution with probabilities or densities."""
+
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
         """Log probabilities or densities [B] of actions."""
-
-    def weighed_nll(self, action: Tensor) -> Tensor:
-        """Negative log densities [B] up to a constant, each dimension weighted by its variance without gradient."""
-        raise TypeError(f"expected a distribution with a variance, got {type(self).__name__}")
 
     @abstractmethod
     def entropy(self) -> Tensor:
         """Entropies [B]; without a closed form, those of the Gaussian before tanh."""
 
 
+class Reparameterized(Stochastic):
+    """A distribution over continuous actions with a mean and a standard deviation of each dimension."""
+
+    mean: Tensor  # [B, A]
+    log_std: Tensor  # [B, A] or [A]
+
+    @abstractmethod
+    def sample_with_log_prob(self, rng: Rng) -> tuple[Tensor, Tensor]:
+        """Sampled actions [B, A], with gradients, and their log densities [B]."""
+
+    @abstractmethod
+    def weighed_nll(self, action: Tensor) -> Tensor:
+        """Negative log densities [B] up to a constant, each dimension weighted by its variance without gradient."""
+
+    def expand(self, number: int) -> Self:
+        """The same distribution for `number` samples at each observation: actions [number, B, A]."""
+        return type(self)(self.mean.expand(number, *self.mean.shape), self.log_std)  # type: ignore[call-arg]
+
+
 @dataclass
-class Categorical(Distribution):
+class Deterministic(Distribution):
+    """A single action at each observation."""
+
+    action: Tensor  # [B, A] in [-1, 1]
+
+    def mode(self) -> Tensor:
+        return self.action
+
+    def sample(self, rng: Rng) -> Tensor:
+        return self.action
+
+
+@dataclass
+class Categorical(Stochastic):
     """A distribution over discrete actions."""
 
     logits: Tensor  # [B, A]
@@ -57,7 +90,7 @@ class Categorical(Distribution):
 
 
 @dataclass
-class Gaussian(Distribution):
+class Gaussian(Reparameterized):
     """A diagonal Gaussian; the environment clips actions, and densities are those of unclipped actions."""
 
     mean: Tensor  # [B, A]
@@ -68,6 +101,10 @@ class Gaussian(Distribution):
 
     def sample(self, rng: Rng) -> Tensor:
         return self.mean + self.log_std.exp() * rng.normal(*self.mean.shape)
+
+    def sample_with_log_prob(self, rng: Rng) -> tuple[Tensor, Tensor]:
+        action = self.sample(rng)
+        return action, self.log_prob(action)
 
     def log_prob(self, action: Tensor) -> Tensor:
         return gaussian_log_prob(action, self.mean, self.log_std)
@@ -81,7 +118,7 @@ class Gaussian(Distribution):
 
 
 @dataclass
-class SquashedGaussian(Distribution):
+class SquashedGaussian(Reparameterized):
     """The tanh of a diagonal Gaussian (Haarnoja et al. 2018, appendix C)."""
 
     mean: Tensor  # [B, A], before tanh
@@ -94,7 +131,6 @@ class SquashedGaussian(Distribution):
         return self._pre_tanh(rng).tanh()
 
     def sample_with_log_prob(self, rng: Rng) -> tuple[Tensor, Tensor]:
-        """Sampled actions [B, A] and their log densities [B], without inverting the tanh."""
         u = self._pre_tanh(rng)
         return u.tanh(), gaussian_log_prob(u, self.mean, self.log_std) - tanh_correction(u)
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents import REWARD, AgentSpec
-from lfd.agents.reward_model import Features, Inputs, RecurrentReward, RewardModel
+from lfd.agents.nets import NetInputs, NetSpec
+from lfd.agents.reward_model import Features, Inputs, RecurrentReward
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.errors import UserError
@@ -70,13 +70,13 @@ class PWILReward(RecurrentReward):
 
 
 @dataclass
-class PWIL(AgentSpec):
+class PWIL(NetSpec):
     """A reward model without weights: `atoms` rows of demonstrations, which the stage `fit_pwil` draws.
 
     Alpha and beta are the paper's. F counts the numbers of the inputs only.
     """
 
-    acts: ClassVar[bool] = False
+    on_trunk: ClassVar[bool] = False
 
     inputs: Inputs = Inputs.obs_action  # the columns that are compared
     atoms: int = 500  # D
@@ -93,5 +93,5 @@ class PWIL(AgentSpec):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"{name}: expected a finite number above 0, got {getattr(self, name)}")
 
-    def build(self, spaces: Spaces) -> RewardModel:
-        return RewardModel(spaces, {REWARD: PWILReward(spaces, self)})
+    def build(self, inputs: NetInputs) -> PWILReward:
+        return PWILReward(inputs.spaces, self)

@@ -1,14 +1,11 @@
-"""Learned rewards: networks, and an agent that has only a reward."""
+"""Learned rewards: networks of transitions, and rewards that depend on the earlier steps of an episode."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from lfd.agents import Agent, AgentSpec
 from lfd.batch import Batch
 from lfd.envs.spaces import Spaces
 from lfd.nets import Activation, OneHot, encoder, features_of, mlp
@@ -55,7 +52,7 @@ class Features(nn.Module):
 
 
 class RewardNet(Features):
-    """A reward network: rewards [B] of preprocessed transitions."""
+    """A reward network."""
 
     recordable = True
 
@@ -64,6 +61,7 @@ class RewardNet(Features):
         self.head = mlp([self.size, *hidden, 1], activation)
 
     def forward(self, batch: Batch) -> Tensor:
+        """Rewards [B] of preprocessed transitions [B, ...]."""
         reward: Tensor = self.head(self.features(batch)).squeeze(-1)
         return reward
 
@@ -78,19 +76,3 @@ class RecurrentReward(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, state: Tensor) -> tuple[Tensor, Tensor]:
         """Rewards [B] of the next preprocessed transition of each episode, and the next recurrent state [B, D]."""
-
-
-class RewardModel(Agent):
-    """An agent without networks of its own: a loss adds the reward; it has observation statistics."""
-
-    recordable = True
-
-
-@dataclass
-class RewardModelSpec(AgentSpec):
-    """An agent with a reward only, for stages that learn a reward."""
-
-    acts: ClassVar[bool] = False
-
-    def build(self, spaces: Spaces) -> RewardModel:
-        return RewardModel(spaces, {})

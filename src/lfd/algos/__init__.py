@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils import _pytree
 
 from lfd.agents import Agent
+from lfd.agents.nets import NetSpec
+from lfd.agents.roles import Role
 from lfd.batch import COLUMNS
+from lfd.envs.spaces import Spaces
 from lfd.errors import UserError, suggest
 from lfd.schedule import parse_schedule
 
@@ -33,7 +36,7 @@ class Metrics:
         _register(cls)
 
     def named(self, row: str) -> dict[str, Tensor]:
-        """Returns the metrics of the loss in `row` by their logged names "<row>/<field>"."""
+        """Returns the metrics [] of the loss in `row` by their logged names "<row>/<field>"."""
         return {f"{row}/{name}": value for name, value in vars(self).items() if value is not None}
 
 
@@ -78,10 +81,12 @@ class Loss(ABC):
     every: int = 1  # gradient steps from one call to the next
 
     needs: ClassVar[Any]  # columns that it reads: a tuple, or {slot: tuple}
-    agents: ClassVar[type[Agent]]  # class of the agents that it can train
-    calls: ClassVar[str] = ""  # what it reads of the agent, for messages; empty if the name of the class says it
+    uses: ClassVar[Mapping[str, Role]] = {}  # name of a net of the agent -> what it must be able to do
     trains: ClassVar[tuple[str, ...]]  # parameter groups that it has terms for
-    targets: ClassVar[tuple[str, ...]] = ()  # modules whose target networks it reads
+    targets: ClassVar[tuple[str, ...]] = ()  # nets whose target networks it reads
+    # groups whose term passes through a critic: it trains the net alone and stops at a shared trunk, as in DrQ
+    # (Yarats et al. 2021) and SAC-AE
+    through_critic: ClassVar[tuple[str, ...]] = ()
     # True if its operations on tensors are the same in each call, whatever the values: gradient steps may then be
     # recorded and replayed without its Python. Subclasses do not inherit it.
     recordable: ClassVar[bool] = False
@@ -102,7 +107,7 @@ class Loss(ABC):
             raise UserError(f"reads: expected {slots} for {type(self).__name__}, got {self.reads!r}")
 
     @abstractmethod
-    def __call__(self, agent: Any, batch: Any) -> LossOutput[Any]:
+    def __call__(self, agent: Agent, batch: Any) -> LossOutput[Any]:
         """Computes terms, metrics and feedback for a Batch (or {slot: Batch}) in network units.
 
         Random numbers come from `agent.rng`. A loss writes to no tensor: buffers change by `LossOutput.updates`. If it
@@ -110,18 +115,17 @@ class Loss(ABC):
         only in the first steps and at 4, 8, 16, ….
 
         Args:
-            agent: an agent of the class `agents`.
+            agent: an agent with the nets that `uses` lists.
             batch: columns [B, ...].
         """
 
-    def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        """Returns new modules for the agent by name; weights are drawn from torch's global generator."""
+    def brings(self, spaces: Spaces) -> dict[str, NetSpec]:
+        """Returns nets by name that the agent gets unless its configuration has nets of these names."""
         return {}
 
-    @classmethod
-    def adds_modules(cls) -> bool:
-        """True if it may add modules to an agent, which then cannot be built without it."""
-        return cls.modules is not Loss.modules
+    def roles(self) -> Mapping[str, Role]:
+        """Returns `uses`; a loss whose fields decide what it needs overrides it."""
+        return self.uses
 
     @property
     def mode_only(self) -> bool:

@@ -6,9 +6,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents.policy_critic import PolicyCriticAgent
+from lfd.agents import Agent
+from lfd.agents.roles import CRITIC, STOCHASTIC
 from lfd.algos import Loss, LossOutput, Metrics
-from lfd.batch import Batch
+from lfd.batch import Batch, Observation
 from lfd.errors import UserError
 from lfd.maths import critic_mse, exp_advantage_weight, td_target
 
@@ -34,7 +35,7 @@ class AWAC(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = PolicyCriticAgent
+    uses: ClassVar = {"policy": STOCHASTIC, "critic": CRITIC}
     trains: ClassVar = ("policy", "critic")
     targets: ClassVar = ("critic",)
 
@@ -45,14 +46,20 @@ class AWAC(Loss):
         if self.exp_adv_max <= 0:
             raise UserError(f"exp_adv_max: expected a number above 0, got {self.exp_adv_max}")
 
-    def __call__(self, agent: PolicyCriticAgent, batch: Batch) -> LossOutput[AWACMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[AWACMetrics]:
         with torch.no_grad():
-            next_v = agent.target_q(batch.next_obs, agent.sample_action(batch.next_obs)).amin(-1)
+            next_v = agent.q(batch.next_obs, sampled_action(agent, batch.next_obs), target=True).amin(-1)
             target = td_target(batch.reward, batch.discount, next_v)
-            v = agent.q(batch.obs, agent.sample_action(batch.obs)).amin(-1)
+            v = agent.q(batch.obs, sampled_action(agent, batch.obs)).amin(-1)
         q = agent.q(batch.obs, batch.action)
         critic_loss = critic_mse(q, target)
         weight = exp_advantage_weight((q.amin(-1) - v) / self.lam, self.exp_adv_max)
-        actor_loss = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
+        actor_loss = -(weight * agent.policy(batch.obs).log_prob(batch.action)).mean()
         metrics = AWACMetrics(critic_loss, actor_loss, q.mean(), weight.mean())
         return LossOutput({"critic": critic_loss, "policy": actor_loss}, metrics)
+
+
+def sampled_action(agent: Agent, obs: Observation) -> Tensor:
+    """Policy samples [B] or [B, A] at observations [B, ...], clipped to the bounds of the critics' data."""
+    action = agent.policy(obs).sample(agent.rng)
+    return action.clamp(-1, 1) if agent.continuous else action

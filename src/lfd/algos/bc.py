@@ -1,17 +1,26 @@
 """Behavior cloning."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from lfd.agents import PolicyAgent
-from lfd.agents.distributions import Categorical
+from lfd.agents import Agent
+from lfd.agents.distributions import Categorical, Distribution, Reparameterized, Stochastic
+from lfd.agents.roles import POLICY, STOCHASTIC, Role
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
+
+
+class Labels(Enum):
+    """The column with the actions to clone."""
+
+    action = "action"  # those that were taken
+    expert_action = "expert_action"  # those of the expert whom the source asks
 
 
 class BCObjective(Enum):
@@ -44,10 +53,11 @@ class BC(Loss):
     error: BCObjective = BCObjective.beta_nll  # error of continuous actions
     label_smoothing: float = 0.0  # fraction of the target that is spread over all discrete actions
     ent_coef: float = 0.0  # weight of the entropy bonus
+    labels: Labels = field(default=Labels.action, metadata={"key": "set"})  # the actions that it clones
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = PolicyAgent
+    uses: ClassVar = {"policy": STOCHASTIC}
     trains: ClassVar = ("policy",)
 
     def __post_init__(self) -> None:
@@ -57,29 +67,39 @@ class BC(Loss):
         if self.ent_coef < 0:
             raise UserError(f"ent_coef: expected 0 or more, got {self.ent_coef}")
 
+    def roles(self) -> Mapping[str, Role]:
+        return {"policy": POLICY} if self.mode_only and not self.ent_coef else self.uses
+
     @property
     def mode_only(self) -> bool:
         return self.error in (BCObjective.mse, BCObjective.l1)
 
-    def __call__(self, agent: PolicyAgent, batch: Batch) -> LossOutput[BCMetrics]:
-        policy = agent.distribution(batch.obs)
-        entropy = policy.entropy().mean() if self.ent_coef else None
+    @property
+    def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
+        return {"": (self.reads, ("obs", self.labels.value))}
+
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[BCMetrics]:
+        policy = agent.policy(batch.obs, Distribution)
+        entropy = policy.entropy().mean() if self.ent_coef and isinstance(policy, Stochastic) else None
+        action = batch.action if self.labels is Labels.action else batch.expert_action
         if isinstance(policy, Categorical):
-            loss = -self._smoothed_log_prob(policy, batch.action).mean()
-            metrics = BCMetrics(loss, accuracy=(policy.mode() == batch.action).float().mean(), entropy=entropy)
+            loss = -self._smoothed_log_prob(policy, action).mean()
+            metrics = BCMetrics(loss, accuracy=(policy.mode() == action).float().mean(), entropy=entropy)
         else:
-            error = policy.mode() - batch.action
-            match self.error:
-                case BCObjective.beta_nll:
-                    loss = policy.weighed_nll(batch.action).mean()
-                case BCObjective.nll:
-                    loss = -policy.log_prob(batch.action).mean()
-                case BCObjective.mse:
-                    loss = error.square().sum(-1).mean()
-                case BCObjective.l1:
-                    loss = error.abs().sum(-1).mean()
+            error = policy.mode() - action
+            loss = self._continuous(policy, error, action)
             metrics = BCMetrics(loss, mae=error.abs().mean(), entropy=entropy)
         return LossOutput({"policy": loss if entropy is None else loss - self.ent_coef * entropy}, metrics)
+
+    def _continuous(self, policy: Distribution, error: Tensor, action: Tensor) -> Tensor:
+        """The loss [] of continuous actions [B, A]; errors [B, A] are those of the mode."""
+        match self.error:
+            case BCObjective.mse:
+                return error.square().sum(-1).mean()
+            case BCObjective.l1:
+                return error.abs().sum(-1).mean()
+        assert isinstance(policy, Reparameterized)
+        return (policy.weighed_nll(action) if self.error is BCObjective.beta_nll else -policy.log_prob(action)).mean()
 
     def _smoothed_log_prob(self, policy: Categorical, action: Tensor) -> Tensor:
         """Smoothed log probabilities [B] of discrete actions [B]."""

@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lfd.agents.bcq import ContinuousBCQAgent, DiscreteBCQAgent
+from lfd.agents import Agent
+from lfd.agents.bcq import AUTOENCODER, IMITATION, PERTURBATION, best_likely_action, decode
+from lfd.agents.distributions import Categorical
+from lfd.agents.roles import CONTINUOUS_CRITIC, DISCRETE_CRITIC
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
-from lfd.maths import critic_mse, gather_action, kl_to_standard, soft_clipped_q, td_target
+from lfd.maths import critic_mse, kl_to_standard, soft_clipped_q, td_target
 
 
 @dataclass(frozen=True)
 class BCQDiscreteMetrics(Metrics):
-    critic_loss: Annotated[Tensor, "Huber TD error, in units of the return"]
+    critic_loss: Annotated[Tensor, "Huber TD error, summed over critics, in units of the return"]
     bc_loss: Annotated[Tensor, "negative log-likelihood of the data's actions, in nats"]
     q_mean: Annotated[Tensor, "mean Q(s, a) of the data's actions"]
 
@@ -33,25 +36,26 @@ class BCQDiscrete(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = DiscreteBCQAgent
-    trains: ClassVar = ("q",)
-    targets: ClassVar = ("q",)
+    uses: ClassVar = {"critic": DISCRETE_CRITIC, "imitation": IMITATION}
+    trains: ClassVar = ("critic", "imitation")
+    targets: ClassVar = ("critic",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.logits_penalty < 0:
             raise UserError(f"logits_penalty: expected 0 or more, got {self.logits_penalty}")
 
-    def __call__(self, agent: DiscreteBCQAgent, batch: Batch) -> LossOutput[BCQDiscreteMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[BCQDiscreteMetrics]:
         with torch.no_grad():
-            next_q = gather_action(agent.target_q(batch.next_obs), agent.best(batch.next_obs))
+            next_q = agent.q(batch.next_obs, best_likely_action(agent, batch.next_obs), target=True).amin(-1)
             target = td_target(batch.reward, batch.discount, next_q)
-        q = gather_action(agent.q(batch.obs), batch.action)
-        critic_loss = F.smooth_l1_loss(q, target)
-        imitation = agent.imitation(batch.obs)
+        q = agent.q(batch.obs, batch.action)  # [B, critics]
+        critic_loss = F.smooth_l1_loss(q, target.unsqueeze(-1).expand_as(q), reduction="none").mean(0).sum()
+        imitation: Categorical = agent.net("imitation", agent.features(batch.obs))
         bc_loss = -imitation.log_prob(batch.action).mean()
         penalty = self.logits_penalty * imitation.logits.square().mean()
-        return LossOutput({"q": critic_loss + bc_loss + penalty}, BCQDiscreteMetrics(critic_loss, bc_loss, q.mean()))
+        by_group = {"critic": critic_loss, "imitation": bc_loss + penalty}
+        return LossOutput(by_group, BCQDiscreteMetrics(critic_loss, bc_loss, q.mean()))
 
 
 @dataclass(frozen=True)
@@ -78,9 +82,10 @@ class BCQContinuous(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = ContinuousBCQAgent
+    uses: ClassVar = {"critic": CONTINUOUS_CRITIC, "vae": AUTOENCODER, "perturbation": PERTURBATION}
     trains: ClassVar = ("critic", "vae", "perturbation")
     targets: ClassVar = ("critic", "perturbation")
+    through_critic: ClassVar = ("perturbation",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,19 +96,22 @@ class BCQContinuous(Loss):
         if self.kl_weight < 0:
             raise UserError(f"kl_weight: expected 0 or more, got {self.kl_weight}")
 
-    def __call__(self, agent: ContinuousBCQAgent, batch: Batch) -> LossOutput[BCQContinuousMetrics]:
-        shape = (len(batch.action), agent.latents.shape[-1])
-        decoded = agent.decoded(batch.next_obs, agent.rng.normal(self.samples, *shape))
-        action = agent.target_perturbed(batch.next_obs, decoded)  # [samples, B, A]
-        next_q = soft_clipped_q(agent.target_q(batch.next_obs, action), self.lmbda).amax(0)
-        target = td_target(batch.reward, batch.discount, next_q)
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[BCQContinuousMetrics]:
+        shape = (len(batch.action), 2 * agent.spaces.action_size)
+        with torch.no_grad():
+            action = decode(agent, batch.next_obs, agent.rng.normal(self.samples, *shape))
+            features = agent.features(batch.next_obs, target=True)
+            action = agent.net("perturbation", features, action, target=True)  # [samples, B, A]
+            next_q = soft_clipped_q(agent.q(batch.next_obs, action, target=True), self.lmbda).amax(0)
+            target = td_target(batch.reward, batch.discount, next_q)
+        features = agent.features(batch.obs)
         q = agent.q(batch.obs, batch.action)
         critic_loss = critic_mse(q, target)
-        decoded_action, mean, log_std = agent.net("vae", batch.obs, batch.action, agent.rng.normal(*shape))
+        decoded_action, mean, log_std = agent.net("vae", features, batch.action, agent.rng.normal(*shape))
         reconstruction_loss = F.mse_loss(decoded_action, batch.action)
         kl = kl_to_standard(mean, log_std).mean()
-        decoded = agent.decoded(batch.obs, agent.rng.normal(*shape))
-        actor_loss = -agent.first_q(batch.obs, agent.perturbed(batch.obs, decoded)).mean()
+        action = agent.net("perturbation", features, decode(agent, batch.obs, agent.rng.normal(*shape)))
+        actor_loss = -agent.q(batch.obs, action, only=1).mean()
         by_group = {
             "critic": critic_loss, "vae": reconstruction_loss + self.kl_weight * kl, "perturbation": actor_loss
         }  # fmt: skip

@@ -2,46 +2,48 @@
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lfd.agents import Agent
-from lfd.agents.actor_critic import SoftActorCritic
-from lfd.agents.q import DiscreteValues
+from lfd.agents.distributions import Reparameterized
+from lfd.agents.nets import NetSpec, ScalarSpec
+from lfd.agents.roles import CONTINUOUS_CRITIC, DISCRETE_CRITIC, REPARAMETERIZED
 from lfd.algos import Loss, LossOutput, Metrics
-from lfd.batch import Batch
+from lfd.batch import Batch, Observation
+from lfd.envs.spaces import Spaces
 from lfd.errors import UserError
 from lfd.maths import conservative_gap, gather_action
-from lfd.nets import Scalar
 
 
 @dataclass(frozen=True)
 class CQLDiscreteMetrics(Metrics):
-    cql_loss: Annotated[Tensor, "soft maximum of Q(s, .) less Q(s, a) of the data's action, in units of the return"]
+    cql_loss: Annotated[Tensor, "soft maximum of Q(s, .) less Q(s, a) of the data's action, a mean over critics"]
 
 
 @dataclass
 class CQLDiscrete(Loss):
-    """T * logsumexp_a(Q(s, a) / T) - Q(s, a_data): CQL(H), eq. 4, all actions listed."""
+    """T * logsumexp_a(Q(s, a) / T) - Q(s, a_data), summed over critics: CQL(H), eq. 4, all actions listed."""
 
     temperature: float = 1.0  # T, of the soft maximum
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = DiscreteValues
-    trains: ClassVar = ("q",)
+    uses: ClassVar = {"critic": DISCRETE_CRITIC}
+    trains: ClassVar = ("critic",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.temperature <= 0:
             raise UserError(f"temperature: expected a number above 0, got {self.temperature}")
 
-    def __call__(self, agent: DiscreteValues, batch: Batch) -> LossOutput[CQLDiscreteMetrics]:
-        values = agent.q(batch.obs)
-        cql_loss = conservative_gap(values, gather_action(values, batch.action), 0.0, self.temperature).mean()
-        return LossOutput({"q": cql_loss}, CQLDiscreteMetrics(cql_loss))
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[CQLDiscreteMetrics]:
+        all_q = agent.q_all(batch.obs)
+        q = gather_action(all_q, batch.action)  # [B, critics]
+        gap = conservative_gap(all_q, q, 0.0, self.temperature).mean(0).sum()
+        return LossOutput({"critic": gap}, CQLDiscreteMetrics(gap.detach() / q.shape[-1]))
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class CQLContinuous(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "next_obs")
-    agents: ClassVar = SoftActorCritic
+    uses: ClassVar = {"policy": REPARAMETERIZED, "critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("critic", "multiplier")
 
     def __post_init__(self) -> None:
@@ -84,15 +86,15 @@ class CQLContinuous(Loss):
     def slots(self) -> dict[str, tuple[str, tuple[str, ...]]]:
         return {"": (self.reads, (*self.needs, "return_to_go") if self.calibrated else self.needs)}
 
-    def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        return {"multiplier": Scalar(0.0)} if self.target_gap >= 0 else {}
+    def brings(self, spaces: Spaces) -> dict[str, NetSpec]:
+        return {"multiplier": ScalarSpec(0.0)} if self.target_gap >= 0 else {}
 
-    def __call__(self, agent: SoftActorCritic, batch: Batch) -> LossOutput[CQLContinuousMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[CQLContinuousMetrics]:
         size, action = self.samples, batch.action
         with torch.no_grad():
             uniform = 2 * agent.rng.uniform(size, *action.shape) - 1
-            here, log_here = self._propose(agent, batch.obs, action)
-            there, log_there = self._propose(agent, batch.next_obs, action)
+            here, log_here = self._propose(agent, batch.obs)
+            there, log_there = self._propose(agent, batch.next_obs)
             actions = torch.cat([uniform, here, there])  # [3 samples, B, A]
             log_uniform = torch.full_like(log_here, -action.shape[-1] * math.log(2))
             log_density = torch.cat([log_uniform, log_here, log_there]).transpose(0, 1)  # [B, 3 samples]
@@ -115,8 +117,6 @@ class CQLContinuous(Loss):
         by_group = {"critic": multiplier.detach() * excess, "multiplier": -multiplier * excess.detach()}
         return LossOutput(by_group, CQLContinuousMetrics(cql_loss, multiplier))
 
-    def _propose(self, agent: SoftActorCritic, obs: Any, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _propose(self, agent: Agent, obs: Observation) -> tuple[Tensor, Tensor]:
         """Samples actions [samples, B, A] of the policy at observations [B, ...]; log densities are [samples, B]."""
-        policy = agent.distribution(obs)
-        wide = type(policy)(policy.mean.expand(self.samples, *action.shape), policy.log_std)
-        return wide.sample_with_log_prob(agent.rng)
+        return agent.policy(obs, Reparameterized).expand(self.samples).sample_with_log_prob(agent.rng)

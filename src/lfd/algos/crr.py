@@ -7,11 +7,13 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents.policy_critic import PolicyQAgent
+from lfd.agents import Agent
+from lfd.agents.distributions import Categorical
+from lfd.agents.roles import CATEGORICAL, DISCRETE_CRITIC
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
-from lfd.maths import exp_advantage_weight, gather_action, td_target
+from lfd.maths import critic_mse, exp_advantage_weight, gather_action, over_critics, td_target
 
 
 class Filter(Enum):
@@ -24,7 +26,7 @@ class Filter(Enum):
 
 @dataclass(frozen=True)
 class CRRMetrics(Metrics):
-    critic_loss: Annotated[Tensor, "squared TD error, in squared units of the return"]
+    critic_loss: Annotated[Tensor, "squared TD error, summed over critics, in squared units of the return"]
     actor_loss: Annotated[Tensor, "weighted negative log-likelihood of the data's actions, in nats"]
     q_mean: Annotated[Tensor, "mean Q(s, a) of the data's actions"]
     weight_mean: Annotated[Tensor, "mean weight of a cloned action"]
@@ -43,9 +45,9 @@ class CRR(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = PolicyQAgent
-    trains: ClassVar = ("policy", "q")
-    targets: ClassVar = ("policy", "q")
+    uses: ClassVar = {"policy": CATEGORICAL, "critic": DISCRETE_CRITIC}
+    trains: ClassVar = ("policy", "critic")
+    targets: ClassVar = ("policy", "critic")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,18 +56,19 @@ class CRR(Loss):
         if self.exp_adv_max <= 0:
             raise UserError(f"exp_adv_max: expected a number above 0, got {self.exp_adv_max}")
 
-    def __call__(self, agent: PolicyQAgent, batch: Batch) -> LossOutput[CRRMetrics]:
-        next_probs = agent.target_distribution(batch.next_obs).logits.softmax(-1)
-        next_v = (next_probs * agent.target_q(batch.next_obs)).sum(-1)
-        target = td_target(batch.reward, batch.discount, next_v)
-        all_q, policy = agent.q(batch.obs), agent.distribution(batch.obs)
-        q = gather_action(all_q, batch.action)
-        critic_loss = (q - target).square().mean()
-        v = (policy.logits.softmax(-1) * all_q).sum(-1)
-        weight = self._weight((q - v).detach())
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[CRRMetrics]:
+        with torch.no_grad():
+            next_probs = agent.policy(batch.next_obs, Categorical, target=True).logits.softmax(-1)
+            next_v = (next_probs * over_critics(torch.amin, agent.q_all(batch.next_obs, target=True), -2)).sum(-1)
+            target = td_target(batch.reward, batch.discount, next_v)
+        all_q, policy = agent.q_all(batch.obs), agent.policy(batch.obs, Categorical)
+        q = gather_action(all_q, batch.action)  # [B, critics]
+        critic_loss = critic_mse(q, target)
+        v = (policy.logits.softmax(-1) * over_critics(torch.mean, all_q, -2)).sum(-1)
+        weight = self._weight((over_critics(torch.mean, q) - v).detach())
         actor_loss = -(weight * policy.log_prob(batch.action)).mean()
         metrics = CRRMetrics(critic_loss, actor_loss, q.mean(), weight.mean())
-        return LossOutput({"q": critic_loss, "policy": actor_loss}, metrics)
+        return LossOutput({"critic": critic_loss, "policy": actor_loss}, metrics)
 
     def _weight(self, advantage: Tensor) -> Tensor:
         """Weights [B] of advantages [B]."""

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from lfd.agents.actor_critic import SoftActorCritic
+from lfd.agents import Agent
+from lfd.agents.roles import CONTINUOUS_CRITIC
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.maths import pairwise_cosine
@@ -26,9 +27,9 @@ class EDAC(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = SoftActorCritic
+    uses: ClassVar = {"critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("critic",)
 
-    def __call__(self, agent: SoftActorCritic, batch: Batch) -> LossOutput[EDACMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[EDACMetrics]:
         edac_loss = pairwise_cosine(agent.action_gradients(batch.obs, batch.action)).mean()
         return LossOutput({"critic": edac_loss}, EDACMetrics(edac_loss))

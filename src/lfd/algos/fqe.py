@@ -6,10 +6,26 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents.critic import Critic
+from lfd.agents import Agent
+from lfd.agents.roles import CRITIC
 from lfd.algos import Loss, LossOutput, Metrics
-from lfd.batch import Batch
-from lfd.maths import td_target
+from lfd.batch import Batch, Observation
+from lfd.maths import critic_mse, over_critics, td_target
+
+EVALUATED = "policy"  # role of the frozen policy that is evaluated
+
+
+@torch.no_grad()
+def policy_action(agent: Agent, obs: Observation) -> Tensor:
+    """Greedy actions of the evaluated policy, [B] or [B, A]; observations and actions in network units."""
+    policy = agent.frozen[EVALUATED]
+    # the policy normalizes observations by itself and returns actions in units of the space
+    raw = agent.unprocess(Batch(obs=obs)).obs
+    first = next(iter(raw.values())) if isinstance(raw, dict) else raw
+    action, _ = policy.act(raw, policy.initial_state(len(first)), None)
+    action = agent.preprocess(Batch(action=action)).action
+    # clipped as in an environment: the mean of a Gaussian may lie far outside the bounds
+    return action.clamp(-1, 1) if agent.continuous else action
 
 
 @dataclass(frozen=True)
@@ -25,14 +41,14 @@ class FQE(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = Critic
+    uses: ClassVar = {"critic": CRITIC}
     trains: ClassVar = ("critic",)
     targets: ClassVar = ("critic",)
 
-    def __call__(self, agent: Critic, batch: Batch) -> LossOutput[FQEMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[FQEMetrics]:
         with torch.no_grad():
-            next_v = agent.value(batch.next_obs, agent.policy_action(batch.next_obs), target=True)
-            target = td_target(batch.reward, batch.discount, next_v)
-        q = agent.value(batch.obs, batch.action)
-        critic_loss = (q - target).square().mean()
+            next_q = agent.q(batch.next_obs, policy_action(agent, batch.next_obs), target=True)
+            target = td_target(batch.reward, batch.discount, over_critics(torch.mean, next_q))
+        q = agent.q(batch.obs, batch.action)
+        critic_loss = critic_mse(q, target)
         return LossOutput({"critic": critic_loss}, FQEMetrics(critic_loss, q.mean()))

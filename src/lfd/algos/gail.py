@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lfd.agents import REWARD, Agent
+from lfd.agents.nets import NetInputs, NetSpec
 from lfd.agents.reward_model import Inputs, RewardNet
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
@@ -33,10 +34,10 @@ class DiscriminatorNet(nn.Module):
 
     recordable = True
 
-    def __init__(self, spaces: Spaces, loss: "GAIL") -> None:
+    def __init__(self, spaces: Spaces, spec: "DiscriminatorSpec") -> None:
         super().__init__()
-        self.net = RewardNet(spaces, loss.hidden, loss.activation, loss.inputs)
-        self.reward_fn, self.spectral_norm = loss.reward_fn, loss.spectral_norm
+        self.net = RewardNet(spaces, spec.hidden, spec.activation, spec.inputs)
+        self.reward_fn, self.spectral_norm = spec.reward_fn, spec.spectral_norm
         if not self.spectral_norm:
             # D starts at 1 / 2, as a random reward would bias the policy
             zero_init_output(self.net.head)
@@ -52,10 +53,27 @@ class DiscriminatorNet(nn.Module):
         return features.squeeze(-1)
 
     def forward(self, batch: Batch) -> Tensor:
+        """Rewards [B] of preprocessed transitions [B, ...]."""
         logit = self.logit(self.net.features(batch))
         if self.reward_fn is RewardFn.gail:
             return F.softplus(logit)
         return logit if self.reward_fn is RewardFn.airl else -F.softplus(-logit)
+
+
+@dataclass
+class DiscriminatorSpec(NetSpec):
+    """A discriminator of expert and learner, whose logit gives a reward."""
+
+    on_trunk: ClassVar[bool] = False
+
+    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units per hidden layer
+    activation: Activation = Activation.tanh  # of hidden layers
+    inputs: Inputs = Inputs.obs_action  # inputs of D; obs and obs_next_obs imitate states, not actions
+    reward_fn: RewardFn = RewardFn.airl  # the reward as a function of D
+    spectral_norm: bool = False  # divide the head's weights by their largest singular value (Miyato et al. 2018)
+
+    def build(self, inputs: NetInputs) -> DiscriminatorNet:
+        return DiscriminatorNet(inputs.spaces, self)
 
 
 @dataclass(frozen=True)
@@ -83,7 +101,6 @@ class GAIL(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = {"learner": ("obs",), "expert": ("obs",)}
-    agents: ClassVar = Agent
     trains: ClassVar = (REWARD,)
 
     def __post_init__(self) -> None:
@@ -101,8 +118,10 @@ class GAIL(Loss):
     def reward_sign(self) -> str:
         return {RewardFn.gail: "never negative", RewardFn.log_d: "never positive", RewardFn.airl: ""}[self.reward_fn]
 
-    def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        return {REWARD: DiscriminatorNet(agent.spaces, self)}
+    def brings(self, spaces: Spaces) -> dict[str, NetSpec]:
+        return {
+            REWARD: DiscriminatorSpec(self.hidden, self.activation, self.inputs, self.reward_fn, self.spectral_norm)
+        }
 
     def __call__(self, agent: Agent, batch: Mapping[str, Batch]) -> LossOutput[GAILMetrics]:
         net = agent.nets[REWARD]

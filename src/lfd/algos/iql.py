@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lfd.agents import Agent
-from lfd.agents.policy_critic import PolicyCriticAgent
+from lfd.agents.roles import CRITIC, STATE_VALUE, STOCHASTIC
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
@@ -36,7 +36,7 @@ class IQL(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = PolicyCriticAgent
+    uses: ClassVar = {"policy": STOCHASTIC, "critic": CRITIC, "value": STATE_VALUE}
     trains: ClassVar = ("policy", "critic", "value")
     targets: ClassVar = ("critic",)
 
@@ -49,20 +49,16 @@ class IQL(Loss):
         if self.exp_adv_max <= 0:
             raise UserError(f"exp_adv_max: expected a number above 0, got {self.exp_adv_max}")
 
-    def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        assert isinstance(agent, PolicyCriticAgent)
-        return {"value": agent.net_of(1)}
-
-    def __call__(self, agent: PolicyCriticAgent, batch: Batch) -> LossOutput[IQLMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[IQLMetrics]:
         with torch.no_grad():
-            next_v = agent.net("value", batch.next_obs).squeeze(-1)
+            next_v = agent.value(batch.next_obs)
             target = td_target(batch.reward, batch.discount, next_v)
-        v = agent.net("value", batch.obs).squeeze(-1)
-        adv = agent.target_q(batch.obs, batch.action).amin(-1) - v
+        v = agent.value(batch.obs)
+        adv = agent.q(batch.obs, batch.action, target=True).amin(-1) - v
         critic_loss = critic_mse(agent.q(batch.obs, batch.action), target)
         # a product with beta would differ in the last bit, and the documented scores were measured with this quotient
         weight = exp_advantage_weight(adv / (1 / self.beta), self.exp_adv_max)
-        actor_loss = -(weight * agent.distribution(batch.obs).log_prob(batch.action)).mean()
+        actor_loss = -(weight * agent.policy(batch.obs).log_prob(batch.action)).mean()
         value_loss = expectile(adv, self.expectile).mean()
         by_group = {"value": value_loss, "critic": critic_loss, "policy": actor_loss}
         return LossOutput(by_group, IQLMetrics(critic_loss, actor_loss, value_loss, v.mean(), weight.mean()))

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents.actor_critic import ActorCritic
+from lfd.agents import Agent
+from lfd.agents.roles import STATE_VALUE, STOCHASTIC
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
@@ -32,7 +33,7 @@ class PPO(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "log_prob", "advantage", "value_target")
-    agents: ClassVar = ActorCritic
+    uses: ClassVar = {"policy": STOCHASTIC, "value": STATE_VALUE}
     trains: ClassVar = ("policy", "value")
 
     def __post_init__(self) -> None:
@@ -43,8 +44,8 @@ class PPO(Loss):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
-    def __call__(self, agent: ActorCritic, batch: Batch) -> LossOutput[PPOMetrics]:
-        policy = agent.distribution(batch.obs)
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[PPOMetrics]:
+        policy = agent.policy(batch.obs)
         log_ratio = policy.log_prob(batch.action) - batch.log_prob
         adv = batch.advantage
         if self.normalize_advantage:

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents.quantile import QuantileAgent
+from lfd.agents import Agent
+from lfd.agents.roles import QUANTILES
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
@@ -27,28 +28,23 @@ class QRDQN(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = QuantileAgent
-    trains: ClassVar = ("q",)
-    targets: ClassVar = ("q",)
+    uses: ClassVar = {"critic": QUANTILES}
+    trains: ClassVar = ("critic",)
+    targets: ClassVar = ("critic",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.kappa <= 0:
             raise UserError(f"kappa: expected a number above 0, got {self.kappa}")
 
-    def __call__(self, agent: QuantileAgent, batch: Batch) -> LossOutput[QRDQNMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[QRDQNMetrics]:
         with torch.no_grad():
-            next_quantiles = agent.target_quantiles(batch.next_obs)
-            next_z = _gather_quantiles(next_quantiles, next_quantiles.mean(-2).argmax(-1))
+            next_quantiles = agent.q_outputs(batch.next_obs, target=True)
+            next_z = gather_action(next_quantiles, next_quantiles.mean(-2).argmax(-1))
             reward, discount = (column.unsqueeze(-1).expand_as(next_z) for column in (batch.reward, batch.discount))
             target = td_target(reward, discount, next_z)
-        quantiles = _gather_quantiles(agent.quantiles(batch.obs), batch.action)
+        quantiles = gather_action(agent.q_outputs(batch.obs), batch.action)
         error = quantile_huber(quantiles, target, self.kappa)
         weighted = error * batch.weight if "weight" in batch.__dict__ else error
         metrics = QRDQNMetrics(error.mean(), quantiles.mean())
-        return LossOutput({"q": weighted.mean()}, metrics, {"priority": error.detach()})
-
-
-def _gather_quantiles(quantiles: Tensor, action: Tensor) -> Tensor:
-    """Quantiles [B, N, A] at actions int64 [B] -> [B, N]."""
-    return gather_action(quantiles, action.unsqueeze(-1).expand(quantiles.shape[:-1]))
+        return LossOutput({"critic": weighted.mean()}, metrics, {"priority": error.detach()})

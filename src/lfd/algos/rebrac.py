@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents.deterministic import DeterministicActorCritic
+from lfd.agents import Agent
+from lfd.agents.distributions import Distribution
+from lfd.agents.roles import CONTINUOUS_CRITIC, POLICY
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
@@ -34,7 +36,7 @@ class ReBRACCritic(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "next_action", "discount")
-    agents: ClassVar = DeterministicActorCritic
+    uses: ClassVar = {"policy": POLICY, "critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("critic",)
     targets: ClassVar = ("policy", "critic")
 
@@ -44,12 +46,13 @@ class ReBRACCritic(Loss):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[ReBRACCriticMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[ReBRACCriticMetrics]:
         with torch.no_grad():
+            mode = agent.policy(batch.next_obs, Distribution, target=True).mode()
             normal = agent.rng.normal(*batch.action.shape)
-            next_action = smoothed_action(agent.target_action(batch.next_obs), normal, self.noise, self.noise_clip)
+            next_action = smoothed_action(mode, normal, self.noise, self.noise_clip)
             penalty = (next_action - batch.next_action).square().sum(-1)
-            next_v = agent.target_q(batch.next_obs, next_action).amin(-1) - self.critic_bc_coef * penalty
+            next_v = agent.q(batch.next_obs, next_action, target=True).amin(-1) - self.critic_bc_coef * penalty
             target = td_target(batch.reward, batch.discount, next_v)
         q = agent.q(batch.obs, batch.action)
         critic_loss = critic_mse(q, target)
@@ -70,8 +73,9 @@ class ReBRACActor(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = DeterministicActorCritic
+    uses: ClassVar = {"policy": POLICY, "critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("policy",)
+    through_critic: ClassVar = ("policy",)
     revision: ClassVar = 2  # delayed target networks are updated in the steps of the policy
 
     def __post_init__(self) -> None:
@@ -79,8 +83,8 @@ class ReBRACActor(Loss):
         if self.actor_bc_coef < 0:
             raise UserError(f"actor_bc_coef: expected 0 or more, got {self.actor_bc_coef}")
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[ReBRACActorMetrics]:
-        action = agent.action(batch.obs)
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[ReBRACActorMetrics]:
+        action = agent.policy(batch.obs, Distribution).mode()
         q = agent.q(batch.obs, action).amin(-1)
         bc_loss = (action - batch.action).square().sum(-1).mean()
         actor_loss = self.actor_bc_coef * bc_loss - q.mean() / q.detach().abs().mean()

@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lfd.agents import Agent
-from lfd.agents.actor_critic import SoftActorCritic
+from lfd.agents.distributions import Reparameterized
+from lfd.agents.nets import NetSpec, ScalarSpec
+from lfd.agents.roles import CONTINUOUS_CRITIC, REPARAMETERIZED
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
+from lfd.envs.spaces import Spaces
 from lfd.maths import critic_mse, td_target
-from lfd.nets import Scalar
 
 
 @dataclass(frozen=True)
@@ -35,27 +37,28 @@ class SAC(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = SoftActorCritic
+    uses: ClassVar = {"policy": REPARAMETERIZED, "critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("critic", "policy", "temperature")
     targets: ClassVar = ("critic",)
+    through_critic: ClassVar = ("policy",)
 
-    def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        return {"temperature": Scalar(0.0)}
+    def brings(self, spaces: Spaces) -> dict[str, NetSpec]:
+        return {"temperature": ScalarSpec(0.0)}
 
-    def __call__(self, agent: SoftActorCritic, batch: Batch) -> LossOutput[SACMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[SACMetrics]:
         log_alpha = agent.net("temperature")
         alpha = log_alpha.exp().detach()
         with torch.no_grad():
-            next_action, next_log_prob = agent.distribution(batch.next_obs).sample_with_log_prob(agent.rng)
-            next_v = agent.target_q(batch.next_obs, next_action).amin(-1)
+            next_action, next_log_prob = agent.policy(batch.next_obs, Reparameterized).sample_with_log_prob(agent.rng)
+            next_v = agent.q(batch.next_obs, next_action, target=True).amin(-1)
             if self.entropy_backup:
                 next_v = next_v - alpha * next_log_prob
             target = td_target(batch.reward, batch.discount, next_v)
         q = agent.q(batch.obs, batch.action)
         critic_loss = critic_mse(q, target)
-        action, log_prob = agent.distribution(batch.obs).sample_with_log_prob(agent.rng)
+        action, log_prob = agent.policy(batch.obs, Reparameterized).sample_with_log_prob(agent.rng)
         actor_loss = (alpha * log_prob - agent.q(batch.obs, action).amin(-1)).mean()
-        target_entropy = -float(agent.action_size) if self.target_entropy is None else self.target_entropy
+        target_entropy = -float(agent.spaces.action_size) if self.target_entropy is None else self.target_entropy
         alpha_loss = -(log_alpha * (log_prob.detach() + target_entropy)).mean()
         by_group = {"critic": critic_loss, "policy": actor_loss, "temperature": alpha_loss}
         return LossOutput(by_group, SACMetrics(critic_loss, actor_loss, q.mean(), -log_prob.mean(), alpha))

@@ -6,7 +6,9 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from lfd.agents.deterministic import DeterministicActorCritic
+from lfd.agents import Agent
+from lfd.agents.distributions import Distribution
+from lfd.agents.roles import CONTINUOUS_CRITIC, POLICY
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
@@ -28,7 +30,7 @@ class TD3Critic(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "reward", "next_obs", "discount")
-    agents: ClassVar = DeterministicActorCritic
+    uses: ClassVar = {"policy": POLICY, "critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("critic",)
     targets: ClassVar = ("policy", "critic")
 
@@ -38,11 +40,12 @@ class TD3Critic(Loss):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}: expected 0 or more, got {getattr(self, name)}")
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[TD3CriticMetrics]:
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[TD3CriticMetrics]:
         with torch.no_grad():
+            mode = agent.policy(batch.next_obs, Distribution, target=True).mode()
             normal = agent.rng.normal(*batch.action.shape)
-            next_action = smoothed_action(agent.target_action(batch.next_obs), normal, self.noise, self.noise_clip)
-            next_v = agent.target_q(batch.next_obs, next_action).amin(-1)
+            next_action = smoothed_action(mode, normal, self.noise, self.noise_clip)
+            next_v = agent.q(batch.next_obs, next_action, target=True).amin(-1)
             target = td_target(batch.reward, batch.discount, next_v)
         q = agent.q(batch.obs, batch.action)
         critic_loss = critic_mse(q, target)
@@ -60,10 +63,11 @@ class TD3Actor(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs",)
-    agents: ClassVar = DeterministicActorCritic
+    uses: ClassVar = {"policy": POLICY, "critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("policy",)
+    through_critic: ClassVar = ("policy",)
     revision: ClassVar = 2  # delayed target networks are updated in the steps of the policy
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[TD3ActorMetrics]:
-        actor_loss = -agent.first_q(batch.obs, agent.action(batch.obs)).mean()
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[TD3ActorMetrics]:
+        actor_loss = -agent.q(batch.obs, agent.policy(batch.obs, Distribution).mode(), only=1).mean()
         return LossOutput({"policy": actor_loss}, TD3ActorMetrics(actor_loss))

@@ -5,7 +5,9 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from lfd.agents.deterministic import DeterministicActorCritic
+from lfd.agents import Agent
+from lfd.agents.distributions import Distribution
+from lfd.agents.roles import CONTINUOUS_CRITIC, POLICY
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
 from lfd.errors import UserError
@@ -28,8 +30,9 @@ class TD3BCActor(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action")
-    agents: ClassVar = DeterministicActorCritic
+    uses: ClassVar = {"policy": POLICY, "critic": CONTINUOUS_CRITIC}
     trains: ClassVar = ("policy",)
+    through_critic: ClassVar = ("policy",)
     revision: ClassVar = 2  # delayed target networks are updated in the steps of the policy
 
     def __post_init__(self) -> None:
@@ -37,9 +40,9 @@ class TD3BCActor(Loss):
         if self.alpha < 0:
             raise UserError(f"alpha: expected 0 or more, got {self.alpha}")
 
-    def __call__(self, agent: DeterministicActorCritic, batch: Batch) -> LossOutput[TD3BCActorMetrics]:
-        action = agent.action(batch.obs)
-        q = agent.first_q(batch.obs, action)
+    def __call__(self, agent: Agent, batch: Batch) -> LossOutput[TD3BCActorMetrics]:
+        action = agent.policy(batch.obs, Distribution).mode()
+        q = agent.q(batch.obs, action, only=1)
         q_weight = self.alpha / q.detach().abs().mean()
         bc_loss = (action - batch.action).square().mean()
         actor_loss = bc_loss - q_weight * q.mean()

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from lfd.agents import REWARD, Agent
+from lfd.agents.nets import NetInputs, NetSpec
 from lfd.agents.reward_model import Inputs, RewardNet
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.batch import Batch
@@ -66,8 +67,24 @@ class Scaled(RewardNet):
         }
 
     def forward(self, batch: Batch) -> Tensor:
+        """Rewards [B] of preprocessed transitions [B, ...]."""
         scaled = (self.raw(batch) - self.mean * (1 - self.terminated)) / self.std
         return scaled.tanh() if self.bounded else scaled
+
+
+@dataclass
+class ScaledSpec(NetSpec):
+    """A reward in units of its spread on the training data."""
+
+    on_trunk: ClassVar[bool] = False
+
+    inputs: Inputs = Inputs.obs  # inputs of the reward
+    hidden: list[int] = field(default_factory=lambda: [64, 64])  # units per hidden layer
+    activation: Activation = Activation.relu  # of hidden layers
+    bounded: bool = False  # bound the reward to (-1, 1)
+
+    def build(self, inputs: NetInputs) -> Scaled:
+        return Scaled(inputs.spaces, self.hidden, self.activation, self.inputs, self.bounded)
 
 
 @dataclass(frozen=True)
@@ -97,7 +114,6 @@ class TREX(Loss):
 
     recordable: ClassVar = True
     needs: ClassVar = ("obs", "action", "next_obs", "terminated", "preferred", "valid")
-    agents: ClassVar = Agent
     trains: ClassVar = (REWARD,)
 
     def __post_init__(self) -> None:
@@ -110,8 +126,8 @@ class TREX(Loss):
         unseen = {"action", "next_obs"} - {self.inputs.value.removeprefix("obs_")}
         return {"": (self.reads, tuple(name for name in self.needs if name not in unseen))}
 
-    def modules(self, agent: Agent) -> dict[str, nn.Module]:
-        return {REWARD: Scaled(agent.spaces, self.hidden, self.activation, self.inputs, self.bounded)}
+    def brings(self, spaces: Spaces) -> dict[str, NetSpec]:
+        return {REWARD: ScaledSpec(self.inputs, self.hidden, self.activation, self.bounded)}
 
     def __call__(self, agent: Agent, batch: Batch) -> LossOutput[TREXMetrics]:
         net = agent.nets[REWARD]

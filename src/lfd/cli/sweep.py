@@ -185,6 +185,12 @@ def _outputs(jobs: Sequence[Job]) -> Outputs:
     raise UserError("; ".join(reasons))
 
 
+def _composed_line(job: Job) -> list[str]:
+    """The overrides of an accepted job, with those that its composition added."""
+    assert job.experiment is not None
+    return job.experiment.line
+
+
 def _print_plans(jobs: Sequence[Job]) -> int:
     """Prints the plan of each job; returns the exit code."""
     for job in jobs:
@@ -223,7 +229,7 @@ def _run(jobs: list[Job], sweep: Sweep, launcher: Launcher) -> None:
             while pending := [job for job in jobs if job.result is None]:
                 start = time.time_ns()
                 try:
-                    returns = launcher.launch([job.overrides for job in pending], initial_job_idx=0)
+                    returns = launcher.launch([_composed_line(job) for job in pending], initial_job_idx=0)
                     for job, job_return in zip(pending, returns, strict=True):
                         job.end(job_return.return_value)
                 except BrokenExecutor:

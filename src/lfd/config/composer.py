@@ -4,6 +4,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -12,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from lfd.config.errors import CONFIG_ERRORS, check_hydra, user_message
-from lfd.config.experiment import Experiment, build
+from lfd.config.experiment import ACTIONS, Experiment, OtherActions, build
 from lfd.config.folder import config_folder
 from lfd.config.loader import BASE, CONFIG, Loader
 from lfd.config.override_checker import OverrideChecker
@@ -20,6 +21,7 @@ from lfd.config.overrides import check_options, literal, parsed
 from lfd.config.renamed import check_renamed
 from lfd.config.schemas import register
 from lfd.errors import RunError, UserError
+from lfd.log.progress import print_message_once
 
 
 @final
@@ -35,7 +37,11 @@ class Composer:
         self.loader = Loader(config_folder(), own)
 
     def experiment(self, overrides: Sequence[str]) -> Experiment:
-        """The experiment of overrides such as ["algo=bc", "seed=1"]. Raises UserError."""
+        """The experiment of overrides such as ["algo=bc", "seed=1"]. Raises UserError.
+
+        Losses and nets follow the kind of actions of the environment or of the dataset's file: if it differs from the
+        composed one, `actions=…` is added to the overrides.
+        """
         return self._experiment(parsed(overrides, sweep=False), None)
 
     def job(self, master: DictConfig, overrides: Sequence[str]) -> Experiment:
@@ -81,6 +87,25 @@ class Composer:
             raise UserError(f"--package {package}: expected a key of the configuration; leave it out to print all keys")
 
     def _experiment(self, overrides: list[Override], master: DictConfig | None) -> Experiment:
+        roots = {override.key_or_group.partition(".")[0] for override in overrides}
+        if ACTIONS in roots or not roots & {"env", "experiment"}:
+            return self._built(overrides, master)
+        try:
+            return self._built(overrides, master)
+        except OtherActions as refusal:
+            return self._built(self._with_actions(overrides, refusal.actions), master)
+        except UserError as refusal:
+            # The keys of the line may be those of the other kind, which the environment or the file turns out to have.
+            for actions in self.loader.options(ACTIONS):
+                with suppress(UserError):
+                    return self._built(self._with_actions(overrides, actions), master)
+            raise refusal
+
+    @staticmethod
+    def _with_actions(overrides: list[Override], actions: str) -> list[Override]:
+        return [*overrides, *parsed([f"{ACTIONS}={actions}"], sweep=False)]
+
+    def _built(self, overrides: list[Override], master: DictConfig | None) -> Experiment:
         lines = [str(override.input_line) for override in overrides]
         try:
             cfg = self.loader.compose(lines) if master is None else self.loader.job(master, lines)
@@ -95,9 +120,24 @@ class Composer:
         with open_dict(cfg):
             del cfg["hydra"]
         try:
-            return build(cfg, choices, overrides)
+            experiment = build(cfg, choices, overrides)
         except UserError as refusal:
             raise self._with_file(refusal, choices, overrides) from refusal
+        self._name_missing_values(choices)
+        return experiment
+
+    def _name_missing_values(self, choices: Mapping[str, Any]) -> None:
+        """Prints a line if an algorithm has no values for the environment, and one on which it builds has some."""
+        algo, env, tuned = (str(choices.get(choice)) for choice in ("algo", "env", "tuned@algo"))
+        if self.loader.file(f"tuned/{tuned}").exists():
+            return
+        for base in self.loader.bases(algo):
+            if self.loader.file(f"tuned/{env}/{base}").exists():
+                print_message_once(
+                    f"algo={algo} has no values for env={env} (tuned/{env}/{algo}.yaml); those of its base: "
+                    f"tuned@algo={env}/{base}"
+                )
+                return
 
     def _with_file(self, refusal: UserError, choices: Mapping[str, Any], overrides: Sequence[Override]) -> UserError:
         """The error with the experiment's or pipeline's file in front, if that sets the key with which it begins."""

@@ -180,7 +180,10 @@ def _hydra_message(error: HydraException, loader: Loader | None) -> str:
             if name not in known:
                 return f"~{name}: other choices depend on {name}; choose another option instead"
     if match := re.match(r"Invalid Defaults List override .*No earlier Group Default for '(.*)' exists", text):
-        text = f"Could not override '{match[1]}'. No match in the defaults list."
+        # Hydra 1.3 lists the choices of the group, 1.4 does not.
+        group, choices = match[1].partition("@")[0], loader.compose([]).hydra.runtime.choices if loader else ()
+        known = ", ".join(str(choice) for choice in choices if str(choice).partition("@")[0] == group)
+        text = f"Could not override '{match[1]}'. " + (f"Did you mean to override {known}?" if known else "No match")
     if re.match(r"Could not override '[\w/]+@experiment\.", text):
         return f"{_file(error, loader)}expected `# @package _global_` as the first line of an experiment"
     if match := re.match(r"Could not override '(.*?)'\. (No match|Did you mean to override (one of )?(.*)\?)", text):

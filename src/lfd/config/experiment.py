@@ -28,6 +28,16 @@ from lfd.stages import Stage
 from lfd.store.outputs import Outputs
 from lfd.store.provenance import without_secrets
 
+ACTIONS = "actions"  # the group by which an algorithm chooses its losses
+
+
+class OtherActions(UserError):
+    """The environment or the dataset's file has another kind of actions than the composed losses."""
+
+    def __init__(self, message: str, actions: str) -> None:
+        super().__init__(message)
+        self.actions = actions
+
 
 @dataclass
 class Experiment:
@@ -99,7 +109,20 @@ def build(cfg: DictConfig, choices: Mapping[str, Any], overrides: list[Override]
 def _is_reported(choice: str, links: Mapping[str, set[str]]) -> bool:
     """True for a group that users choose from and that this run reads; false for classes and hyperparameter files."""
     group, _, package = choice.partition("@")
-    chosen_by_files = ("tuned", "stage", "agent", "loss", "source", "optim", "target", "phase", "experiment", "local")
+    chosen_by_files = (
+        "tuned",
+        "stage",
+        "net",
+        "memory",
+        "acts_by",
+        "loss",
+        "source",
+        "optim",
+        "target",
+        "phase",
+        "experiment",
+        "local",
+    )
     if "/" in group or group in chosen_by_files or "." in package or package.startswith("_"):
         return False
     return group != "rl_algo" or links.get("rl_algo") != set()
@@ -222,10 +245,7 @@ def refuse_unread(overrides: Sequence[Override]) -> None:
 
 
 def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mapping[str, Any], store: Path) -> None:
-    """Refuses `actions` other than those of the environment or, without one, of the dataset file.
-
-    The losses are chosen by `actions` before an environment is made or a file is opened.
-    """
+    """Refuses `actions` other than those of the environment or, without one, of the dataset file."""
     how_stored = ""
     if env is not None:
         spaces_by_origin = {f"env.id={env.id}": env.spaces()}
@@ -237,10 +257,11 @@ def _check_actions(env: Env | None, stages: Mapping[str, Stage], choices: Mappin
             f"the file of {name}": spaces for name, stage in stages.items() if (spaces := stage.spaces()) is not None
         }
     for origin, spaces in spaces_by_origin.items():
-        if choices.get("actions") != spaces.actions:
-            raise UserError(
-                f"actions: expected {spaces.actions}, as in {origin}, got {choices.get('actions')}; add "
-                f"actions={spaces.actions}{how_stored}"
+        if choices.get(ACTIONS) != spaces.actions:
+            raise OtherActions(
+                f"{ACTIONS}: expected {spaces.actions}, as in {origin}, got {choices.get(ACTIONS)}; leave it out"
+                f"{how_stored}",
+                spaces.actions,
             )
 
 

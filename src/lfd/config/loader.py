@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, cast, final
 
 import hydra
 import yaml
@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lfd.config.renamed import check_files
 from lfd.errors import UserError
+from lfd.registry import PARTS, is_place, part_at
 
 CONFIG = "config"  # the primary configuration in conf/
 # Hydra 1.3 asks for the version whose rules apply; 1.4 has no such argument, and asks before it replaces an option.
@@ -39,6 +40,16 @@ LARGEST = 100_000  # maximum number of values in a file after its aliases are wr
 def store(group: str | None, name: str, node: Any, package: str | None = None) -> None:
     """Registers an option that has no file."""
     ConfigStore.instance().store(name, node, group, package, **_REPLACE)
+
+
+def structured(kind: type[Any], description: str) -> DictConfig:
+    """The configuration of a class. Raises UserError, which begins with `description`, if OmegaConf refuses a type."""
+    try:
+        return cast(DictConfig, OmegaConf.structured(kind))
+    except OmegaConfBaseException as error:
+        # a plugin's class may have fields of other types
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{description}: expected fields of types of OmegaConf: {reason}") from error
 
 
 def child_node(owner: Container, key: Any) -> Node | None:
@@ -94,7 +105,15 @@ class FileConfigSource(file_config_source.FileConfigSource):
     `load_config` raises UserError with the path of a file that is no configuration.
     """
 
+    def is_config(self, config_path: str) -> bool:
+        """True also for an option such as `loss/my_module:MyLoss`, which is the class of a module."""
+        return _is_class(config_path) or super().is_config(config_path)
+
     def load_config(self, config_path: str) -> ConfigResult:
+        if _is_class(config_path):
+            group, _, place = config_path.partition("/")
+            config = structured(part_at(group, place), f"{group}={place}")
+            return ConfigResult(config=config, path=self.path, provider=self.provider, header={"package": None})
         path = Path(self.path, self._normalize_file_name(config_path))
         try:
             _check_size(path)
@@ -113,6 +132,11 @@ class FileConfigSource(file_config_source.FileConfigSource):
         if config_path.startswith("tuned/"):
             _check_tuned(path, result.config)
         return _local(path, result) if config_path.startswith("local/") else result
+
+
+def _is_class(config_path: str) -> bool:
+    group, _, option = config_path.partition("/")
+    return group in PARTS and is_place(option)
 
 
 def _check_defaults(path: Path, config: DictConfig) -> None:
@@ -240,6 +264,11 @@ class Loader:
         """The yaml file of an option such as "algo/mine"."""
         paths = [folder / f"{name}.yaml" for folder in self._folders]
         return next((path for path in paths if path.exists()), paths[-1])
+
+    def bases(self, algo: str) -> list[str]:
+        """The algorithms on which an algorithm builds, by the defaults list of its file, the nearest first."""
+        direct = [name for name in _chosen(OmegaConf.load(self.file(f"algo/{algo}"))) if name in self.options("algo")]
+        return [*direct, *(further for name in direct for further in self.bases(name))]
 
     def options(self, group: str) -> list[str]:
         """The options that a user may choose in a group; schemas are left out."""

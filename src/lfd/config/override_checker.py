@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from lfd.config.errors import alias_of, resolve_key, value_message
-from lfd.config.loader import Loader
+from lfd.config.loader import Loader, child_node, is_empty
 from lfd.config.overrides import check_options
 from lfd.errors import UserError, suggest
 
@@ -40,6 +40,7 @@ class OverrideChecker:
             self._check_group(cfg, override)
             resolve_key(cfg, override.key_or_group, override.is_add() or override.is_force_add())
         for override in self._values:
+            self._check_null_part(cfg, override)
             try:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
             except OmegaConfBaseException as error:
@@ -64,6 +65,17 @@ class OverrideChecker:
         if override.package is not None or "/" in choice:
             raise UserError(f"{line}: expected a choice that was made, got {choice!r}; {suggest(choice, choices)}")
         resolve_key(cfg, choice)
+
+    def _check_null_part(self, cfg: DictConfig, override: Override) -> None:
+        """Refuses a value for a part that is null and that an option of a group fills, as `acts_by` of an agent."""
+        parent, _, name = override.key_or_group.rpartition(".")
+        node = child_node(OmegaConf.select(cfg, parent), name) if parent else None
+        options = self._loader.options(name)
+        if options and isinstance(node, DictConfig) and is_empty(node) and override.value() is not None:
+            raise UserError(
+                f"{override.input_line}: expected an option of the group {name}; choose one, as in "
+                f"+{name}@{override.key_or_group}={options[0]}"
+            )
 
     def _check_alias(self, cfg: DictConfig, override: Override) -> None:
         """Refuses a value for an alias of a part that a group chooses, as `learn.algo` is of `algo`."""

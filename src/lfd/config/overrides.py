@@ -8,9 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from lfd.config.renamed import check_renamed, new_group
+from lfd.config.renamed import check_renamed, new_group, new_name
 from lfd.errors import UserError, suggest
-from lfd.registry import BROKEN
+from lfd.registry import BROKEN, PARTS, is_place
 
 _FOLDER_SETTINGS = ("hydra.run.", "hydra.sweep.", "hydra.output_subdir", "hydra.job.chdir")
 
@@ -34,6 +34,8 @@ def parsed(overrides: Sequence[str], sweep: bool) -> list[Override]:
                 f"{line}: expected one value, got several; add -m to run a job of each, or write {as_list} for a list"
             )
         key = override.get_key_element().lstrip("+~")
+        if "@" in key and new_name([""], override.key_or_group):  # an option of a group of an earlier version
+            check_renamed([override.key_or_group], str(override.value()), f"{override.key_or_group}=")
         if ("@" in key or "/" in key) and (message := new_group(key)):
             raise UserError(message)
         _check_hydra_setting(line, key, sweep)
@@ -106,7 +108,7 @@ def check_options(overrides: Iterable[Override], options_of: Callable[[str], Seq
         for option in value if isinstance(value, list) else [value]:
             if (group, str(option)) in BROKEN:
                 raise BROKEN[group, str(option)]
-            if option not in options:
+            if option not in options and not (group in PARTS and is_place(str(option))):
                 check_renamed([group], str(option), f"{group}=")
                 # null is not compared with the options, some of which resemble it
                 word, typed = ("null", "") if option is None else (str(option), str(option))

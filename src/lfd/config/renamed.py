@@ -11,7 +11,8 @@ _ENVS = "acrobot|ant|breakout|cartpole|halfcheetah|hopper|lunarlander|lunarlande
 _ENVS += "|mountaincar|pendulum|pong|reacher|walker2d"
 # (owner, old name, new name[, remark]). The owner is the class of a field ("field=value" for a value of the field), the
 # group of an option, "losses" for a row of that table, or "" for a key at the root, a stage or a group. Old names are
-# patterns of regular expressions, to whose groups new names may refer.
+# patterns of regular expressions, to whose groups new names may refer. A new name that begins with / is an entry of a
+# defaults list.
 RENAMED: list[tuple[str, ...]] = [
     ("", "algo@learner", "rl_algo"),
     ("", "learner", "rl_algo"),
@@ -41,7 +42,41 @@ RENAMED: list[tuple[str, ...]] = [
     ("optim", "row", "optim"),
     ("target", "row", "target"),
     ("phase", "row", "phase"),
-    ("agent", "judge", "reward_model"),
+    ("", "agent", "net", "an agent has nets by name, as in +net@algo.agent.nets.critic=q_ensemble"),
+    ("agent", "q_net", "/net@agent.nets.critic: q_ensemble"),
+    ("agent", "quantile_net", "/net@agent.nets.critic: quantile_q"),
+    ("agent", "policy", "/net@agent.nets.policy: policy"),
+    ("agent", "policy_value", "/net@agent.nets.policy: policy", "and /net@agent.nets.value: state_value"),
+    ("agent", "soft_policy_critic", "/net@agent.nets.policy: policy", "and /net@agent.nets.critic: q_ensemble"),
+    ("agent", "policy_critic", "/net@agent.nets.policy: policy", "and /net@agent.nets.critic: q_ensemble"),
+    ("agent", "policy_q", "/net@agent.nets.policy: policy", "and /net@agent.nets.critic: q_ensemble"),
+    (
+        "agent",
+        "deterministic_policy_critic",
+        "/net@agent.nets.policy: policy",
+        "head=deterministic, and /net@agent.nets.critic: q_ensemble",
+    ),
+    ("agent", "critic", "/net@agent.nets.critic: q_ensemble", "and /acts_by@agent.acts_by: none"),
+    ("agent", "bcq_net", "/acts_by@agent.acts_by: bcq", "and the nets critic and imitation"),
+    ("agent", "bcq", "/acts_by@agent.acts_by: bcq", "and the nets vae, perturbation and critic"),
+    ("agent", "pwil", "/net@agent.nets.reward: pwil"),
+    ("agent", "reward_model", "/loss", "which brings its net; leave the agent out"),
+    ("agent", "judge", "/loss", "which brings its net; leave the agent out"),
+    ("AgentConfig", "critics", "nets.critic.critics"),
+    ("AgentConfig", "layer_norm", "nets.critic.layer_norm"),
+    ("AgentConfig", "quantiles", "nets.critic.quantiles"),
+    ("AgentConfig", "head", "nets.policy.head"),
+    ("AgentConfig", "threshold", "nets.imitation.threshold"),
+    ("AgentConfig", "vae_hidden", "nets.vae.hidden"),
+    ("AgentConfig", "perturbation", "nets.perturbation.phi"),
+    ("AgentConfig", "candidates", "acts_by.candidates"),
+    ("AgentConfig", "atoms", "nets.reward.atoms"),
+    ("AgentConfig", "horizon", "nets.reward.horizon"),
+    ("AgentConfig", "alpha", "nets.reward.alpha"),
+    ("AgentConfig", "beta", "nets.reward.beta"),
+    ("AgentConfig", "inputs", "nets.reward.inputs"),
+    ("targets", "q", "critic"),
+    ("optim", "q", "critic"),
     ("source", "snippets", "preference_pairs"),
     ("loss", "cloning", "bc"),
     ("loss", "conservative_discrete", "cql_discrete"),
@@ -113,7 +148,7 @@ RENAMED: list[tuple[str, ...]] = [
     ("PolicySpec", "head=bounded", "head=tanh_mean_gaussian"),
     ("Atari", "life_loss", "terminal_on_life_loss"),
     ("Schedule", "steps", "over"),
-    ("losses", "pwil", "algo.agent"),
+    ("losses", "pwil", "algo.agent.nets.reward"),
     ("losses", "gap", "cql"),
     ("losses", "discriminator", "gail", "airl for algo=airl"),
     ("losses", "diversity", "edac"),
@@ -140,8 +175,8 @@ def new_name(owners: Iterable[str], old: str, prefix: str = "") -> str:
     for owner in owners:
         for entry, before, new, *remark in RENAMED:
             if entry == owner and (match := re.fullmatch(before, old)):
-                # A new name that begins at the root stands alone.
-                renamed = new if new.startswith("algo.") else f"{prefix}{match.expand(new)}"
+                # A new name that begins at the root, and an entry of a defaults list, stand alone.
+                renamed = new if new.startswith(("algo.", "/")) else f"{prefix}{match.expand(new)}"
                 return "; ".join([f"{prefix}{old} is called {renamed}", *remark])
     return ""
 

@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from omegaconf import BooleanNode, IntegerNode, ListConfig, OmegaConf, StringNode
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import BooleanNode, IntegerNode, ListConfig, StringNode
 
-from lfd.config.loader import store
+from lfd.config.loader import store, structured
 from lfd.envs import Env
 from lfd.errors import UserError
 from lfd.hardware import Hardware
@@ -42,12 +41,8 @@ def register() -> None:
     for group in PARTS:
         for name, kind in parts(group).items():
             try:
-                OmegaConf.structured(kind)
-            except OmegaConfBaseException as error:
-                # A plugin's class may have fields of other types.
-                reason = str(error).partition("\n")[0]
-                BROKEN[group, name] = UserError(f"lfd.{group}: {name}: expected fields of types of OmegaConf: {reason}")
-                continue
-            store(group, name, kind)
+                store(group, name, structured(kind, f"lfd.{group}: {name}"))
+            except UserError as error:
+                BROKEN[group, name] = error
     for refusal in BROKEN.values():
         print_message(f"left out: {refusal}")

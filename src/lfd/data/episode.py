@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from lfd.envs.spaces import Array, Spaces
+from lfd.envs.spaces import Array, Cells, Indices, Spaces, Words
 from lfd.errors import UserError
 
 ObservationArrays = Array | dict[str, Array]
@@ -158,6 +158,10 @@ def _cast(name: str, column: Array, space: gym.Space[Any]) -> Array:
         raise UserError(
             f"data: {name}: expected {dtype}, as the environment has it, got {column.dtype}; "
             "choose the environment that recorded the data"
+        )
+    if isinstance(space, Cells | Indices | Words) and not ((column >= space.low) & (column <= space.high)).all():
+        raise UserError(
+            f"data: {name}: expected indices of {space}, got larger ones; choose the environment that recorded the data"
         )
     return column.astype(dtype, copy=False)
 

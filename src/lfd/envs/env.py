@@ -23,6 +23,8 @@ class Env(ABC):
     """One environment, by Gymnasium id, and all settings that decide its dynamics."""
 
     stack: ClassVar[int] = 1  # frames along the first axis of an observation; 1 = no stack
+    film_fps: ClassVar[float] = 30  # frames per second of a film
+    film_episodes: ClassVar[int] = 1  # episodes in the film of a run
     sign_reward: ClassVar[bool] = False  # training uses the sign of the reward; data and scores keep the reward
 
     id: str = "???"  # name in messages and keys; of Gym the id, where "module:Name-v0" imports the module first
@@ -41,6 +43,10 @@ class Env(ABC):
     def action_names(self) -> list[str]:
         """Names of the discrete actions, in order; empty if the environment has none."""
         return []
+
+    def caption(self, env: gym.Env[Any, Any]) -> str:
+        """A line below the film of an episode, beside which actions are named; empty for a film without text."""
+        return ""
 
     def packages(self) -> tuple[str, ...]:
         """Distributions whose versions decide the dynamics, besides Gymnasium; none unless a family names some."""

@@ -1,28 +1,28 @@
 """MiniGrid and BabyAI: egocentric grid observations and missions in words."""
 
-import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import gymnasium as gym
-import numpy as np
-from numpy.typing import NDArray
 
 from lfd.envs.env import Env
 from lfd.envs.make import import_package, make_gym_env
+from lfd.envs.spaces import Cells, Words
 from lfd.errors import UserError
 
-# The words of BabyAI's grammar (Chevalier-Boisvert et al. 2019), then those that only other levels use. A word's id is
-# its position, from 1; 0 is padding. New words go to the end, as trained agents depend on the ids.
+# The words of BabyAI's grammar (Chevalier-Boisvert et al. 2019), then those that only other levels use. An agent and a
+# dataset keep the words that they were made with, so a change here makes stored ones unusable.
 VOCABULARY = tuple(
     "a after and ball behind blue box door front go green grey in key left next of on open pick purple put red right"
     " the then to up yellow you your"
     " object at avoid end fetch find from get goal hallway lava matching must near opening reach room rooms square"
     " traverse unlock use".split()
 )
-_WORD_IDS = {word: position for position, word in enumerate(VOCABULARY, 1)}
+CELL_SIZES = (11, 6, 4)  # numbers of objects, colors and states (a door has 3, an agent 4 directions) in MiniGrid
+_COLORS = "red green blue purple yellow grey".split()
+_OBJECTS = "ball box key door object".split()
 
 
 @final
@@ -30,9 +30,13 @@ _WORD_IDS = {word: position for position, word in enumerate(VOCABULARY, 1)}
 class MiniGrid(Env):
     """A level of MiniGrid or BabyAI.
 
-    An observation is a dict: `image` [7, 7, 3] uint8 (object, color and state of each visible cell, by x and y),
-    `direction` (0 right, 1 down, 2 left, 3 up) and `mission` [mission_length] uint8, ids of words.
+    An observation is a dict: `image` [7, 7, 3] uint8 (object, color and state of each visible cell, by x and y; space
+    `Cells`), `direction` (0 right, 1 down, 2 left, 3 up) and `mission` [mission_length] uint8, ids of words (space
+    `Words`).
     """
+
+    film_fps: ClassVar[float] = 3
+    film_episodes: ClassVar[int] = 5  # an episode may have five steps
 
     mission: bool = True  # observe the mission; false for levels in which every episode has the same one
     mission_length: int = 72  # words; shorter missions are padded with 0; 72 is the longest mission of BabyAI
@@ -57,23 +61,18 @@ class MiniGrid(Env):
 
         return [action.name for action in Actions]
 
+    def caption(self, env: gym.Env[Any, Any]) -> str:
+        level: Any = env.unwrapped
+        return str(level.mission)
+
     def packages(self) -> tuple[str, ...]:
         return ("minigrid",)
 
 
-def tokenize_mission(mission: str, length: int) -> NDArray[np.uint8]:
-    """The ids of a mission's words, [length] uint8, padded with 0. Raises UserError for unknown or too many words."""
-    words = re.findall("[a-z]+", mission.lower())
-    unknown = [word for word in words if word not in _WORD_IDS]
-    if unknown:
-        raise UserError(f"mission {mission!r}: expected known words, got {', '.join(unknown)}; set env.mission=false")
-    if len(words) > length:
-        raise UserError(
-            f"mission {mission!r}: expected at most {length} words, got {len(words)}; set a larger env.mission_length"
-        )
-    ids = np.zeros(length, np.uint8)
-    ids[: len(words)] = [_WORD_IDS[word] for word in words]
-    return ids
+def kind_of_mission(mission: str) -> str:
+    """The mission with colors, objects and articles abstracted: "go to the red ball" is "go to a COLOR OBJECT"."""
+    kinds = dict.fromkeys(_COLORS, "COLOR") | dict.fromkeys(_OBJECTS, "OBJECT") | {"the": "a"}
+    return " ".join(kinds.get(word, word) for word in mission.split())
 
 
 def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
@@ -95,6 +94,8 @@ def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
             f"expert.script: expected a level of BabyAI for its bot, got {env} ({error}); choose another expert"
         ) from error
 
+    _keep_view(level)
+
     def act(obs: Any, last_action: Any) -> int:
         nonlocal bot
         for action in (last_action, None):
@@ -107,19 +108,39 @@ def babyai_bot(env: gym.Env[Any, Any]) -> Callable[[Any, Any], int]:
     return act
 
 
+def _keep_view(level: Any) -> None:
+    """Makes a level compute its view once a step: its bot asks again for the one that the observation shows.
+
+    That is a fifth of the time of collecting demonstrations.
+    """
+    compute, state, grid, view = type(level).gen_obs_grid, None, None, None
+
+    def gen_obs_grid(agent_view_size: int | None = None) -> Any:
+        nonlocal state, grid, view
+        now = (level.step_count, *level.agent_pos, level.agent_dir, id(level.carrying), agent_view_size)
+        if grid is not level.grid or now != state:
+            state, grid, view = now, level.grid, compute(level, agent_view_size)
+        return view
+
+    level.gen_obs_grid = gen_obs_grid
+
+
 @final
 class _TokenizedMission(gym.Wrapper[Any, Any, Any, Any]):
     """Replaces the mission by word ids and reports success: a positive reward, which comes only at the end."""
 
     def __init__(self, env: gym.Env[Any, Any], length: int) -> None:
         super().__init__(env)
-        self._length = length
         space = env.observation_space
         if not isinstance(space, gym.spaces.Dict) or "mission" not in space.spaces:
             raise UserError(f"env.id: expected MiniGrid-… or BabyAI-…, got {env}")
         parts = {key: part for key, part in space.spaces.items() if key != "mission"}
-        if length:
-            parts["mission"] = gym.spaces.Box(0, len(VOCABULARY), (length,), np.uint8)
+        image = parts["image"]
+        if isinstance(image, gym.spaces.Box) and image.shape[2:] == (len(CELL_SIZES),):
+            parts["image"] = Cells((image.shape[0], image.shape[1]), CELL_SIZES)
+        self._words = Words(VOCABULARY, length) if length else None
+        if self._words is not None:
+            parts["mission"] = self._words
         self.observation_space = gym.spaces.Dict(parts)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -133,4 +154,4 @@ class _TokenizedMission(gym.Wrapper[Any, Any, Any, Any]):
 
     def _convert(self, obs: dict[str, Any]) -> dict[str, Any]:
         parts = {key: obs[key] for key in self.observation_space.spaces if key != "mission"}  # type: ignore[attr-defined]
-        return parts | {"mission": tokenize_mission(obs["mission"], self._length)} if self._length else parts
+        return parts | {"mission": self._words.encode(obs["mission"])} if self._words is not None else parts

@@ -68,7 +68,6 @@ class SyncVecEnv(VecEnv):
     def reset(self, seeds: Sequence[int]) -> EnvObservation:
         for index, seed in zip(range(self.num_envs), seeds, strict=True):
             self._reset_env(index, int(seed))
-        self._last_actions = [None] * self.num_envs
         self._idle[:] = False
         self._running_envs, self._num_steps = list(range(self.num_envs)), 0
         self._stats.reset()
@@ -144,6 +143,7 @@ class SyncVecEnv(VecEnv):
 
     def _reset_env(self, index: int, seed: int | None = None) -> None:
         self._num_episodes += 1
+        self._last_actions[index] = None
         self._episode_numbers[index] = self._num_episodes
         try:
             self._last_obs[index] = reset_obs(self._envs[index].reset(seed=seed))

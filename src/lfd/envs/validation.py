@@ -10,7 +10,7 @@ from typing import Any, final
 import gymnasium as gym
 import numpy as np
 
-from lfd.envs.spaces import Array, flatten_dict
+from lfd.envs.spaces import Array, flatten_observation
 from lfd.errors import PASS_THROUGH, UserError, external_error
 from lfd.log.progress import print_message_once
 
@@ -144,11 +144,11 @@ class ObservationChecker:
         return {key: column.batch(flat[key], num_envs, check_bounds) for key, column in self._columns.items()}
 
     def _flatten(self, observation: Any, row: int | None) -> dict[str, Any]:
-        if not isinstance(observation, Mapping):
+        if not isinstance(observation, Mapping | tuple):
             raise InvalidValue(
-                f"observation: expected a dict (its space is a Dict), got {_short_repr(observation)}", row
+                f"observation: expected a dict or a tuple, as its space is one, got {_short_repr(observation)}", row
             )
-        flat = flatten_dict(observation)
+        flat = flatten_observation(observation, self._columns)
         missing = [key for key in self._columns if key not in flat]
         if missing:
             raise InvalidValue(f"observation: expected the keys of its space, but {', '.join(missing)} is missing", row)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import gymnasium as gym
 import numpy as np
 
 from lfd.envs.spaces import Array, Spaces
+from lfd.errors import UserError
 
 EnvObservation = Any  # an array [N, ...], or a flat dict of such arrays
 
@@ -63,12 +64,36 @@ class VecEnv(ABC):
         raise RuntimeError("render: expected environments made with render=True, got render=False")
 
     def handles(self) -> list[EnvHandle]:
-        """A handle of each environment. Raises RuntimeError for environments made with `training=True`."""
-        raise RuntimeError("handles: expected environments made with training=False, got training=True")
+        """A handle of each environment. Raises UserError for training environments that step outside Python."""
+        raise UserError(
+            "expert: expected a trained expert, as a script reads single environments, and the training environments "
+            "of this env step outside Python, got a script; choose expert=trained, or an interactive source"
+        )
 
     @abstractmethod
     def close(self) -> None:
         """Releases the simulators."""
+
+
+@final
+class SingleEnvView(VecEnv):
+    """One of the environments of another `VecEnv`, for policies that read it; the owner resets and steps it."""
+
+    def __init__(self, env: VecEnv, index: int) -> None:
+        self.num_envs, self.spaces = 1, env.spaces
+        self._env, self._index = env, index
+
+    def reset(self, seeds: Sequence[int]) -> EnvObservation:
+        raise RuntimeError("reset: expected the owner of the environment")
+
+    def step(self, action: Array) -> Step:
+        raise RuntimeError("step: expected the owner of the environment")
+
+    def handles(self) -> list[EnvHandle]:
+        return [self._env.handles()[self._index]]
+
+    def close(self) -> None:
+        raise RuntimeError("close: expected the owner of the environment")
 
 
 class EpisodeStats:

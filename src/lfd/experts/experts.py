@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 
 from lfd.batch import rows
 from lfd.envs import Env, VecEnv
-from lfd.episodes import Evaluation, PolicyFunction
+from lfd.envs.vec_env import SingleEnvView
+from lfd.episodes import Evaluation, PolicyFunction, RunningPolicy
 from lfd.errors import PASS_THROUGH, UserError, external_error, external_errors
 from lfd.experts.terminal import ask_action, show_state
 from lfd.rng import Rng
 
 # the way out in errors of scripts
 _SCRIPT_HINT = "a script is a function of an environment and returns a function of an observation and the last action"
+
+# Scripts of lfd: name -> (place, revision). Raise the revision when the function comes to choose other actions.
+SCRIPTS = {"babyai_bot": ("lfd.envs.minigrid:babyai_bot", 1)}
 
 ActFunction = Callable[[Any, Any], Any]  # (observation, last action or None at the episode's start) -> action
 
@@ -43,11 +47,33 @@ class Expert(ABC):
         UserError for a snapshot that the expert does not have.
         """
 
+    def running_policy(self, env: VecEnv, device: torch.device) -> RunningPolicy:
+        """The expert's greedy policy for N environments that reset themselves, and were just reset."""
+        return _PolicyOfEach(self, env, device)
+
     def evaluate(self, evaluation: Evaluation, snapshot: int | None = None) -> dict[str, Any] | None:
         """Scores of its episodes, as JSON; None for a person that the evaluation does not list."""
         if self.is_person and not evaluation.asked:
             return None
         return evaluation.scores([partial(self.policy, evaluation.env, evaluation.device, snapshot, evaluation.rng(0))])
+
+
+@final
+class _PolicyOfEach(RunningPolicy):
+    """A policy of its own for each environment, which is made anew for each episode."""
+
+    def __init__(self, expert: Expert, env: VecEnv, device: torch.device) -> None:
+        self._make = [partial(expert.policy, SingleEnvView(env, index), device) for index in range(env.num_envs)]
+        self._policies = [make() for make in self._make]
+
+    def __call__(self, obs: Any) -> Any:
+        return np.concatenate(
+            [policy(rows(obs, slice(index, index + 1))) for index, policy in enumerate(self._policies)]
+        )
+
+    def restart(self, first: NDArray[np.bool_]) -> None:
+        for index in np.flatnonzero(first).tolist():
+            self._policies[index] = self._make[index]()
 
 
 def make_eval_envs(env: Env, experts: Iterable[Expert], count: int) -> VecEnv:
@@ -73,7 +99,7 @@ def render_first(env: VecEnv) -> NDArray[np.uint8] | None:
 class Scripted(Expert):
     """A function of one environment, called at the start of an episode, that returns an `ActFunction`."""
 
-    name: str  # "package.module:function"
+    name: str  # "package.module:function", or a name in SCRIPTS
 
     def policy(
         self, env: VecEnv, device: torch.device, snapshot: int | None = None, rng: Rng | None = None
@@ -131,10 +157,10 @@ def parse_action(value: Any, space: gym.Space[Any]) -> Any:
 
 
 def load_script(name: str) -> Callable[[gym.Env[Any, Any]], ActFunction]:
-    """Imports the function of a script "package.module:function". Raises UserError if it cannot be imported."""
-    module, colon, function = name.partition(":")
+    """Imports the function of a script, by `Scripted.name`. Raises UserError if it cannot be imported."""
+    module, colon, function = SCRIPTS.get(name, (name, 0))[0].partition(":")
     if not colon:
-        raise UserError(f"expert.script: expected package.module:function, got {name}")
+        raise UserError(f"expert.script: expected package.module:function or {', '.join(SCRIPTS)}, got {name}")
     hint = "expected a function in a module that Python finds (PYTHONPATH=. for a module of this folder)"
     with external_errors(f"expert.script={name}", hint):
         value = getattr(importlib.import_module(module), function)
@@ -143,14 +169,19 @@ def load_script(name: str) -> Callable[[gym.Env[Any, Any]], ActFunction]:
     return value  # type: ignore[no-any-return]
 
 
-def script_path(name: str) -> Path:
-    """The file that defines a script. Raises UserError if there is none."""
+def script_content(name: str, digest: Callable[[Path], str]) -> str:
+    """A script as a part of keys: its name with its revision, or, of others, with the `digest` of the file.
+
+    Raises UserError if no file defines it.
+    """
+    if name in SCRIPTS:
+        return f"{name} {SCRIPTS[name][1]}"
     module = sys.modules[load_script(name).__module__]
     if getattr(module, "__file__", None) is None:
         raise UserError(
             f"expert.script={name}: expected a function in a file, whose content becomes part of the artifact's key"
         )
-    return Path(str(module.__file__))
+    return f"{name} {digest(Path(str(module.__file__)))}"
 
 
 @final

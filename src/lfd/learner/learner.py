@@ -7,13 +7,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
-from lfd.agents import Agent, AgentSpec
-from lfd.algos import MISSING, Loss, LossOutput, check_output
+from lfd.agents import Agent
+from lfd.agents.config import AgentConfig
+from lfd.algos import Loss, LossOutput, check_output
 from lfd.batch import Batch
+from lfd.envs.spaces import Spaces
 from lfd.errors import UserError
-from lfd.learner.optim import OptimConfig, Optimizer, Target
+from lfd.learner.optim import OptimConfig, Optimizer, Target, step_groups
 from lfd.learner.purity import alike, is_recordable, unrecordable_modules
 from lfd.learner.recording import RecordedStep
 from lfd.log.progress import print_message
@@ -50,7 +52,7 @@ class Phase:
 class Algo:
     """An algorithm: its agent, losses, sources and optimizers."""
 
-    agent: AgentSpec = MISSING  # type: ignore[assignment]
+    agent: AgentConfig = field(default_factory=AgentConfig)
     losses: dict[str, Loss] = field(default_factory=dict)  # row -> loss
     sources: dict[str, Source] = field(default_factory=dict)  # row -> source; the dataset of a stage needs no row
     phases: dict[str, Phase] = field(default_factory=dict)  # phases of a round, in order; empty = all losses at once
@@ -75,6 +77,14 @@ class Algo:
                 "raise batch_size"
             )
 
+    def agent_config(self, spaces: Spaces) -> AgentConfig:
+        """The configuration of the agent with the nets that the losses bring."""
+        nets = {name: spec for loss in self.losses.values() for name, spec in loss.brings(spaces).items()}
+        return self.agent.with_nets(nets)
+
+
+_Outputs = tuple[dict[str, LossOutput[Any]], dict[str, Any]]
+
 
 class Learner:
     """One agent, or several members, with the optimizers and the random numbers of their gradient steps.
@@ -89,23 +99,26 @@ class Learner:
         self, agents: Sequence[Agent], algo: Algo, seed: int, device: torch.device, record: bool = True
     ) -> None:
         self.agents, self.agent, self.algo, self.device = agents, agents[0], algo, device
+        self.members, self.step_count = len(agents), 0
         for agent in agents:
             agent.eval()
-        self.members = len(agents)
-        self.step_count = 0
         self.rng = self.new_rng(derive(seed, "learner"))
         if self.members > 1:
             parameters, self.buffers = stack_module_state(list(agents))
             for name, value in parameters.items():
                 value.requires_grad_(not name.startswith("targets."))
-            self._share_storage({**parameters, **self.buffers})
+            # parameters of an agent become views of its member's, so that it acts by the present weights
+            stacked = {**parameters, **self.buffers}
+            for index, agent in enumerate(agents):
+                for name, value in [*agent.named_parameters(), *agent.named_buffers()]:
+                    value.data = stacked[name].detach()[index]
         else:
             parameters, self.buffers = dict(self.agent.named_parameters()), dict(self.agent.named_buffers())
         self.parameters: dict[str, Tensor] = parameters
         self.weights = {name: parse_schedule(loss.weight, name) for name, loss in algo.losses.items()}
         self.groups = {name: self._parameters_of(f"nets.{name}.") for name in self.agent.nets}
-        # a shared module has the optimizer of the first group that shares it, unless `optim` has its own
-        first = {trunk: groups[0] for trunk, groups in self.agent.shared.items()}
+        # the trunk has the optimizer of the first net on it, unless `optim` has its own
+        first = {part: self.agent.on_trunk[0] for part in self.agent.trunk}
         self.optimizers: dict[str, Optimizer] = {}
         for name, group in self.groups.items():
             config = algo.optim.get(name) or algo.optim.get(first.get(name, name)) or OptimConfig()
@@ -129,23 +142,14 @@ class Learner:
     def _warn_of_difference(self, args: Any, replayed: Any, result: Any) -> None:
         """Warns of the losses whose metrics differ from the replay's, or of all losses of the step."""
         names = args[1]
-        wrong = {
-            key.partition("/")[0] for key, value in result[0].items() if replayed and not alike(replayed[0][key], value)
-        }
-        losses = ", ".join(
-            f"{name} ({type(self.algo.losses[name]).__name__})" for name in names if not wrong or name in wrong
-        )
+        changed = [key for key, value in result[0].items() if replayed and not alike(replayed[0][key], value)]
+        wrong = {key.partition("/")[0] for key in changed} or names
+        losses = ", ".join(f"{name} ({type(self.algo.losses[name]).__name__})" for name in names if name in wrong)
         print_message(
             f"warning: losses {losses}: at gradient step {self.step_count} the recorded step and the loss itself "
             "differ; the loss runs from now on, but earlier steps may have repeated outdated operations. Remove "
             "`recordable` from its class or its network's, or set hardware.record=false"
         )
-
-    def _share_storage(self, stacked: Mapping[str, Tensor]) -> None:
-        """Makes the parameters of every agent views of its member's, so that it acts by the present weights."""
-        for index, agent in enumerate(self.agents):
-            for name, value in [*agent.named_parameters(), *agent.named_buffers()]:
-                value.data = stacked[name].detach()[index]
 
     def new_rng(self, seed: int) -> GeneratorRng:
         """Returns a random stream for this learner's losses."""
@@ -155,13 +159,13 @@ class Learner:
         return [value for name, value in self.parameters.items() if name.startswith(prefix)]
 
     def trains(self, names: Sequence[str], module: str) -> bool:
-        """True if one of these losses has a term for the module, or for a group that shares it."""
-        groups = {module, *self.agent.shared.get(module, ())}
+        """True if one of these losses has a term for the net, or for the nets that share this part of the trunk."""
+        groups = {module, *(self.agent.on_trunk if module in self.agent.trunk else ())}
         return any(groups & set(self.algo.losses[name].trains) for name in names)
 
     def step(
         self, batches: Mapping[str, Batch], names: Sequence[str], targets: Sequence[str] | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """One gradient step of these losses, each on the batches [B, ...] of the sources it reads.
 
         All losses see the same parameters; then every group steps and the target networks are updated.
@@ -172,7 +176,8 @@ class Learner:
             targets: names of the target networks to update; None for those that are due in a training without phases.
 
         Returns:
-            Metrics by "<row>/<metric>", [] or [members], and feedback by "<source>/<name>"; both detached.
+            Metrics by "<row>/<metric>", [] or [members], and feedback by "<source>/<name>"; both detached. The feedback
+            "state" is the recurrent state after the source's sequences.
         """
         for name, number in self._weight_tensors.items():
             number.fill_(self.weights[name](self.step_count))
@@ -187,16 +192,21 @@ class Learner:
 
     def _compute(self, batches: Mapping[str, Batch], names: Sequence[str], targets: Sequence[str]) -> Any:
         """The tensor operations of a step, without its schedules; they may be recorded."""
-        outputs = self.evaluate(names, batches, self.rng, training=True)
+        outputs, states = self._outputs(names, batches, self.rng, training=True)
         terms: dict[str, Tensor] = {}
+        of_trunk: list[Tensor] = []
         for name, output in outputs.items():
             for group, term in output.by_group.items():
                 weighted = self._weighted(name, term)
                 terms[group] = terms[group] + weighted if group in terms else weighted
-        self._update_parameters(terms)
+                if group in self.agent.on_trunk and group not in self.algo.losses[name].through_critic:
+                    of_trunk.append(weighted)
+        if of_trunk:
+            terms |= dict.fromkeys(self.agent.trunk, torch.stack(of_trunk).sum())
+        step_groups(self.optimizers, terms)
         self._update_targets(targets)
         metrics: dict[str, Tensor] = {}
-        feedback: dict[str, Tensor] = {}
+        feedback: dict[str, Any] = {f"{source}/state": state for source, state in states.items()}
         for name, output in outputs.items():
             for buffer, value in output.updates.items():
                 self.buffers[buffer].copy_(value.detach())
@@ -218,6 +228,10 @@ class Learner:
         self, names: Sequence[str], batches: Mapping[str, Batch], rng: Rng, training: bool = False
     ) -> dict[str, LossOutput[Any]]:
         """Returns the losses' outputs for the present parameters; tensors are [members, ...] with several members."""
+        return self._outputs(names, batches, rng, training)[0]
+
+    def _outputs(self, names: Sequence[str], batches: Mapping[str, Batch], rng: Rng, training: bool) -> _Outputs:
+        """The losses' outputs, and the recurrent states after the sequences of each source, detached."""
         if self.members == 1:
             return self._losses(self.agent, names, batches, rng, training)
 
@@ -226,12 +240,12 @@ class Learner:
             return functional_call(self.agent, (parameters, buffers), args, strict=True)
 
         samples = [rng.draw(kind, shape) for kind, shape in self._requests(names, batches)]
-        outputs: dict[str, LossOutput[Any]] = torch.vmap(member)(self.parameters, self.buffers, dict(batches), samples)
+        outputs: _Outputs = torch.vmap(member)(self.parameters, self.buffers, dict(batches), samples)
         return outputs
 
     def _losses(
         self, agent: Agent, names: Sequence[str], batches: Mapping[str, Batch], rng: Rng, training: bool
-    ) -> dict[str, LossOutput[Any]]:
+    ) -> _Outputs:
         agent.begin_step(rng, training)
         preprocessed = {source: agent.unroll(agent.preprocess(batch)) for source, batch in batches.items()}
         outputs = {}
@@ -242,7 +256,8 @@ class Learner:
             check_output(f"losses.{name} ({type(loss).__name__})", loss, output, self.buffers)
             outputs[name] = output
         agent.end_step()
-        return outputs
+        states = {name: batch.__dict__.get("state") for name, batch in preprocessed.items() if agent.recurrent}
+        return outputs, {name: tree_map(Tensor.detach, state) for name, state in states.items() if state is not None}
 
     def _requests(self, names: Sequence[str], batches: Mapping[str, Batch]) -> list[tuple[str, tuple[int, ...]]]:
         """Kinds and shapes of the losses' random draws, recorded by running them once for the first member."""
@@ -256,32 +271,17 @@ class Learner:
             self._rng_requests[key] = recorder.requests
         return self._rng_requests[key]
 
-    def _update_parameters(self, terms: dict[str, Tensor]) -> None:
-        """Steps every group by its term []; a shared module's term is the sum of those of its groups."""
-        for trunk, groups in self.agent.shared.items():
-            parts = [terms[group] for group in (*groups, trunk) if group in terms]
-            if parts:
-                terms[trunk] = torch.stack(parts).sum()
-        pending = [group for group in terms if group in self.optimizers]
-        for group in pending:
-            if not terms[group].requires_grad:
-                raise UserError(f"the terms for {group!r}: expected a gradient, got none; do not detach them")
-        gradients = {}
-        for position, group in enumerate(pending):
-            more = position < len(pending) - 1
-            gradients[group] = torch.autograd.grad(
-                terms[group], self.groups[group], retain_graph=more, allow_unused=True
-            )
-        for group, gradient in gradients.items():
-            self.optimizers[group].step(gradient)
-
     @torch.no_grad()
     def _update_targets(self, names: Sequence[str]) -> None:
-        for name in names:
-            self.algo.targets[name].update(self._parameters_of(f"targets.{name}."), self.groups[name])
+        updates = {name: self.algo.targets[name] for name in names}
+        on_trunk = [name for name in names if name in self.agent.on_trunk]
+        if on_trunk:
+            updates |= dict.fromkeys(self.agent.trunk, updates[on_trunk[0]])
+        for name, target in updates.items():
+            target.update(self._parameters_of(f"targets.{name}."), self.groups[name])
 
     def state(self) -> dict[str, Tensor]:
-        """Returns the state of a learner that can be resumed, as tensors by name."""
+        """Returns the state of a learner that can be resumed, as tensors by name, those of members [members, ...]."""
         saved = {f"agent/{name}": value.detach() for name, value in {**self.parameters, **self.buffers}.items()}
         for group, optimizer in self.optimizers.items():
             saved |= {f"optim/{group}/{name}": value for name, value in optimizer.state()}

@@ -75,7 +75,9 @@ class Target:
         return (trained if self.tau == 1 else before) % self.update_interval == 0
 
     def update(self, target: list[Tensor], module: list[Tensor]) -> None:
-        """Moves the target network's parameters towards those of the module."""
+        """Moves the target network's parameters [...], if it has any, towards those of the module, of equal shapes."""
+        if not target:
+            return
         if self.tau == 1:
             torch._foreach_copy_(target, module)
         else:
@@ -109,7 +111,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """Updates the parameters by their gradients; parameters without a gradient (None) stay unchanged."""
+        """Updates the parameters by gradients [...] of their shapes; those without one (None) stay unchanged."""
         updated = [i for i, gradient in enumerate(gradients) if gradient is not None]
         # contiguous, as the fused kernels ignore strides and under vmap a weight's gradient is transposed
         present = [gradient.contiguous() for gradient in gradients if gradient is not None]
@@ -157,3 +159,27 @@ class Optimizer:
 
     def _columns(self) -> list[tuple[str, list[Tensor]]]:
         return [("first", self._first), ("second", self._second), ("steps", self._steps)]
+
+
+def step_groups(optimizers: Mapping[str, Optimizer], terms: Mapping[str, Tensor]) -> None:
+    """Steps every group by its term []; groups of one term share its backward pass.
+
+    Raises UserError if a term has no gradient.
+    """
+    by_term: dict[int, list[str]] = {}
+    for group, term in terms.items():
+        if group not in optimizers:
+            continue
+        if not term.requires_grad:
+            raise UserError(f"the terms for {group!r}: expected a gradient, got none; do not detach them")
+        by_term.setdefault(id(term), []).append(group)
+    pending = list(by_term.values())
+    gradients: dict[str, list[Tensor | None]] = {}
+    for groups in pending:
+        parameters = [parameter for group in groups for parameter in optimizers[group].parameters]
+        more = groups is not pending[-1]
+        found = iter(torch.autograd.grad(terms[groups[0]], parameters, retain_graph=more, allow_unused=True))
+        for group in groups:
+            gradients[group] = [next(found) for _ in optimizers[group].parameters]
+    for group, gradient in gradients.items():
+        optimizers[group].step(gradient)

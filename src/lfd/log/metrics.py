@@ -1,8 +1,9 @@
 """metrics.jsonl: the metrics of a stage and of a run, one JSON object per line.
 
-A record is flat: `stage` (name), `step` (gradient steps), `env_steps`, `seconds` (since the stage began), any of
-`score`, `score_std` and `success_rate` (one evaluation), and metrics under the stage's name: those of a
-loss by its row and field, `learn/iql/critic_loss`, on held-out data `learn/validation/iql/critic_loss`.
+A record is flat: `stage` (name), `step` (gradient steps), `env_steps`, `seconds` (since the stage began), `demo_steps`
+(rows that a training stage drew from datasets), any of `score`, `score_std` and `success_rate` (one evaluation), and
+metrics under the stage's name: those of a loss by its row and field, `learn/iql/critic_loss`, on held-out data
+`learn/validation/iql/critic_loss`.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from lfd.batch import Observation
+from lfd.envs.spaces import Cells, Indices, Words
 from lfd.errors import UserError
 from lfd.log.progress import print_message_once
+from lfd.nets.grid import BagOfWords, GridEncoder
 
 
 class Activation(Enum):
@@ -84,6 +86,23 @@ class OneHot(nn.Module):
         return (x.unsqueeze(-1) == torch.arange(self.features, device=x.device)).float()
 
 
+class OneHots(nn.Module):
+    """Integers [B, *shape], each below its own number, as their one-hot vectors side by side [B, n]."""
+
+    recordable = True
+
+    def __init__(self, space: Indices) -> None:
+        super().__init__()
+        self.axes = len(space.shape)
+        self.parts = nn.ModuleList([OneHot(int(size)) for size in space.sizes.ravel()])
+        self.features = int(space.sizes.sum())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One-hot float vectors [..., n] of integers [..., *shape]."""
+        flat = x.flatten(-self.axes)
+        return torch.cat([part(flat[..., index]) for index, part in enumerate(self.parts)], dim=-1)
+
+
 class NatureCNN(nn.Module):
     """Bytes [B, C, H, W] or [B, H, W, C] -> 512 features (Mnih et al. 2015, extended data table 1).
 
@@ -126,7 +145,10 @@ class NatureCNN(nn.Module):
 
 
 class DictEncoder(nn.Module):
-    """A Dict observation: the features of every key by the encoder of its space, concatenated to [B, features]."""
+    """A Dict observation: the features of every key by the encoder of its space, concatenated to [B, features].
+
+    A `GridEncoder` reads the whole observation, of which its key names the cells.
+    """
 
     recordable = True
 
@@ -137,7 +159,10 @@ class DictEncoder(nn.Module):
 
     def forward(self, x: dict[str, Tensor]) -> Tensor:
         """Features [..., n] of the keys' observations [..., *shape]."""
-        return torch.cat([encoder(x[name]) for name, encoder in self.encoders.items()], dim=-1)
+        features = [
+            encoder(x if isinstance(encoder, GridEncoder) else x[name]) for name, encoder in self.encoders.items()
+        ]
+        return torch.cat(features, dim=-1) if len(features) > 1 else features[0]
 
 
 _MIN_SIDE = 36  # pixels, minimum height and width for the Nature CNN
@@ -162,7 +187,12 @@ def _count(shape: tuple[int, ...], axes: list[int]) -> int:
 
 def is_frames(space: gym.Space[Any]) -> bool:
     """True for an image of bytes, or a stack of them, that is large enough for the Nature CNN."""
-    return isinstance(space, gym.spaces.Box) and space.dtype == "uint8" and picture_sides(space.shape) is not None
+    return (
+        isinstance(space, gym.spaces.Box)
+        and not isinstance(space, Cells)
+        and space.dtype == "uint8"
+        and picture_sides(space.shape) is not None
+    )
 
 
 def has_frames(space: gym.Space[Any]) -> bool:
@@ -173,9 +203,15 @@ def has_frames(space: gym.Space[Any]) -> bool:
 def encoder(space: gym.Space[Any]) -> nn.Module:
     """The encoder of an observation space. Raises UserError for spaces that have none."""
     if isinstance(space, gym.spaces.Dict):
-        return DictEncoder({name: encoder(part) for name, part in space.items()})
+        return _dict_encoder(space)
     if isinstance(space, gym.spaces.Discrete):
         return OneHot(int(space.n))
+    if isinstance(space, Cells):
+        return GridEncoder("", space, {})
+    if isinstance(space, Indices):
+        return OneHots(space)
+    if isinstance(space, Words):
+        return BagOfWords(space)
     if is_frames(space):
         return NatureCNN(tuple(space.shape or ()))
     if isinstance(space, gym.spaces.Box):
@@ -185,7 +221,15 @@ def encoder(space: gym.Space[Any]) -> nn.Module:
                 f"numbers: convolutions read pictures of uint8 with sides of {_MIN_SIDE} pixels or more"
             )
         return Flatten(space.shape)
-    raise UserError(f"the observation space: expected Box, Discrete or a Dict of these, got {space}")
+    raise UserError(f"the observation space: expected Box, Discrete, MultiDiscrete or a Dict of these, got {space}")
+
+
+def _dict_encoder(space: gym.spaces.Dict) -> DictEncoder:
+    """The encoders of a Dict's parts; the words of a grid of cells condition its encoder instead."""
+    words = {name: part for name, part in space.items() if isinstance(part, Words)}
+    grids = {name: GridEncoder(name, part, words) for name, part in space.items() if isinstance(part, Cells)}
+    parts = {name: part for name, part in space.items() if name not in grids and not (grids and name in words)}
+    return DictEncoder({**grids, **{name: encoder(part) for name, part in parts.items()}})
 
 
 def features_of(module: nn.Module) -> int:

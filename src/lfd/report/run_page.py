@@ -21,7 +21,7 @@ from lfd.report.page import (
     range_plot,
     rows_table,
 )
-from lfd.report.table import NO_VALUE, format_mean_std, format_number, reward_rows, score_rows
+from lfd.report.table import NO_VALUE, format_mean_std, format_number, mission_rows, reward_rows, score_rows
 
 REWARDS_FILE = "rewards.png"
 _REWARDS_CAPTION = "Learned rewards: predicted over true returns, calibration, and rewards of steps"
@@ -43,6 +43,8 @@ def report_html(
     body = [f"<h1>{escape(run_folder.name)}</h1>", _headline(scores), _command(result)]
     if scores:
         body += ["<h2>Scores</h2>", _scores(scores)]
+    if any("by_mission" in score for score in scores.values()):
+        body += ["<h2>Success by kind of mission</h2>", rows_table(*mission_rows(scores))]
     body += ["<h2>Learning curves</h2>", _image(png, "png", "Learning curves of every training stage", "drawn")]
     if "rewards" in result:
         body += [

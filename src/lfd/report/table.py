@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 NO_VALUE = "–"
+_MAX_KINDS = 20  # kinds of missions with a row of their own
 ScoreRow = Mapping[str, Any]
 
 
@@ -49,6 +50,7 @@ SCORE_COLUMNS = (
     ScoreColumn("episodes", lambda s: NO_VALUE if s.get("episodes") is None else f"{s['episodes']:,}"),
     ScoreColumn("normalized", lambda s: format_percent(s.get("normalized"))),
     ScoreColumn("success", lambda s: format_percent(s.get("success_rate"))),
+    ScoreColumn("steps to success", lambda s: format_number(s.get("success_length_mean"))),
     ScoreColumn("last 5", lambda s: format_number(s.get("last5_mean"))),
     ScoreColumn("FQE value", lambda s: format_number(s.get("fqe_mean"))),
     ScoreColumn("± 2 sd of members", lambda s: format_interval(s.get("fqe_low"), s.get("fqe_high"))),
@@ -85,6 +87,32 @@ def score_rows(scores: Mapping[str, ScoreRow]) -> tuple[list[str], list[list[str
     return ["policy", *(column.heading for column in columns)], rows
 
 
+def mission_rows(scores: Mapping[str, ScoreRow]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of success by kind of mission, one row per kind and one column per policy.
+
+    The kinds after the first 20, which are the most frequent, are one row. Empty without missions.
+    """
+    by_policy = {name: score["by_mission"] for name, score in scores.items() if "by_mission" in score}
+    kinds = {kind: numbers["episodes"] for by_kind in by_policy.values() for kind, numbers in by_kind.items()}
+    ordered = sorted(kinds, key=lambda kind: -kinds[kind])
+    groups = {kind: [kind] for kind in ordered[:_MAX_KINDS]}
+    if len(ordered) > _MAX_KINDS:
+        groups[f"{len(ordered) - _MAX_KINDS} other kinds"] = ordered[_MAX_KINDS:]
+    rows = [
+        [name, f"{sum(kinds[kind] for kind in group):,}", *(_success(by_kind, group) for by_kind in by_policy.values())]
+        for name, group in groups.items()
+    ]
+    return ["mission", "episodes", *by_policy], rows
+
+
+def _success(by_kind: Mapping[str, ScoreRow], group: Sequence[str]) -> str:
+    """The success rate over the episodes of several kinds."""
+    found = [by_kind[kind] for kind in group if by_kind.get(kind, {}).get("success_rate") is not None]
+    episodes = sum(numbers["episodes"] for numbers in found)
+    successes = sum(numbers["episodes"] * numbers["success_rate"] for numbers in found)
+    return format_percent(successes / episodes if episodes else None)
+
+
 def align_columns(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """A text table whose first `left` columns are aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
@@ -102,8 +130,9 @@ def result_table(result: Mapping[str, Any]) -> str:
 
     `result` is the content of result.json. Of `scores`, each policy may have return_mean, return_std, return_min,
     return_max, episodes, normalized (0 is random, 1 is the expert; D4RL's scale over 100), success_rate (0 to 1),
-    last5_mean (mean return of the last five evaluations in training); fqe_mean, fqe_low, fqe_high (the discounted
-    return from start states as FQE estimates it); discounted_mean (the discounted return in the data).
+    success_length_mean (steps of successful episodes), last5_mean (mean return of the last five evaluations in
+    training); fqe_mean, fqe_low, fqe_high (the discounted return from start states as FQE estimates it);
+    discounted_mean (the discounted return in the data).
     """
     scores = align_columns(*score_rows(result["scores"]))
     rewards = result.get("rewards")

@@ -16,7 +16,7 @@ from lfd.nets import has_frames
 from lfd.pipeline import TrainingPipeline
 from lfd.rng import GeneratorRng
 from lfd.stages import Estimate, EstimateContext
-from lfd.stages.collect import random_policy
+from lfd.stages.player import random_policy
 from lfd.stages.timing import SECONDS, random_elements, time_calls
 
 EPISODE = 1_000  # steps of an episode if the environment's limit is higher or unknown
@@ -48,7 +48,7 @@ class CostEstimator(EstimateContext):
         self._agents: dict[str, Agent | None] = {}
         self._transition_times: dict[str, TimeEstimate] = {}
         self._env_step_time: TimeEstimate | None = None
-        pipeline.hardware.set_num_threads(has_frames(self.spaces.observation))
+        pipeline.hardware.set_up_torch(has_frames(self.spaces.observation))
 
     def of(self, name: str) -> Estimate:
         """The estimate of a stage that is not stored."""
@@ -110,6 +110,9 @@ def _episode_limit(env: Env) -> int:
     single = env.make_single()
     try:
         limit = single.spec.max_episode_steps if single.spec is not None else None
+        if limit is None:
+            single.reset(seed=0)
+            limit = getattr(single.unwrapped, "max_steps", None)  # a level of BabyAI sets it when it is reset
     finally:
         single.close()
     return min(limit or EPISODE, EPISODE)

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from lfd.agents import Agent
 from lfd.batch import tensors
-from lfd.envs import Env
-from lfd.episodes import agent_policy, play
+from lfd.envs import Env, VecEnv
+from lfd.envs.spaces import flatten_observation
+from lfd.episodes import PolicyFunction, agent_policy, play
 from lfd.errors import UserError, suggest
+from lfd.experts.experts import Expert
 from lfd.registry import name_of, parts
 from lfd.report.film import save_film
 from lfd.rng import GeneratorRng, reset_seeds
@@ -61,8 +63,13 @@ class Policy:
         array: NDArray[Any] = action.numpy()
         return array
 
-    def film(self, path: Path, episodes: int = 1, seed: int = 0, fps: float = 30) -> float:
+    def film(
+        self, path: Path, episodes: int = 1, seed: int = 0, fps: float | None = None, expert: Expert | None = None
+    ) -> float:
         """Plays greedy episodes and writes them to the GIF `path`, at `fps` frames per second; returns the mean return.
+
+        Where the environment gives captions, they name the actions too, and those that `expert` would take. Without
+        `fps` it is the environment's own.
 
         Raises UserError if the policy was trained without an environment.
         """
@@ -70,23 +77,50 @@ class Policy:
             raise UserError("film: expected a policy with an environment, got one that was trained with env=none")
         env = self.env.make(1, training=False, render=True)
         frames: list[Any] = []
+        captions: list[list[str]] = []
+
+        def policy() -> PolicyFunction:
+            return self._filmed(env, expert, frames, captions)
+
         try:
-            seeds = reset_seeds(episodes, seed, "film")
-            policy = agent_policy(self.agent, 1, torch.device("cpu"))
-            episodes_played = play(env, lambda: policy, seeds, watch=lambda envs: frames.append(envs.render()[0]))
+            episodes_played = play(env, policy, reset_seeds(episodes, seed, "film"))
         finally:
             env.close()
-        save_film(frames, path, fps)
+        save_film(frames, path, self.env.film_fps if fps is None else fps, captions)
         return float(np.mean([episode.episode_return for episode in episodes_played]))
+
+    def _filmed(
+        self, env: VecEnv, expert: Expert | None, frames: list[Any], captions: list[list[str]]
+    ) -> PolicyFunction:
+        """The policy of an episode; it adds a frame and a caption, if there is one, before each step."""
+        assert self.env is not None
+        described, cpu, has_caption = self.env, torch.device("cpu"), bool(self.env.caption(env.handles()[0].env))
+        policy, names = agent_policy(self.agent, 1, cpu), described.action_names()
+        experts = expert.policy(env, cpu) if expert is not None and has_caption else None
+
+        def named(actor: str, action: NDArray[Any]) -> str:
+            return f"{actor}: {names[int(action[0])] if names else action[0]}"
+
+        def act(obs: Any) -> NDArray[Any]:
+            action = policy(obs)
+            frames.append(env.render()[0])
+            if has_caption:
+                actions = named("agent", action) + (f"   {named('expert', experts(obs))}" if experts else "")
+                captions.append([described.caption(env.handles()[0].env), actions])
+            return action
+
+        return act
 
 
 def _checked(observation: Any, space: gym.Space[Any], batch: bool = False) -> Any:
     """An observation, or a batch of them, as arrays of the space's dtype. Raises UserError."""
     if isinstance(space, gym.spaces.Dict):
-        if not isinstance(observation, Mapping) or observation.keys() != space.spaces.keys():
-            actual = list(observation) if isinstance(observation, Mapping) else type(observation).__name__
+        is_nested = isinstance(observation, Mapping | tuple)
+        flat = flatten_observation(observation, space.spaces) if is_nested else {}
+        if flat.keys() != space.spaces.keys():
+            actual = list(flat) if is_nested else type(observation).__name__
             raise UserError(f"observation: expected a dict of {list(space.spaces)}, got {actual}")
-        return {name: _checked(observation[name], part, batch) for name, part in space.items()}
+        return {name: _checked(flat[name], part, batch) for name, part in space.items()}
     try:
         with np.errstate(over="ignore"):
             array = np.asarray(observation, space.dtype)

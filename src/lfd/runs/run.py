@@ -12,6 +12,7 @@ import yaml
 
 from lfd.config.experiment import Experiment, refuse_unread, unread
 from lfd.errors import Interrupted, LabelsNeeded, RunError, to_run_error
+from lfd.experts.experts import Expert
 from lfd.files import load_json_object, remove_stale_temp_files, save_json, write_atomic
 from lfd.log import RunInfo, RunLog, read_records
 from lfd.log.progress import print_message
@@ -187,7 +188,10 @@ def _film(pipeline: TrainingPipeline, folder: Path, result: Mapping[str, Any], r
     candidates = [name for name in [*result["scores"], *reversed(pipeline.order)] if name in pipeline.stages]
     name = next(name for name in candidates if Product.policy in pipeline.stages[name].provides())
     assert pipeline.env is not None
-    Policy(pipeline.product(name).agents()[0], pipeline.env).film(folder / FILM)
+    expert = pipeline.product("expert") if "expert" in pipeline.order and name != "expert" else None
+    labels = expert if isinstance(expert, Expert) and not expert.is_person else None
+    policy = Policy(pipeline.product(name).agents()[0], pipeline.env)
+    policy.film(folder / FILM, pipeline.env.film_episodes, expert=labels)
     run_log.film(name, folder / FILM)
 
 

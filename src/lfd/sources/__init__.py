@@ -6,7 +6,7 @@ environments is a `Collector`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,9 @@ from torch import Tensor
 from lfd.agents import Agent
 from lfd.batch import Batch
 from lfd.envs import Env
+from lfd.envs.spaces import Array
+from lfd.envs.vec_env import Step
+from lfd.errors import UserError
 from lfd.sources.use import SourceUse
 
 
@@ -27,8 +30,9 @@ class SourceContext:
     agents: Sequence[Agent]  # members of the learner, which act in environments
     products: Mapping[str, Any]  # stage -> its `Dataset` or `Expert`
     sources: Mapping[str, "Source"]  # all sources of the algorithm by name; a mix opens some of them
+    stream: Callable[[str], "Stream"]  # the stream of a source of the stage, which is opened once for all its readers
     columns: frozenset[str]  # columns of a batch that some loss reads
-    batch: int  # rows in a gradient step, for each member
+    batch: int  # rows of the source's batch in a gradient step, for each member
     sequence: int = 1  # consecutive rows in a sequence; a batch has batch // sequence sequences
     gamma: float  # discount of an environment step
     seed: int
@@ -37,7 +41,10 @@ class SourceContext:
     # Only collectors read the fields below.
     folder: Path  # files that a resumed training needs; deleted with the checkpoints of the training
     product_folder: Path  # files that are stored with the product
+    member: int = 0  # index of the only one of `agents` among the members of the learner
     reset_every: int  # maximum number of gradient steps between resets of the environments
+    round_steps: int = 0  # gradient steps in a round, in phases that set `steps`
+    round_epochs: int = 0  # passes over a collection in a round, in phases that set `epochs`
     stopping: Callable[[], bool] = lambda: False  # True once the run was asked to stop
     set_activity: Callable[..., None] = lambda *message: None  # shows an activity (see `Progress.set_activity`)
 
@@ -74,11 +81,15 @@ class Stream(ABC):
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Restores a state from `save`."""
 
-    def feedback(self, values: Mapping[str, Tensor]) -> None:  # noqa: B027 - most sources need no feedback
-        """Takes feedback of losses on the last batch: "priority" [B], "kl" []. It must not write to the tensors."""
+    def feedback(self, values: Mapping[str, Any]) -> None:  # noqa: B027 - most sources need no feedback
+        """Takes feedback on the last batch: "priority" [B] and "kl" [] of losses, and "state" of a recurrent agent.
+
+        "state" is the recurrent state (a pytree) after the last step of each sequence. It must not write to the
+        tensors, and copies those that it keeps, as the next step may reuse them.
+        """
 
     def held_out(self) -> list[Batch]:
-        """Returns validation batches; none by default."""
+        """Returns validation batches, shaped as those of `next`; none by default."""
         return []
 
     @property
@@ -86,9 +97,30 @@ class Stream(ABC):
         """The collectors among the parts of this stream; a collector itself."""
         return ()
 
+    @property
+    def demo_steps(self) -> int:
+        """Rows drawn from datasets so far."""
+        return 0
+
+
+class StepRecorder(ABC):
+    """Keeps what a collector takes from its N environments: a replay of a rollout."""
+
+    @abstractmethod
+    def begin_collection(self) -> None:
+        """A collection begins, the only one of a round."""
+
+    @abstractmethod
+    def reset(self, index: int, obs: Any) -> None:
+        """All environments were reset, for the first time if `index` is 0; `obs` [N, ...] are first observations."""
+
+    @abstractmethod
+    def add_step(self, action: Array, step: Step, reward: Array) -> None:
+        """The environments took actions [N, ...], within the bounds; `reward` [N] is the stored one."""
+
 
 class Collector(Stream):
-    """A stream that acts in environments.
+    """A stream that acts in environments, or keeps what another collector takes from its own.
 
     A checkpoint is made, and environments are reset, only while it is `idle`. A plugin that steps training environments
     extends `lfd.sources.collector.VecEnvCollector` by `next` and `epoch_steps`; any other collector implements the
@@ -131,6 +163,23 @@ class Collector(Stream):
         ended, self._ended = self._ended, []
         return ended
 
+    def record_to(self, recorder: StepRecorder) -> None:
+        """Passes all resets and steps from now on to the recorder. Raises UserError if it cannot."""
+        raise UserError(f"source: expected a source such as rollout, got {type(self).__name__}; name another source")
+
+    def collect_if_due(self) -> None:  # noqa: B027 - a source may collect in `next` only
+        """Collects now if `next` would collect."""
+
+    @property
+    def num_envs(self) -> int:
+        """Number of its environments."""
+        raise NotImplementedError
+
+    @property
+    def checkpoint_transitions(self) -> int:
+        """Maximum number of transitions that it takes between two checkpoints."""
+        raise NotImplementedError
+
     def round_policies(self) -> list[Path]:
         """Files of weights of the policies that acted in its rounds, oldest first; none unless it keeps them."""
         return []
@@ -144,8 +193,12 @@ class Collector(Stream):
 class Source(ABC):
     """Configuration of a source of batches. A plugin implements `provides` and `open`; other methods have defaults."""
 
+    # rows of its batch in a gradient step; null = algo.batch_size
+    batch_size: int | None = field(default=None, kw_only=True, metadata={"key": "set"})
+
     interacts: ClassVar[bool] = False  # needs an environment
     updates_normalizer: ClassVar[bool] = False  # normalizes observations by what it collects
+    is_recordable: ClassVar[bool] = False  # a replay can keep what it collects (`Collector.record_to`)
     keeps_round_policies: ClassVar[bool] = False  # the policy that acted in each round is a snapshot of the product
 
     @abstractmethod
@@ -172,6 +225,10 @@ class Source(ABC):
         """Returns the names of the sources that it is composed of, each with its fraction of a batch."""
         return {}
 
+    def reads(self) -> tuple[str, ...]:
+        """Returns the names of the sources whose collectors it follows, which are opened with it."""
+        return ()
+
     def check(self, use: SourceUse) -> None:  # noqa: B027 - most sources have no constraints
         """Raises UserError if a stage cannot read the source as `use` says."""
 
@@ -187,6 +244,11 @@ class Source(ABC):
     def transition_steps(self) -> int:
         """Environment steps in a transition."""
         return 1
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """True if all its batches have equal shapes, so that a gradient step on them can be recorded."""
+        return True
 
     @property
     def holds_out(self) -> bool:

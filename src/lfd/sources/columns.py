@@ -130,7 +130,7 @@ class DatasetColumns:
         spread = float(np.ptp(returns[self._data.complete_episodes()]))
         if not spread:
             raise UserError(
-                f"sources.{self._context.name}.return_range: expected episodes of different returns, got the same "
+                f"algo.sources.{self._context.name}.return_range: expected episodes of different returns, got the same "
                 "return in all of them; leave it out"
             )
         return spread
@@ -201,7 +201,7 @@ class PackedColumns:
         return PackedColumns(_pytree.tree_map(lambda *columns: torch.cat(columns), self.all(), other.all()))
 
     def all(self) -> Batch:
-        """Returns all rows."""
+        """Returns all rows [N, ...]."""
         return self.at(torch.arange(len(self._rows), device=self._rows.device))
 
     def at(self, index: Tensor) -> Batch:

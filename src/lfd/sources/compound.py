@@ -16,7 +16,11 @@ class CompositeStream(Stream, ABC):
         self.parts = dict(parts)
 
     @abstractmethod
-    def feedback(self, values: Mapping[str, Tensor]) -> None: ...
+    def feedback(self, values: Mapping[str, Any]) -> None: ...
+
+    @property
+    def demo_steps(self) -> int:
+        return sum(part.demo_steps for part in self.parts.values())
 
     @property
     def collectors(self) -> tuple[Collector, ...]:

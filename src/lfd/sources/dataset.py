@@ -2,30 +2,40 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from lfd.batch import Batch
 from lfd.data import Dataset
 from lfd.data.episode import flatten_observations, unflatten_observations
 from lfd.data.ranges import plausible_range, sample_stride
 from lfd.envs.spaces import Array
 from lfd.errors import UserError
 from lfd.sources import TRANSITION, Source, SourceContext, Stream
-from lfd.sources.columns import DatasetColumns, Rows
-from lfd.sources.sampler import IndexSampler
+from lfd.sources.columns import Rows
+from lfd.sources.dataset_streams import EpisodeStreams, RandomRows, WholeEpisodes
 from lfd.sources.use import SourceUse
 
-VALIDATION_BATCH = 1_000  # rows in a validation batch
+
+class Sequences(Enum):
+    """Sequences for an agent with a memory."""
+
+    windows = "windows"  # algo.sequence_length consecutive rows from any row
+    streams = "streams"  # consecutive sequences of whole episodes, with the recurrent state of the batch before
+    episodes = "episodes"  # whole episodes of up to algo.sequence_length rows, padded to the longest of the batch
 
 
 @dataclass
 class DatasetSource(Source):
-    """Rows of a stage's dataset, drawn uniformly with replacement."""
+    """Rows of a stage's dataset, drawn uniformly with replacement, or sequences of them.
+
+    A batch of streams has batch_size // sequence_length of them. Each walks through one episode after the other; their
+    order is random, and each episode comes once in a pass over the data. The column `state` is the recurrent state in
+    which the last batch ended. A batch of whole episodes has as many, in such an order; the column `valid` is False in
+    the padding.
+    """
 
     dataset: str = ""  # the stage that produces the dataset; empty = the name of the source
     n_step: int = 1  # environment steps in a transition
@@ -34,6 +44,8 @@ class DatasetSource(Source):
     # difference between the returns of the best and the worst episode, to which rewards are scaled; null = not scaled;
     # 1,000 in IQL's MuJoCo tasks
     return_range: float | None = None
+    # sequences for an agent with a memory: windows, streams, episodes
+    sequences: Sequences = field(default=Sequences.windows, metadata={"key": "set"})
 
     def __post_init__(self) -> None:
         if self.n_step < 1:
@@ -57,6 +69,21 @@ class DatasetSource(Source):
 
     def check(self, use: SourceUse) -> None:
         use.refuse_constant_reward(self.constant_reward)
+        if self.sequences is not Sequences.windows and use.sequence == 1:
+            raise UserError(
+                f"{use.key}.sequences: expected windows for an agent without memory (algo.sequence_length=1), got "
+                f"{self.sequences.value}; leave it out"
+            )
+        if self.sequences is Sequences.episodes and use.members > 1:
+            raise UserError(
+                f"{use.key}.sequences: expected windows or streams, as members > 1 step together and their episodes "
+                "have different lengths, got episodes; set it to streams"
+            )
+        if self.sequences is Sequences.episodes and use.mix is not None:
+            raise UserError(
+                f"{use.key}.sequences: expected windows or streams in a mix ({use.mix}), whose sequences have one "
+                "length, got episodes; set it to streams"
+            )
         if use.learned_reward and self.return_range is not None:
             raise UserError(
                 f"{use.key}.return_range: expected null, as learned rewards are not scaled, got {self.return_range:g}; "
@@ -66,6 +93,10 @@ class DatasetSource(Source):
     @property
     def transition_steps(self) -> int:
         return self.n_step
+
+    @property
+    def fixed_shapes(self) -> bool:
+        return self.sequences is not Sequences.episodes
 
     @property
     def holds_out(self) -> bool:
@@ -78,73 +109,13 @@ class DatasetSource(Source):
         return "never negative" if self.constant_reward > 0 else "never positive"
 
     def open(self, context: SourceContext) -> Stream:
-        return DatasetStream(self, context)
-
-
-class DatasetStream(Stream):
-    """Batches of rows of a dataset, or of sequences of rows."""
-
-    def __init__(self, source: DatasetSource, context: SourceContext) -> None:
-        self.context = context
-        name = source.dataset or context.name
-        data: Dataset = context.products[name]
-        columns = DatasetColumns(data, source.n_step, context, source.constant_reward, source.return_range)
-        learn, held = split(data, source.validation)
-        if len(learn) < context.sequence:
-            raise UserError(
-                f"dataset {name!r}: expected {context.sequence} or more transitions beside the {source.validation:.0%} "
-                f"held out for validation, got {len(learn)}; collect more episodes or lower validation"
-            )
-        self._size = len(learn)
-        self._held = _as_sequences(held, context.sequence)
-        self._rows = None if len(held) == 0 else torch.from_numpy(learn).to(context.device)
-        columns.to_device()
-        self._columns = columns
-        self._sampler = IndexSampler(context)
-        self._sampler.resize(len(learn))
-
-    def next(self) -> Batch:
-        index = self._sampler.next()
-        return self._columns.gather(index if self._rows is None else self._rows[index])
-
-    def epoch_steps(self) -> int:
-        return max(-(-self._size // self.context.batch), 1)
-
-    def held_out(self) -> list[Batch]:
-        """Returns up to 10,000 held-out rows or sequences, the same for all members.
-
-        They come in batches of VALIDATION_BATCH, or in one smaller batch.
-        """
-        if not len(self._held):
-            return []
-        members = self.context.members
-        index = torch.from_numpy(self._held[:10_000]).to(self.context.device)
-        # equal parts, so that the mean over them is the mean over rows
-        parts = torch.split(index[: len(index) // VALIDATION_BATCH * VALIDATION_BATCH or None], VALIDATION_BATCH)
-        return [self._columns.gather(part if members == 1 else part.expand(members, *part.shape)) for part in parts]
-
-    def save(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        return self._sampler.save()
-
-    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        self._sampler.restore(tensors, state)
-
-
-def _as_sequences(rows: Rows, length: int) -> Rows:
-    """Splits rows into sequences [N, length] and drops the remainder; [N] for a length of 1."""
-    return rows if length == 1 else rows[: len(rows) // length * length].reshape(-1, length)
-
-
-def split(dataset: Dataset, fraction: float) -> tuple[Rows, Rows]:
-    """Splits a dataset into rows for training and held-out rows: whole episodes at even distances.
-
-    At least one episode is held out if the fraction is above 0, but none of a dataset with one episode.
-    """
-    episodes = len(dataset.starts)
-    count = round(fraction * episodes) or (1 if fraction > 0 and episodes > 1 else 0)
-    held = ((np.arange(count) + 0.5) * episodes / max(count, 1)).astype(int)
-    is_held = np.isin(dataset.episode_of(np.arange(len(dataset))), held)
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held)
+        match self.sequences:
+            case Sequences.windows:
+                return RandomRows(self, context)
+            case Sequences.streams:
+                return EpisodeStreams(self, context)
+            case Sequences.episodes:
+                return WholeEpisodes(self, context)
 
 
 def statistics(dataset: Dataset, limit: int = 1_000_000) -> Iterator[Any]:

@@ -36,6 +36,7 @@ from lfd.sources import Collector, Source, SourceContext, Stream
 from lfd.sources.columns import AggregatedColumns
 from lfd.sources.dataset import statistics
 from lfd.sources.sampler import IndexSampler
+from lfd.sources.teacher import take_expert_actions
 from lfd.sources.use import SourceUse
 
 POLICY_FILE, LATEST_LINK = "policy.safetensors", "latest"
@@ -258,8 +259,7 @@ class MixturePolicy(LabelingPolicy):
     def __call__(self, obs: Any) -> Array:
         action = self._learner(obs)
         self.labels = action if self._expert is None else clip_action(self._spaces, self._expert(obs))
-        by_expert = self._rng.uniform(len(action)).cpu().numpy() < self._beta
-        return np.where(by_expert.reshape(-1, *[1] * (action.ndim - 1)), self.labels, action)
+        return take_expert_actions(action, self.labels, self._beta, self._rng)
 
 
 class AnswerLog:

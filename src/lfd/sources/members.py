@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree
 
 from lfd.batch import Batch
@@ -20,7 +20,7 @@ def open_for_members(source: Source, context: SourceContext) -> Stream:
         return source.open(context)
     if any(context.products[name].is_person for name in source.experts()):
         raise UserError(
-            f"sources.{context.name}: expected one member, as its expert is a person, got {context.members}; set "
+            f"algo.sources.{context.name}: expected one member, as its expert is a person, got {context.members}; set "
             "members=1"
         )
     return MembersStream(source, context)
@@ -37,6 +37,7 @@ class MembersStream(CompositeStream):
                 replace(
                     context,
                     agents=[agent],
+                    member=index,
                     seed=seed,
                     folder=context.folder / name,
                     product_folder=context.product_folder / name,
@@ -49,6 +50,6 @@ class MembersStream(CompositeStream):
         stacked: Batch = _pytree.tree_map(lambda *columns: torch.stack(columns), *batches)
         return stacked
 
-    def feedback(self, values: Mapping[str, Tensor]) -> None:
+    def feedback(self, values: Mapping[str, Any]) -> None:
         for index, part in enumerate(self.parts.values()):
-            part.feedback({name: value[index] for name, value in values.items()})
+            part.feedback(_pytree.tree_map(lambda value, index=index: value[index], dict(values)))

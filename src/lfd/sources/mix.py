@@ -6,8 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lfd.batch import Batch
 from lfd.errors import UserError
@@ -49,10 +48,12 @@ class MixStream(CompositeStream):
         ends = [round(count * sum(fractions[: index + 1])) for index in range(len(fractions))]
         self._sizes = [end - start for start, end in pairwise([0, *ends])]
         if min(self._sizes) < 1:
+            key = "algo.batch_size" if source.batch_size is None else f"algo.sources.{context.name}.batch_size"
             raise UserError(
-                f"algo.batch_size: expected a row for each of the fractions {dict(source.fractions)}, got "
+                f"{key}: expected a row for each of the fractions {dict(source.fractions)}, got "
                 f"{context.batch}; raise it"
             )
+        self._context = context
         self._axis = 1 if context.members > 1 else 0
         parts = {}
         for position, (name, size) in enumerate(zip(source.fractions, self._sizes, strict=True)):
@@ -68,14 +69,25 @@ class MixStream(CompositeStream):
         batches = [part.next() for part in self.parts.values()]
         if any("weight" in batch.__dict__ for batch in batches):
             batches = [_with_weight(batch, self._axis) for batch in batches]
+        if any("state" in batch.__dict__ for batch in batches):
+            batches = [self._with_state(batch) for batch in batches]
         return _concatenated(batches, self._axis)
 
-    def feedback(self, values: Mapping[str, Tensor]) -> None:
-        """Passes the rows of "priority" to the parts that they came from, and all other feedback to all parts."""
+    def _with_state(self, batch: Batch) -> Batch:
+        """The batch with the initial recurrent states of its sequences, unless it has others."""
+        if "state" in batch.__dict__:
+            return batch
+        agents, count = self._context.agents, batch.first.shape[self._axis]
+        states = [agent.initial_state(count) for agent in agents]
+        return batch.having(state=states[0] if len(agents) == 1 else tree_map(lambda *s: torch.stack(s), *states))
+
+    def feedback(self, values: Mapping[str, Any]) -> None:
+        """Passes the rows of "priority" and "state" to the parts they came from, and all other feedback to all."""
         start = 0
         for part, size in zip(self.parts.values(), self._sizes, strict=True):
-            rows = {"priority": values["priority"][..., start : start + size]} if "priority" in values else {}
-            part.feedback({**values, **rows})
+            index = (slice(None),) * self._axis + (slice(start, start + size),)
+            by_row = {name: values[name] for name in ("priority", "state") if name in values}
+            part.feedback({**values, **tree_map(lambda value, index=index: value[index], by_row)})
             start += size
 
     def held_out(self) -> list[Batch]:
@@ -95,8 +107,5 @@ def _concatenated(batches: list[Batch], axis: int) -> Batch:
     columns: dict[str, Any] = {}
     for name in names:
         parts = [getattr(batch, name) for batch in batches]
-        if isinstance(parts[0], dict):
-            columns[name] = {key: torch.cat([part[key] for part in parts], axis) for key in parts[0]}
-        else:
-            columns[name] = torch.cat(parts, axis)
+        columns[name] = tree_map(lambda *columns: torch.cat(columns, axis), *parts)
     return Batch(**columns)

@@ -18,6 +18,7 @@ from lfd.rng import derive
 from lfd.sources import Source, SourceContext, Stream
 from lfd.sources.columns import DatasetColumns, Rows
 from lfd.sources.sampler import Prefetcher
+from lfd.sources.use import SourceUse
 
 PREFETCHED_STEPS = 64  # gradient steps whose pairs are drawn at once
 MAX_VALIDATION_PAIRS = 256  # maximum number of pairs in a validation batch
@@ -76,6 +77,13 @@ class PreferencePairs(Source):
     def products(self, name: str) -> tuple[str, ...]:
         return (self.dataset or name,)
 
+    def check(self, use: SourceUse) -> None:
+        if use.sequence > 1:
+            raise UserError(
+                f"{use.key}: expected algo.sequence_length=1, as pairs of segments are no sequences for an agent with "
+                f"a memory, got {use.sequence}; use an agent without memory"
+            )
+
     def open(self, context: SourceContext) -> Stream:
         return PreferencePairStream(self, context)
 
@@ -101,11 +109,6 @@ class PreferencePairStream(Stream):
     def __init__(self, source: PreferencePairs, context: SourceContext) -> None:
         self.source, self.context = source, context
         name = source.dataset or context.name
-        if context.sequence > 1:
-            raise UserError(
-                f"algo.sequence_length: expected 1 for the preference pairs of {name!r}, got {context.sequence}; use "
-                "an agent without memory"
-            )
         data = context.products[name]
         ranks = rank_episodes(data, source.rank, name, source.margin)
         held = held_out_episodes(ranks, source.validation)
@@ -182,7 +185,7 @@ class PreferencePairStream(Stream):
         return max(-(-self._pairs.count // self.context.batch), 1)
 
     def held_out(self) -> list[Batch]:
-        """Returns one batch of pairs of which at least one episode is held out, the same for all members."""
+        """Returns one batch of pairs [B, 2, L, ...] with a held-out episode each, the same for all members."""
         if self._held is None:
             return []
         batch, members = self._gather(self._held), self.context.members
@@ -239,7 +242,7 @@ def rank_episodes(data: Dataset, rank: Rank, name: str, margin: float) -> NDArra
 
 
 def held_out_episodes(ranks: NDArray[np.float64], fraction: float) -> Rows:
-    """The held-out episodes, at even distances in rank between the worst and the best, which are never held out.
+    """The held-out episodes int64 [H], at even distances in rank between the worst and the best, which are never in it.
 
     At least one if the fraction is above 0, but none of fewer than four episodes.
     """

@@ -49,11 +49,11 @@ class SumTree:
         return leaf
 
     def save(self) -> Array:
-        """Returns a copy of the leaves' weights."""
+        """Returns a copy of the leaves' weights [leaves]."""
         return self._nodes[self._leaves :].copy()
 
     def restore(self, leaves: Array) -> None:
-        """Restores weights from `save`."""
+        """Restores weights [leaves] from `save`."""
         self._nodes[self._leaves :] = leaves
         for node in range(self._leaves - 1, 0, -1):
             self._nodes[node] = self._nodes[2 * node] + self._nodes[2 * node + 1]
@@ -68,7 +68,7 @@ class Priorities:
         self._largest = 1.0
 
     def add(self, envs: Array) -> None:
-        """Gives the newest transitions of these environments the largest priority so far."""
+        """Gives the newest transitions of these environments [B] the largest priority so far."""
         leaf = envs * self._ring.capacity + (self._ring.count[envs] - 1) % self._ring.capacity
         if len(leaf):
             self._tree.set(leaf, np.full(len(leaf), self._largest**self._alpha))

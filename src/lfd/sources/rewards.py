@@ -44,7 +44,7 @@ class RewardSelector:
         self.is_training = model is context.agent  # the model changes with every gradient step
 
     def data_rewards(self, true: Array, relabeled: Array | None = None) -> Array:
-        """Returns rewards without a reward model, from the environment's float32 rewards and the relabeled ones."""
+        """Returns rewards [...] without a reward model, from the environment's float32 [...] and the relabeled ones."""
         if self._constant is not None:
             return np.full_like(true, self._constant)
         if relabeled is not None:
@@ -58,10 +58,10 @@ class RewardSelector:
         return self.data_rewards(step.reward)
 
     def of_rows(self, data_rewards: Array, stored: Callable[[], Array], transitions: Callable[[], Batch]) -> Tensor:
-        """Returns the rewards of stored rows, in the shape of `data_rewards`.
+        """Returns the rewards [...] of stored rows.
 
         Args:
-            data_rewards: their rewards without a reward model.
+            data_rewards: their rewards [...] without a reward model.
             stored: returns their stored rewards of a recurrent model.
             transitions: returns the rows in raw units, flattened, for any other model.
         """

@@ -106,7 +106,7 @@ class RingBuffer:
     def num_starts(self, length: int, oldest: Array | int = 0) -> int:
         """Number of sequences of `length` transitions of one environment that may be drawn.
 
-        `oldest` is the number of each environment's first transition that may be drawn, if it is still stored.
+        `oldest` [num_envs] is the number of each environment's first transition that may be drawn, if it is stored.
         """
         return int(self._num_starts(length, oldest).sum())
 
@@ -135,7 +135,7 @@ class RingBuffer:
         return position
 
     def column(self, name: str, env: Array, row: Array) -> Array:
-        """Values of a column at environments and rows, in their shape."""
+        """Values [B, ...] of a column at environments [B] and rows [B], or at [B, n] of both."""
         values: Array = self._columns[name][env, row % self.length]
         return values
 

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from lfd.agents.actor_critic import ActorCritic
 from lfd.batch import Batch
 from lfd.errors import UserError
 from lfd.maths import gae
 from lfd.sources import SourceContext
 
-ON_POLICY = frozenset({"log_prob", "value", "advantage", "value_target"})
+ESTIMATES = frozenset({"value", "advantage", "value_target"})  # by the agent's state value
+ON_POLICY = ESTIMATES | {"log_prob"}
 
 
 @final
 class RolloutBuffer:
-    """Steps of N environments as columns [T, N, ...], with log probabilities of the actions if a loss reads estimates.
+    """Steps of N environments as columns [T, N, ...], with log probabilities of the actions if a loss reads them.
 
     `states` are the recurrent states [N, ...] in which each sequence of steps begins.
     """
@@ -29,9 +29,9 @@ class RolloutBuffer:
         self.columns = {name: _stack([step[name] for step in steps], context.device) for name in steps[0]}
         self.columns["discount"] = context.gamma * (~self.columns["terminated"]).float()
         self._states = _pytree.tree_map(lambda *parts: torch.stack(parts), *states)  # [T / L, N, ...]
-        if context.columns & ON_POLICY:
+        if "log_prob" in context.columns:
             rows = self._rows()
-            self.columns["log_prob"] = self._grid(self._critic.distribution(rows.obs).log_prob(rows.action))
+            self.columns["log_prob"] = self._grid(self._context.agent.policy(rows.obs).log_prob(rows.action))
 
     def transitions(self) -> Batch:
         """Returns the columns that a reward model may read, [T * N, ...]."""
@@ -41,19 +41,13 @@ class RolloutBuffer:
     def batch(self, reward: Tensor, gae_lambda: float) -> Batch:
         """Returns all rows, or sequences of them, with rewards [T, N] and estimates of the present networks."""
         columns = self.columns | {"reward": reward}
-        if self._context.columns & ON_POLICY:
+        if self._context.columns & ESTIMATES:
             rows, gamma = self._rows(), self._context.gamma
-            value, next_value = (self._grid(self._critic.value(obs)) for obs in (rows.obs, rows.next_obs))
+            value, next_value = (self._grid(self._context.agent.value(obs)) for obs in (rows.obs, rows.next_obs))
             terminated = columns["terminated"]
             advantage = gae(reward, value, next_value, terminated, terminated | columns["truncated"], gamma, gae_lambda)
             columns |= {"value": value, "advantage": advantage, "value_target": advantage + value}
         return self._arrange(columns)
-
-    @property
-    def _critic(self) -> ActorCritic:
-        agent = self._context.agent
-        assert isinstance(agent, ActorCritic)
-        return agent
 
     def _rows(self) -> Batch:
         """Preprocessed inputs of networks [T * N, ...]; [N * T, ...], in order, for a recurrent agent."""

@@ -1,21 +1,22 @@
 """collect: play policies and store their episodes as a dataset."""
 
+import sys
 import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from lfd.data import Dataset, Writer
 from lfd.data.episode import cut_episode
-from lfd.envs import Spaces
-from lfd.episodes import EpisodeRecorder, PlayedEpisode, PolicyFunction, clip_action, holds_transitions, play
+from lfd.episodes import EpisodeProgress, PlayedEpisode, holds_transitions
 from lfd.errors import UserError
-from lfd.experts.experts import Expert, make_eval_envs
 from lfd.hardware import check_disk, check_memory
 from lfd.nets import has_frames
-from lfd.rng import GeneratorRng, Rng, derive, reset_seeds
 from lfd.stages import (
     CheckContext,
     DatasetSummary,
@@ -27,8 +28,10 @@ from lfd.stages import (
     Summary,
     positive,
 )
+from lfd.stages.player import CutEpisode, Player
 from lfd.stages.policies import check_policies, split_name
 from lfd.stages.sizes import least_row_bytes
+from lfd.stages.workers import in_workers
 
 DATA = "data.hdf5"
 MAX_REJECTED = 200  # episodes in a row outside [min_return, max_return], after which the stage fails
@@ -117,9 +120,21 @@ class Collect(Stage):
     def shortened(self, name: str) -> list[str]:
         return [f"set fewer {name}.transitions or {name}.episodes"]
 
+    def is_enough(self, episodes: Sequence[EpisodeProgress], missing: int) -> bool:
+        """True if the episodes so far hold the `missing` data."""
+        if self.min_return is not None or self.max_return is not None:
+            return False  # the return is known at the end of an episode only
+        if self.transitions:
+            return holds_transitions(episodes, missing)
+        return not any(episode.running for episode in episodes[:missing])
+
+    def player(self, context: StageContext) -> Player:
+        """A player of the stage's episodes, with environments of its own."""
+        return Player(context, self.num_envs, self.seed, self.stochastic, self.action_noise, self.is_enough)
+
     def run(self, context: StageContext) -> Summary:
         frames = has_frames(context.spaces.observation)
-        context.hardware.set_num_threads(frames)
+        context.hardware.set_up_torch(frames)
         collection = _Collection(self, context)
         collection.run()
         data = Dataset.open(context.folder / DATA)
@@ -135,10 +150,9 @@ class _Collection:
 
     def __init__(self, stage: Collect, context: StageContext) -> None:
         assert context.env is not None
-        self.stage, self.context, self.stack = stage, context, context.env.stack
-        self.device = context.hardware.torch_device()
-        self.env = make_eval_envs(context.env, list(context.products.values()), stage.num_envs)
-        self.writer = Writer(context.folder / "shards", context.spaces, self.stack)
+        self.stage, self.context = stage, context
+        self.player = stage.player(context)
+        self.writer = Writer(context.folder / "shards", context.spaces, context.env.stack)
         self.best, self.worst = -np.inf, np.inf
         self.env_steps = int(self.writer.cursor.get("env_steps", 0))  # of all episodes, stored or not
         self._earlier_seconds = float(self.writer.cursor.get("seconds", 0.0))
@@ -153,7 +167,7 @@ class _Collection:
             for name, level, amount in self._portions():
                 self._fill(name, level, amount)
         finally:
-            self.env.close()
+            self.player.env.close()
         noise = {"epsilon": list(self.stage.epsilons) or self.stage.epsilon, "action_noise": self.stage.action_noise}
         made_by = {"policies": dict(self.stage.fractions), **noise}
         assert self.context.env is not None
@@ -172,16 +186,45 @@ class _Collection:
     def _amount(self) -> int:
         return self.writer.transitions if self.stage.transitions else self.writer.episodes
 
+    def _batch(self) -> int:
+        """Number of the next batch of episodes."""
+        return int(self.writer.cursor.get("batches", 0))
+
     def _fill(self, name: str, level: float, amount: int) -> None:
         self.best, self.worst, rejected = -np.inf, np.inf, 0
-        while self._amount() < amount:
-            batch = int(self.writer.cursor.get("batches", 0))
-            stored = self._play_episodes(name, level, batch, amount)
-            self.writer.commit({"batches": batch + 1, "env_steps": self.env_steps, "seconds": self.seconds()})
-            rejected = 0 if stored else rejected + self.env.num_envs
-            if rejected >= MAX_REJECTED:
-                raise self._search_failed(name, rejected)
-            self.context.progress.update(self._amount())
+        with closing(self._batches(name, level, amount)) as batches:
+            while self._amount() < amount:
+                stored = self._store_all(next(batches), level, amount)
+                self.writer.commit(
+                    {"batches": self._batch() + 1, "env_steps": self.env_steps, "seconds": self.seconds()}
+                )
+                rejected = 0 if stored else rejected + self.player.env.num_envs
+                if rejected >= MAX_REJECTED:
+                    raise self._search_failed(name, rejected)
+                self.context.progress.update(self._amount())
+
+    def _batches(self, name: str, level: float, amount: int) -> Generator[list[PlayedEpisode]]:
+        """The next batches of episodes, as many as are asked for; those of a script are played on all cores."""
+        # In a worker a batch begins before all earlier ones are stored, so it may play more than is missing then.
+        tasks = ((name, level, batch, amount - self._amount()) for batch in count(self._batch()))
+        cores = self.context.hardware.num_cores()
+        if cores > 1 and sys.platform == "linux" and self.player.is_script(name):
+
+            def make(stopping: Callable[[], bool]) -> Callable[..., list[PlayedEpisode]]:
+                return partial(self.stage.player(self.context).play, stopping=stopping)
+
+            yield from in_workers(make, tasks, cores, self.context.stopping)
+        for task in tasks:
+            yield self._play_here(*task)
+
+    def _play_here(self, name: str, level: float, batch: int, missing: int) -> list[PlayedEpisode]:
+        def report(finished: int) -> None:
+            self.context.progress.set_activity(f"playing {name}", finished, self.player.env.num_envs, "episodes")
+
+        report(0)
+        played = self.player.play(name, level, batch, missing, self.context.stopping, report)
+        self.context.progress.set_activity("")
+        return played
 
     def _search_failed(self, name: str, rejected: int) -> UserError:
         low, high = self.stage.min_return, self.stage.max_return
@@ -200,36 +243,23 @@ class _Collection:
             "move them apart"
         )
 
-    def _play_episodes(self, name: str, level: float, batch: int, amount: int) -> int:
-        """Plays one episode in each environment; returns the number of stored episodes."""
-        stage, count = self.stage, self.env.num_envs
-        seeds = reset_seeds(count, stage.seed, "episode", batch)
-        rng = GeneratorRng(derive(stage.seed, "noise", batch), self.device)
-
-        def policy() -> PolicyFunction:
-            return noisy_policy(self._policy(name, rng), self.context.spaces, count, rng, level, stage.action_noise)
-
-        missing = amount - self._amount()
-
-        def enough(recorders: list[EpisodeRecorder]) -> bool:
-            if stage.min_return is not None or stage.max_return is not None:
-                return False  # the return is known at the end of an episode only
-            if stage.transitions:
-                return holds_transitions(recorders, missing)
-            return not any(recorder.running for recorder in recorders[:missing])
-
-        def report(finished: int) -> None:
-            self.context.progress.set_activity(f"playing {name}", finished, count, "episodes")
-
-        report(0)
-        played = play(self.env, policy, seeds, True, self.stack, self.context.stopping, enough=enough, ended=report)
-        self.context.progress.set_activity("")
-        stored = 0
+    def _store_all(self, played: list[PlayedEpisode], level: float, amount: int) -> int:
+        """Stores a batch of episodes; returns the number of stored ones."""
+        missing, stored = amount - self._amount(), 0
         for result in played:
-            self.env_steps += result.length
             self.best, self.worst = max(self.best, result.episode_return), min(self.worst, result.episode_return)
             stored += self._store(result, level, amount)
+        lengths = [result.length for result in played]
+        self.env_steps += self._steps_until_enough(lengths, missing) if self._amount() >= amount else sum(lengths)
         return stored
+
+    def _steps_until_enough(self, lengths: list[int], missing: int) -> int:
+        """Environment steps of the last batch up to where its data sufficed, wherever it was played further."""
+        for step in range(max(lengths) + 1):
+            recorders = [CutEpisode(min(length, step), step < length) for length in lengths]
+            if self.stage.is_enough(recorders, missing):
+                break
+        return sum(recorder.length for recorder in recorders)
 
     def _store(self, played: PlayedEpisode, level: float, amount: int) -> bool:
         """Stores an episode unless there is enough data or its return is out of bounds; returns whether it did."""
@@ -244,49 +274,3 @@ class _Collection:
             episode.infos["noise"] = np.full(played.length, level, np.float32)
         self.writer.add(cut_episode(episode, limit))
         return True
-
-    def _policy(self, name: str, rng: Rng) -> PolicyFunction | None:
-        base, snapshot = split_name(name)
-        if base == "random":
-            return None
-        expert: Expert = self.context.products[base]
-        return expert.policy(self.env, self.device, snapshot, rng if self.stage.stochastic else None)
-
-
-def noisy_policy(
-    act: PolicyFunction | None, spaces: Spaces, count: int, rng: GeneratorRng, epsilon: float, action_noise: float
-) -> PolicyFunction:
-    """The policy `act` with noise, for `count` environments; the uniform random policy if `act` is None.
-
-    An action is uniform with probability `epsilon`. Continuous actions get Gaussian noise with a standard deviation of
-    `action_noise` half ranges of the action space.
-    """
-    random = random_policy(spaces, count, rng)
-    if act is None:
-        return random
-    space: Any = spaces.action
-
-    def noisy(obs: Any) -> Any:
-        action = act(obs)
-        if action_noise and spaces.actions == "continuous":
-            scale = ((space.high - space.low) / 2).astype(np.float32)
-            action = action + action_noise * (scale * rng.normal(*action.shape).cpu().numpy())
-        if epsilon:
-            explores = rng.uniform(count).cpu().numpy() < epsilon
-            action = np.where(explores.reshape(-1, *[1] * (action.ndim - 1)), random(obs), action)
-        return clip_action(spaces, action)
-
-    return noisy
-
-
-def random_policy(spaces: Spaces, count: int, rng: GeneratorRng) -> PolicyFunction:
-    """Uniform actions for `count` environments; drawn with `rng`, whatever the observations."""
-    space: Any = spaces.action
-
-    def act(obs: Any) -> Any:
-        if spaces.actions == "discrete":
-            return (rng.uniform(count) * int(space.n)).long().cpu().numpy()
-        uniform = rng.uniform(count, *space.shape).cpu().numpy()
-        return (space.low + uniform * (space.high - space.low)).astype(np.float32)
-
-    return act

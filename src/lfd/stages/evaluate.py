@@ -15,7 +15,7 @@ from lfd.log.progress import TimeEstimate
 from lfd.nets import has_frames
 from lfd.rng import GeneratorRng, derive, reset_seeds
 from lfd.stages import CheckContext, Estimate, EstimateContext, Product, Stage, StageContext, Summary, positive
-from lfd.stages.collect import random_policy
+from lfd.stages.player import random_policy
 from lfd.stages.policies import check_policies, split_name
 
 
@@ -69,7 +69,7 @@ class Evaluate(Stage):
 
     def run(self, context: StageContext) -> Summary:
         assert context.env is not None
-        context.hardware.set_num_threads(has_frames(context.spaces.observation))
+        context.hardware.set_up_torch(has_frames(context.spaces.observation))
         device = context.hardware.torch_device()
         products = [context.products[split_name(name)[0]] for name in self.policies if name != "random"]
         env = make_eval_envs(context.env, products, self.num_envs or min(self.episodes, 16))

@@ -12,8 +12,9 @@ import torch
 from lfd.agents import Agent
 from lfd.algos import MISSING
 from lfd.envs import Spaces
+from lfd.envs.spaces import refuse_other_words
 from lfd.errors import UserError
-from lfd.experts.experts import Keyboard, Queue, Scripted, script_path
+from lfd.experts.experts import Keyboard, Queue, Scripted, script_content
 from lfd.files import load_json_object, save_json
 from lfd.stages import CheckContext, Product, Stage, StageContext, Summary
 from lfd.stages.trained import Trained, open_trained, read_trained, trained_folder, undamaged
@@ -49,6 +50,8 @@ class Pretrained(Stage):
         trained = read_trained(self.folder, Path(self.path))
         if not trained.acts:
             raise UserError(f"{name}.path: expected a policy, got the reward model {self.path}; choose another run")
+        way_out = "choose an expert that this version of lfd trained"
+        refuse_other_words(f"{name}.path", spaces.observation, trained.spaces.observation, way_out)
         for what in ("observation", "action"):
             expected, got = getattr(spaces, what), getattr(trained.spaces, what)
             if expected != got:
@@ -81,14 +84,14 @@ class Pretrained(Stage):
 class Script(Stage):
     """A Python function as an expert: called with an environment, it returns the policy for an episode of it."""
 
-    script: str = MISSING  # package.module:function
+    script: str = MISSING  # package.module:function, or the name of one of lfd's scripts, as babyai_bot
 
     def provides(self) -> frozenset[Product]:
         return frozenset({Product.actor, Product.labels})
 
     def key_content(self, digest: Callable[[Path], str]) -> Any:
         # An expert with another content of its file gets another key.
-        return replace(self, script=f"{self.script} {digest(script_path(self.script))}")
+        return replace(self, script=script_content(self.script, digest))
 
     def check(self, context: CheckContext) -> None:
         if self.script == MISSING:
@@ -96,7 +99,7 @@ class Script(Stage):
             raise UserError(
                 f"{name}.script: expected a value, got none; set a function, as in {name}.script=my_module:my_function"
             )
-        script_path(self.script)
+        script_content(self.script, digest=str)
         if context.env is None:
             return
         # One call before anything runs, so that errors of the script come early.

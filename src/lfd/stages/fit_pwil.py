@@ -8,6 +8,7 @@ from typing import ClassVar, final
 import torch
 
 from lfd.agents import REWARD, Agent
+from lfd.agents.config import AgentConfig
 from lfd.agents.pwil import PWIL, PWILReward
 from lfd.algos import MISSING
 from lfd.data import Dataset
@@ -25,13 +26,19 @@ from lfd.stages.trained import Trained, open_trained, save_reward
 @final
 @dataclass
 class FitPWIL(Stage):
-    """Samples `agent.atoms` different transitions of a dataset and stores them as a reward model."""
+    """Samples `atoms` different transitions of a dataset and stores them as the reward model `agent.nets.reward`."""
 
     unit: ClassVar[str] = "atoms"
 
-    agent: PWIL = MISSING  # type: ignore[assignment]
+    agent: AgentConfig = MISSING  # type: ignore[assignment] # an agent with the net "reward" alone
     dataset: str = MISSING  # stage with the demonstrations
     seed: int = 0  # of the sampled transitions
+
+    @property
+    def _pwil(self) -> PWIL:
+        net = self.agent.nets[REWARD]
+        assert isinstance(net, PWIL)
+        return net
 
     def provides(self) -> frozenset[Product]:
         return frozenset({Product.reward})
@@ -40,9 +47,14 @@ class FitPWIL(Stage):
         return {self.dataset: Product.dataset}
 
     def length(self) -> int | None:
-        return self.agent.atoms
+        net = self.agent.nets.get(REWARD)
+        return net.atoms if isinstance(net, PWIL) else None
 
     def check(self, context: CheckContext) -> None:
+        if not isinstance(net := self.agent.nets.get(REWARD), PWIL):
+            raise UserError(
+                f"{context.name}.agent.nets.{REWARD}: expected the net pwil, got {type(net).__name__}; choose algo=pwil"
+            )
         if has_frames(context.spaces.observation):
             raise UserError(
                 f"{context.name}: PWIL needs vector observations, got frames, where distances say little; choose gail"
@@ -61,10 +73,10 @@ class FitPWIL(Stage):
         return Estimate(TimeEstimate(0.0, 1.0), 0, 10_000)
 
     def _check_atoms(self, name: str, rows: int) -> None:
-        if rows < self.agent.atoms:
+        if rows < self._pwil.atoms:
             raise UserError(
-                f"{name}.agent.atoms: expected at most the {rows} transitions of {self.dataset!r}, got "
-                f"{self.agent.atoms}; collect more, or set fewer atoms"
+                f"{name}.agent.nets.{REWARD}.atoms: expected at most the {rows} transitions of {self.dataset!r}, got "
+                f"{self._pwil.atoms}; collect more, or set fewer atoms"
             )
 
     def run(self, context: StageContext) -> Summary:
@@ -75,13 +87,13 @@ class FitPWIL(Stage):
             print_message(line)
         generator = torch.Generator(device=device).manual_seed(derive(derive(self.seed, "source", 0), "draws"))
         order = torch.rand((1, len(data)), generator=generator, device=device).argsort()[0]
-        rows = order[: self.agent.atoms].cpu().numpy()
+        rows = order[: self._pwil.atoms].cpu().numpy()
         agent = self.agent.build(context.spaces).to(device)
         reward = agent.nets[REWARD]
         assert isinstance(reward, PWILReward)
         longest = int((data.ends - data.starts)[data.episode_of(rows)].max())
         reward.set_atoms(agent.preprocess(transitions_of(data, rows, 1.0, device)), longest)
-        context.progress.update(self.agent.atoms)
+        context.progress.update(self._pwil.atoms)
         save_reward(context.folder, self.agent, agent)
         return Summary(seconds=time.monotonic() - began)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lfd.agents import Agent
-from lfd.agents.critic import POLICY, Critic
+from lfd.algos.fqe import EVALUATED, policy_action
 from lfd.batch import tensors
 from lfd.data import Dataset
 from lfd.errors import UserError
@@ -20,7 +20,6 @@ from lfd.stages.fit.config import FitConfig
 from lfd.stages.fit.costs import FitCosts
 from lfd.stages.fit.loop import TrainLoop
 from lfd.stages.fit.wiring import Wiring
-from lfd.stages.policies import split_name
 
 ROWS = 1_000  # start states in a batch
 
@@ -40,9 +39,10 @@ class OffPolicyEvaluation(FitConfig):
 
     def check(self, context: CheckContext) -> None:
         name = context.name
-        if POLICY not in self.frozen:
+        if EVALUATED not in self.frozen:
             raise UserError(
-                f"{name}.frozen.{POLICY}: expected a value, got none; set a policy, as in +{name}.frozen.{POLICY}=learn"
+                f"{name}.frozen.{EVALUATED}: expected a value, got none; set a policy, as in "
+                f"+{name}.frozen.{EVALUATED}=learn"
             )
         wiring = Wiring(self, context)
         wiring.check()
@@ -55,11 +55,6 @@ class OffPolicyEvaluation(FitConfig):
         return FitCosts(name, self, context).estimate()
 
     def run(self, context: StageContext) -> Summary:
-        name = self.frozen[POLICY]
-        if context.products[split_name(name)[0]].agents()[0].recurrent:
-            raise UserError(
-                f"{context.name}: expected a policy without recurrent state, got {name}; score it by episodes"
-            )
         with TrainLoop(self, context) as training:
             summary = training.run()
             scores = self._scores(context, training.learner.agents)
@@ -85,7 +80,7 @@ class OffPolicyEvaluation(FitConfig):
         of_data = {
             name: dataset.evaluate() | discounted(dataset, self.algo.gamma, sign) for name, dataset in data.items()
         }
-        return {self.frozen[POLICY]: estimate, **of_data}
+        return {self.frozen[EVALUATED]: estimate, **of_data}
 
     @staticmethod
     def open(folder: Path) -> dict[str, Any]:
@@ -96,12 +91,11 @@ class OffPolicyEvaluation(FitConfig):
 @torch.no_grad()
 def start_values(critic: Agent, data: Dataset) -> Tensor:
     """The critic's values [E] of the first states of the episodes, at actions of the policy."""
-    assert isinstance(critic, Critic)
     device = next(critic.parameters()).device
     values = []
     for first in range(0, len(data.starts), ROWS):
         obs = critic.normalize_obs(tensors(data.observations(data.starts[first : first + ROWS]), device))
-        values.append(critic.value(obs, critic.policy_action(obs)).double().cpu())
+        values.append(critic.q(obs, policy_action(critic, obs)).mean(-1).double().cpu())
     return torch.cat(values)
 
 

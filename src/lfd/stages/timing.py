@@ -10,6 +10,7 @@ import torch
 
 from lfd.batch import Batch, tensors
 from lfd.envs import Spaces
+from lfd.envs.spaces import Indices
 from lfd.learner.recording import RECORDS
 from lfd.log.progress import TimeEstimate
 
@@ -39,9 +40,9 @@ def random_batch(columns: set[str], spaces: Spaces, lead: tuple[int, ...], devic
         match column:
             case "obs" | "next_obs":
                 values[column] = random_elements(spaces.observation, lead, rng)
-            case "action" | "next_action":
+            case "action" | "next_action" | "expert_action":
                 values[column] = random_elements(spaces.action, lead, rng)
-            case "terminated" | "truncated":
+            case "terminated" | "truncated" | "first":
                 values[column] = np.zeros(lead, np.bool_)
             case "valid":
                 values[column] = np.ones(lead, np.bool_)
@@ -60,7 +61,9 @@ def random_elements(space: gym.Space[Any], lead: tuple[int, ...], rng: np.random
         case gym.spaces.Discrete():
             return rng.integers(int(space.n), size=lead)
     assert isinstance(space, gym.spaces.Box)
+    if isinstance(space, Indices):
+        return rng.integers(space.sizes, size=(*lead, *space.shape))
     if space.dtype == np.uint8:
-        return rng.integers(256, size=(*lead, *space.shape), dtype=np.uint8)
+        return np.minimum(rng.integers(256, size=(*lead, *space.shape), dtype=np.uint8), space.high)
     low, high = np.maximum(space.low, -1), np.minimum(space.high, 1)
     return (low + rng.random((*lead, *space.shape)) * (high - low)).astype(np.float32)

@@ -12,14 +12,15 @@ from typing import Any, final
 
 import torch
 
-from lfd.agents import Agent, AgentSpec, build_on_meta
+from lfd.agents import Agent
+from lfd.agents.config import AgentConfig, build_on_meta
 from lfd.envs import Spaces, VecEnv
-from lfd.episodes import Evaluation, PolicyFunction, agent_policy
+from lfd.episodes import Evaluation, PolicyFunction, RunningPolicy, agent_policy
 from lfd.errors import UserError, suggest
 from lfd.experts.experts import Expert
 from lfd.files import file_sha256, load_json_object, load_tensors, save_json, save_tensors
 from lfd.learner.learner import Learner
-from lfd.registry import from_json, parts, to_json
+from lfd.registry import from_json, to_json
 from lfd.rng import Rng
 from lfd.store.artifacts import is_outdated
 from lfd.store.outputs import Outputs
@@ -40,9 +41,15 @@ class Trained(Expert):
     def policy(
         self, env: VecEnv, device: torch.device, snapshot: int | None = None, rng: Rng | None = None
     ) -> PolicyFunction:
+        return agent_policy(self._first(snapshot, device), env.num_envs, device, rng)
+
+    def running_policy(self, env: VecEnv, device: torch.device) -> RunningPolicy:
+        return agent_policy(self._first(None, device), env.num_envs, device)
+
+    def _first(self, snapshot: int | None, device: torch.device) -> Agent:
         if snapshot not in self._loaded:
             self._loaded[snapshot] = self.agents(snapshot)[0].to(device)
-        return agent_policy(self._loaded[snapshot], env.num_envs, device, rng)
+        return self._loaded[snapshot]
 
     def evaluate(self, evaluation: Evaluation, snapshot: int | None = None) -> dict[str, Any]:
         """Scores over the episodes of all members."""
@@ -59,8 +66,7 @@ class Trained(Expert):
     @property
     def acts(self) -> bool:
         """True if it is a policy, False if it is only a reward model."""
-        kind: type[AgentSpec] = parts("agent")[self.content["spec"]["name"]]
-        return kind.acts
+        return self._config.acts
 
     @property
     def members(self) -> int:
@@ -100,11 +106,13 @@ class Trained(Expert):
         agent.publish()
         return agent
 
+    @property
+    def _config(self) -> AgentConfig:
+        config: AgentConfig = from_json(self.content["agent"], AgentConfig)
+        return config
+
     def _blank(self) -> Agent:
-        spec: AgentSpec = from_json(self.content["spec"], "agent")
-        agent = spec.build(self.spaces)
-        for loss in self.content["losses"]:
-            agent.add(from_json(loss, "loss").modules(agent))
+        agent = self._config.build(self.spaces)
         if self.content["normalize_obs"]:
             agent.normalize_observations()
         return agent
@@ -170,9 +178,7 @@ def save_trained(
     """Saves everything that `open_trained` reads."""
     save_agent(folder, learner)
     content = {
-        "spec": to_json(learner.algo.agent, "agent"),
-        # Losses that add modules to the agent are needed to build it.
-        "losses": [to_json(loss, "loss") for loss in learner.algo.losses.values() if loss.adds_modules()],
+        "agent": to_json(learner.algo.agent_config(learner.agent.spaces)),
         "spaces": learner.agent.spaces.to_json(),
         "normalize_obs": learner.algo.normalize_obs,
         "members": learner.members,
@@ -182,17 +188,17 @@ def save_trained(
     save_json(folder / "agent.json", content)
 
 
-def save_reward(folder: Path, spec: AgentSpec, agent: Agent) -> None:
+def save_reward(folder: Path, config: AgentConfig, agent: Agent) -> None:
     """Saves a reward model that was made without a learner, for `open_trained`."""
     save_tensors(folder / WEIGHTS, agent.state_dict())
-    content = {"spec": to_json(spec, "agent"), "spaces": agent.spaces.to_json()}
-    rest = {"losses": [], "normalize_obs": False, "members": 1, "history": [], "snapshots": []}
+    content = {"agent": to_json(config), "spaces": agent.spaces.to_json()}
+    rest = {"normalize_obs": False, "members": 1, "history": [], "snapshots": []}
     save_json(folder / "agent.json", content | rest)
 
 
 def open_trained(folder: Path) -> Trained:
     """Opens the agent in an artifact's folder. Raises UserError if its description is damaged."""
-    fields = ("spec", "losses", "spaces", "normalize_obs", "members", "history", "snapshots")
+    fields = ("agent", "spaces", "normalize_obs", "members", "history", "snapshots")
     return Trained(folder, load_json_object(folder / "agent.json", *fields))
 
 

@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lfd.errors import UserError
-from lfd.registry import name_of, part_of
+from lfd.registry import file_of, name_of, part_of
 
 
 def key_of(kind: str, material: Any) -> str:
@@ -27,7 +27,8 @@ def describe(value: Any) -> Any:
     A dataclass gives its registered `group/name`, its class variable `revision` (1 without), and its fields. A field
     with `metadata={"key": False}` is left out; one with `"set"` is left out while it has its default, so that artifacts
     from before the field existed keep their keys. A dataclass that is not registered has no name if it is of the
-    declared type of its field, else `module:Class`. An int in a field declared float becomes a float.
+    declared type of its field, else `module:Class`. A class that a configuration names by its place gives the sha256 of
+    its file too. An int in a field declared float becomes a float.
 
     Raises UserError for NaN and for other types. A path is refused too: the sha256 of a file's content belongs in a
     key, not its place.
@@ -83,6 +84,8 @@ def _described_dataclass(value: Any, declared: Any, where: str) -> dict[str, Any
     }
     is_declared = cls in _alternatives(declared) and name_of(cls) is None
     part = {} if is_declared else {"part": part_of(value)}
+    if (file := file_of(cls)) is not None:
+        part["file"] = hashlib.sha256(file.read_bytes()).hexdigest()
     return {**part, "revision": getattr(cls, "revision", 1), "fields": described}
 
 

@@ -57,6 +57,8 @@ def provenance(device: str, source: Path = Path(__file__).parents[1]) -> dict[st
     `device` is the device of the run, `source` the folder of the code. `git` is None if the code is not in a git
     checkout or git is not installed.
     """
+    import torch  # here, as --help prints without it
+
     return {
         "git": _git_state(source),
         "versions": {"python": platform.python_version()} | _versions(),
@@ -64,6 +66,9 @@ def provenance(device: str, source: Path = Path(__file__).parents[1]) -> dict[st
         "platform": platform.platform(),
         "host": platform.node(),
         "cpus": os.cpu_count(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
         "argv": [without_secrets(word) for word in sys.argv],
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

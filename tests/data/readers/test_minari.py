@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from lfd.data import read
+from lfd.data.episode import cast_to_spaces
 from lfd.data.survey import survey
-from lfd.envs.spaces import Spaces
+from lfd.envs.spaces import Spaces, simplify_spaces
 from lfd.errors import UserError
 
 
@@ -116,6 +117,10 @@ def described(space):
         return {"type": "Dict", "subspaces": {key: described(part) for key, part in space.spaces.items()}}
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "dtype": "int64", "start": int(space.start), "n": int(space.n)}
+    if isinstance(space, gym.spaces.Tuple):
+        return {"type": "Tuple", "subspaces": [described(part) for part in space.spaces]}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "dtype": "int64", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
     low, high = space.low.tolist(), space.high.tolist()
     return {"type": "Box", "dtype": str(space.dtype), "shape": list(space.shape), "low": low, "high": high}
 
@@ -182,6 +187,28 @@ def test_read_minari_discrete_values_are_shifted_to_0(written):
         4,
     ]
     assert "the file counts them from 1" in found.notes[0]
+
+
+TUPLE = gym.spaces.Tuple([gym.spaces.Discrete(32), gym.spaces.MultiDiscrete([3, 4])])
+
+
+def test_read_minari_tuple_has_the_keys_of_its_environment(written):
+    """Minari stores the parts of a Tuple as `_index_0`, `_index_1`, …."""
+    hands, cards = np.arange(5), np.array([[0, 0], [2, 3], [1, 1], [0, 3], [2, 0]])
+    path = written(TUPLE, gym.spaces.Discrete(2), {"_index_0": hands, "_index_1": cards}, np.array([0, 1, 1, 0]))
+    found, episodes = survey(path)
+    assert found.spaces == simplify_spaces(TUPLE, gym.spaces.Discrete(2), "x")
+    for episode in (episodes[0], next(read(path, found.spaces))):
+        assert sorted(episode.observations) == ["0", "1"]
+        assert (episode.observations["1"] == cards).all() and (episode.observations["0"] == hands).all()
+
+
+def test_read_minari_index_beyond_its_space_is_refused(written):
+    seen = {"_index_0": np.arange(5), "_index_1": np.full((5, 2), 3)}
+    path = written(TUPLE, gym.spaces.Discrete(2), seen, np.array([0, 1, 1, 0]))
+    episode = next(read(path))
+    with pytest.raises(UserError, match=r"observations/1: expected indices of Indices\(\[3, 4\]\), got larger ones"):
+        cast_to_spaces(episode, simplify_spaces(TUPLE, gym.spaces.Discrete(2), "x"))
 
 
 def test_survey_minari_actions_beyond_bounds_are_refused(written):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import h5py
 import numpy as np
 import pytest
 
 from lfd.data import Writer, read
+from lfd.envs import Spaces
+from lfd.envs.spaces import Words
 from lfd.errors import UserError
 
 
@@ -30,6 +33,21 @@ def test_read_other_spaces_are_refused(tmp_path, vector, dictionary, make):
     writer.finalize(tmp_path / "data.hdf5", {})
     with pytest.raises(UserError, match="observations/image"):
         list(read(tmp_path / "data.hdf5", dictionary))
+
+
+def test_read_other_words_are_refused(tmp_path, make):
+    def spaces(*words):
+        parts = {"mission": Words(words, 5), "number": gym.spaces.Box(0, 1, (2,), np.float32)}
+        return Spaces(gym.spaces.Dict(parts), gym.spaces.Discrete(2))
+
+    writer = Writer(tmp_path / "log", spaces("go", "to"))
+    episode = make(spaces("go", "to"), 3)
+    episode.observations["mission"][:] = 1
+    writer.add(episode)
+    writer.finalize(tmp_path / "data.hdf5", {})
+    assert len(list(read(tmp_path / "data.hdf5", spaces("go", "to")))) == 1
+    with pytest.raises(UserError, match=r"data.hdf5: mission: .* \(different: ball\); make the dataset again"):
+        list(read(tmp_path / "data.hdf5", spaces("go", "to", "ball")))
 
 
 def test_read_tianshou_buffer_is_refused(tmp_path):

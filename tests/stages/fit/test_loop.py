@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from lfd.agents.actor_critic import ActorCritic, PolicySpec, PolicyValue
+from lfd.agents.config import AgentConfig
 from lfd.agents.distributions import Categorical
-from lfd.agents.q import QNet
+from lfd.agents.nets import NetSpec, PolicyNet
+from lfd.agents.roles import STATE_VALUE
 from lfd.algos import Loss, LossOutput, Metrics
 from lfd.algos.bc import BC
 from lfd.algos.cql import CQLDiscrete
@@ -31,13 +32,14 @@ from lfd.stages.fit import evaluation
 from lfd.stages.fit.config import EvalConfig, Stop
 from lfd.stages.fit.evaluation import Evaluator
 from lfd.stages.fit.stage import Fit
+from tests import composed
 
 SIZES = [8]
 DEMOS = Collect("random", transitions=200)
 
 
 def cloning(**settings):
-    return Algo(PolicySpec(SIZES), {"bc": BC("demos")}, batch_size=16, **settings)
+    return Algo(composed.policy(SIZES), {"bc": BC("demos")}, batch_size=16, **settings)
 
 
 def never(**settings):
@@ -61,19 +63,19 @@ def active(monkeypatch):
 def test_fit_phases_alternate_in_rounds(counting, run_stages, active):
     losses = {"gap": CQLDiscrete("demos"), "td": DQN("demos")}
     rounds = {"first": Phase(["gap"], steps=3), "second": Phase(["td", "gap"], steps=2)}
-    algo = Algo(QNet(SIZES), losses, phases=rounds, targets={"q": Target()})
+    algo = Algo(composed.q_net(SIZES), losses, phases=rounds, targets={"critic": Target()})
     run_stages({"demos": DEMOS, "learn": never(algo=algo, steps=12)}, counting)
     assert active == ([["gap"]] * 3 + [["td", "gap"]] * 2) * 2 + [["gap"]] * 2
 
 
 def test_fit_loss_with_every_runs_at_its_interval_within_a_phase(counting, run_stages, active):
     losses = {"gap": CQLDiscrete("demos", every=2), "td": DQN("demos")}
-    alone = Algo(QNet(SIZES), losses, targets={"q": Target()})
+    alone = Algo(composed.q_net(SIZES), losses, targets={"critic": Target()})
     run_stages({"demos": DEMOS, "learn": never(algo=alone, steps=4)}, counting)
     assert active == [["gap", "td"], ["td"]] * 2
     active.clear()
     rounds = {"both": Phase(["gap", "td"], steps=3), "td": Phase(["td"], steps=2)}
-    phased = Algo(QNet(SIZES), losses, phases=rounds, targets={"q": Target()})
+    phased = Algo(composed.q_net(SIZES), losses, phases=rounds, targets={"critic": Target()})
     run_stages({"demos": DEMOS, "learn": never(algo=phased, steps=10)}, counting)
     assert active == [["gap", "td"], ["td"], ["gap", "td"], ["td"], ["td"]] * 2
 
@@ -83,7 +85,7 @@ class ValueOnly(Loss):
     """Trains nothing but the value."""
 
     needs: ClassVar = ("obs",)
-    agents: ClassVar = ActorCritic
+    uses: ClassVar = {"value": STATE_VALUE}
     trains: ClassVar = ("value",)
 
     def __call__(self, agent, batch):
@@ -109,13 +111,15 @@ def test_fit_target_networks_are_updated_only_in_phases_that_train_their_module(
     )
     rounds = {"value": Phase(["value"], steps=3), "policy": Phase(["bc"], steps=2)}
     losses = {"value": ValueOnly("demos"), "bc": BC("demos")}
-    algo = Algo(PolicyValue(SIZES), losses, phases=rounds, targets={"policy": target}, batch_size=16)
+    algo = Algo(composed.policy_value(SIZES), losses, phases=rounds, targets={"policy": target}, batch_size=16)
     run_stages({"demos": DEMOS, "learn": never(algo=algo, steps=10)}, counting)
     assert "".join(".1"[is_updated] for is_updated in updates) == expected
 
 
-class Noisy(nn.Module):
+class Noisy(PolicyNet):
     """A network with dropout and batch normalization."""
+
+    distribution = Categorical
 
     def __init__(self):
         super().__init__()
@@ -126,11 +130,11 @@ class Noisy(nn.Module):
 
 
 @dataclass
-class NoisyPolicy(PolicySpec):
-    def build(self, spaces):
-        agent = super().build(spaces)
-        agent.nets["policy"] = Noisy()
-        return agent
+class NoisySpec(NetSpec):
+    leads_to: ClassVar = ("policy",)
+
+    def build(self, inputs):
+        return Noisy()
 
 
 def test_fit_modules_are_in_training_mode_in_gradient_steps_only(counting, run_stages, monkeypatch):
@@ -148,8 +152,13 @@ def test_fit_modules_are_in_training_mode_in_gradient_steps_only(counting, run_s
         return result
 
     monkeypatch.setattr(Evaluator, "_play", played)
-    algo = Algo(NoisyPolicy(SIZES), {"bc": BC("demos")}, {"demos": DatasetSource(validation=0.2)}, batch_size=16)
-    monkeypatch.setitem(parts("agent"), "noisy", NoisyPolicy)
+    algo = Algo(
+        AgentConfig({"policy": NoisySpec()}),
+        {"bc": BC("demos")},
+        {"demos": DatasetSource(validation=0.2)},
+        batch_size=16,
+    )
+    monkeypatch.setitem(parts("net"), "noisy", NoisySpec)
     pipeline = run_stages({"demos": DEMOS, "learn": Fit(algo, 20, eval=EvalConfig(10, 2))}, counting)
     net = pipeline.product("learn").agents()[0].nets["policy"]
     assert modes == [False, False] and int(net.layers[0].num_batches_tracked) == 20
@@ -159,7 +168,7 @@ def test_fit_phase_of_epochs_has_the_steps_of_passes_over_its_source(counting, r
     losses = {"bc": BC("demos"), "ppo": PPO("rollout")}
     rounds = {"clone": Phase(["bc"], epochs=2), "improve": Phase(["ppo"], epochs=1)}
     sources = {"rollout": Rollout(2, 16, epochs=1)}
-    algo = Algo(PolicyValue(SIZES), losses, sources, rounds, batch_size=16)
+    algo = Algo(composed.policy_value(SIZES), losses, sources, rounds, batch_size=16)
     run_stages({"demos": Collect("random", transitions=40), "learn": never(algo=algo, steps=10)}, counting)
     assert active == ([["bc"]] * 6 + [["ppo"]] * 2) + [["bc"]] * 2
 
@@ -206,7 +215,9 @@ def test_fit_without_evaluations_has_no_score_and_did_not_converge(counting, run
 
 
 def test_fit_stop_env_steps_trains_on_the_last_collection(counting, run_stages):
-    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16, epochs=2)}, batch_size=16)
+    algo = Algo(
+        composed.policy_value(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16, epochs=2)}, batch_size=16
+    )
     stages = {"learn": never(algo=algo, steps=100, stop=Stop(env_steps=60))}
     summary = run_stages(stages, counting).reports["learn"].summary
     assert (summary["env_steps"], summary["gradient_steps"], summary["stopped_by"]) == (64, 8, "env_steps")
@@ -214,7 +225,7 @@ def test_fit_stop_env_steps_trains_on_the_last_collection(counting, run_stages):
 
 def test_fit_without_a_checkpoint_deletes_the_files_of_a_replay(counting, run_stages):
     replay = {"replay": Replay(200, 2, 20)}
-    algo = Algo(QNet(SIZES), {"td": DQN("replay")}, replay, targets={"q": Target()}, batch_size=16)
+    algo = Algo(composed.q_net(SIZES), {"td": DQN("replay")}, replay, targets={"critic": Target()}, batch_size=16)
     folder = run_stages({"learn": never(algo=algo, steps=30)}, counting).product("learn").folder
     assert not (folder / "state").exists() and not (folder / "sources").exists()
     with_resets = run_stages({"learn": never(algo=algo, steps=30, reset_every=20)}, counting, "other")
@@ -231,7 +242,7 @@ def test_fit_evaluations_have_the_same_start_states(run_stages, counting):
 
 def test_fit_validation_is_recorded(run_stages, write_data, counting):
     algo = Algo(
-        PolicySpec(SIZES), {"bc": BC("demos")}, {"demos": DatasetSource(validation=0.2)}, batch_size=16, lr=0.01
+        composed.policy(SIZES), {"bc": BC("demos")}, {"demos": DatasetSource(validation=0.2)}, batch_size=16, lr=0.01
     )
     pipeline = run_stages({"demos": DEMOS, "learn": Fit(algo, 20, eval=EvalConfig(10, 1))}, counting)
     records = read_records(pipeline.product("learn").folder / "metrics.jsonl")
@@ -264,9 +275,9 @@ def test_fit_init_from_copies_weights(run_stages, counting):
 
 
 def test_fit_init_from_without_common_modules_is_refused(run_stages, counting):
-    other = Algo(QNet(SIZES), {"gap": CQLDiscrete("demos")})
+    other = Algo(composed.q_net(SIZES), {"gap": CQLDiscrete("demos")})
     stages = {"demos": DEMOS, "first": never(algo=cloning()), "second": never(algo=other, init_from="first")}
-    with pytest.raises(UserError, match="expected a module in common with the QAgent"):
+    with pytest.raises(UserError, match="expected a net in common with those of this stage .critic., got policy"):
         run_stages(stages, counting)
 
 
@@ -297,7 +308,7 @@ def test_fit_frozen_agents_keep_their_weights(run_stages, counting, monkeypatch)
             seen.append(agent.frozen["teacher"].state_dict()["nets.policy.net.head.0.weight"].clone())
             return super().__call__(agent, batch)
 
-    algo = Algo(PolicySpec(SIZES), {"bc": Watching("demos")}, batch_size=16, lr=0.1)
+    algo = Algo(composed.policy(SIZES), {"bc": Watching("demos")}, batch_size=16, lr=0.1)
     stages = {
         "demos": DEMOS,
         "first": never(algo=cloning(), steps=5),
@@ -350,14 +361,14 @@ def test_fit_members_init_from_the_same_member(run_stages, counting):
 
 
 def test_fit_divergence_is_one_line(run_stages, counting):
-    sources, slow = {"replay": Replay(100, 2, 10)}, {"q": Target(tau=1.0)}
-    algo = Algo(QNet(SIZES), {"td": DQN("replay")}, sources, lr=1e38, targets=slow)
+    sources, slow = {"replay": Replay(100, 2, 10)}, {"critic": Target(tau=1.0)}
+    algo = Algo(composed.q_net(SIZES), {"td": DQN("replay")}, sources, lr=1e38, targets=slow)
     with pytest.raises(Diverged, match="not finite at gradient step 100"):
         run_stages({"learn": never(algo=algo, steps=200)}, counting)
 
 
 def test_fit_records_metrics_evaluations_and_history(run_stages, counting):
-    algo = Algo(PolicyValue(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch_size=16)
+    algo = Algo(composed.policy_value(SIZES), {"ppo": PPO("rollout")}, {"rollout": Rollout(2, 16)}, batch_size=16)
     pipeline = run_stages({"learn": Fit(algo, 200, eval=EvalConfig(100, 2))}, counting)
     records = read_records(pipeline.product("learn").folder / "metrics.jsonl")
     assert [record["step"] for record in records] == [100, 100, 200, 200]

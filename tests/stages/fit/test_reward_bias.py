@@ -5,8 +5,6 @@ import re
 import numpy as np
 import pytest
 
-from lfd.agents.pwil import PWIL
-from lfd.agents.reward_model import RewardModelSpec
 from lfd.algos.gail import GAIL, RewardFn
 from lfd.data import Episode
 from lfd.learner.learner import Algo
@@ -15,6 +13,7 @@ from lfd.stages.collect import Collect
 from lfd.stages.fit.reward_bias import one_sided_rewards, survival_bias_warnings
 from lfd.stages.fit.stage import Fit
 from lfd.stages.fit_pwil import FitPWIL
+from tests import composed
 
 
 def data_of(write_data, spaces, lengths, over):
@@ -26,7 +25,7 @@ def data_of(write_data, spaces, lengths, over):
 
 
 def fit(loss, **source):
-    return Fit(Algo(RewardModelSpec(), {"row": loss}, {"demos": DatasetSource(**source)}), 5)
+    return Fit(Algo(composed.reward_model(), {"row": loss}, {"demos": DatasetSource(**source)}), 5)
 
 
 def gail(form):
@@ -68,7 +67,7 @@ def test_survival_bias_warnings_for_negative_rewards_do_not_depend_on_episodes(c
 
 
 @pytest.mark.parametrize(
-    ("reward", "part"), [(FitPWIL(PWIL(atoms=64), "demos"), "pwil"), (fit(gail(RewardFn.gail)), "losses.row")]
+    ("reward", "part"), [(FitPWIL(composed.pwil(atoms=64), "demos"), "pwil"), (fit(gail(RewardFn.gail)), "losses.row")]
 )
 def test_stage_warns_of_survival_bias_once(reward, part, counting, run_stages, capsys):
     run_stages({"demos": Collect("random", transitions=100), "reward": reward}, counting)

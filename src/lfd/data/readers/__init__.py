@@ -19,6 +19,7 @@ import numpy as np
 from lfd.data.dataset import Dataset, is_lfd_file
 from lfd.data.episode import Episode, cast_to_spaces, check_finite
 from lfd.data.layout import open_hdf5
+from lfd.data.readers.babyai import babyai_spaces, is_babyai, read_babyai
 from lfd.data.readers.d4rl import read_d4rl
 from lfd.data.readers.di_engine import DI_ENGINE_COLUMNS, read_di_engine, read_di_engine_hdf5
 from lfd.data.readers.frames import FrameUnstacker
@@ -26,13 +27,14 @@ from lfd.data.readers.imitation import arrow_files, read_imitation
 from lfd.data.readers.minari import minari_file, minari_spaces, read_minari
 from lfd.data.readers.npz import read_npz
 from lfd.data.readers.plugins import plugin_reader
-from lfd.envs.spaces import Spaces
+from lfd.data.readers.unpickle import load_pickle
+from lfd.envs.spaces import Spaces, refuse_other_words
 from lfd.errors import RunError, UserError, external_error
 
 _DATA_FILE = "data.hdf5"  # in the folder of an artifact
 _ACCEPTED = (
     "lfd's own HDF5, D4RL HDF5, a Minari folder, npz of stable-baselines 2, imitation's trajectories "
-    "(npz or a folder), DI-engine's pickled list or HDF5"
+    "(npz or a folder), DI-engine's pickled list or HDF5, BabyAI's pickled demonstrations"
 )
 
 
@@ -85,6 +87,9 @@ def read(
     path = resolve_source(path)
     with refuse_unreadable(path):
         data = Dataset.open(path) if path.is_file() and is_lfd_file(path) else None
+        if data is not None and spaces is not None:
+            way_out = "make the dataset again"
+            refuse_other_words(f"data: {path}", spaces.observation, data.spaces.observation, way_out)
         if data is None:
             episodes = _read_foreign(path, spaces, max_episode_steps)
         else:
@@ -121,6 +126,8 @@ def declared_spaces(path: Path) -> DeclaredSpaces | None:
             data = Dataset.open(path)
             return DeclaredSpaces(data.spaces, data.stack, 0, True)
         file = minari_file(path) if path.is_dir() else path
+        if path.is_file() and _is_pickle(path) and is_babyai(content := load_pickle(path)):
+            return DeclaredSpaces(babyai_spaces(content), 1, 0, False)
         if file is None or not h5py.is_hdf5(file):
             return None
         with open_hdf5(file) as content:
@@ -158,19 +165,30 @@ def _read_foreign(path: Path, spaces: Spaces | None, max_episode_steps: int | No
         return read_imitation(path, parts, max_episode_steps)
     file = minari_file(path) if path.is_dir() else path
     assert file is not None, "resolve_source refuses other folders"
-    with file.open("rb") as raw:
-        start = raw.read(24)
+    start = _first_bytes(file)
     if h5py.is_hdf5(file):
         return _read_hdf5(file, spaces, max_episode_steps)
     if start.startswith(b"PK"):
         return read_npz(file, max_episode_steps)
-    if start.startswith(b"\x80"):  # the PROTO opcode of pickle 2 and later
-        return read_di_engine(file, max_episode_steps)
+    if _is_pickle(file):
+        content = load_pickle(file)
+        if is_babyai(content):
+            return read_babyai(file, content, spaces, max_episode_steps)
+        return read_di_engine(file, content, max_episode_steps)
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"data: {file}: expected data, got a pointer of Git LFS; fetch it with: git lfs pull")
     raise UserError(
         f"data: {file}: expected a known format, got a file that starts with {start[:8]!r}; accepted: {_ACCEPTED}"
     )
+
+
+def _first_bytes(file: Path) -> bytes:
+    with file.open("rb") as raw:
+        return raw.read(24)
+
+
+def _is_pickle(file: Path) -> bool:
+    return _first_bytes(file).startswith(b"\x80")  # the PROTO opcode of pickle 2 and later
 
 
 def _read_hdf5(path: Path, spaces: Spaces | None, max_episode_steps: int | None) -> Iterator[Episode]:

@@ -20,23 +20,22 @@ from lfd.data.readers.flat import (
     split_episodes,
 )
 from lfd.data.readers.hdf5 import numeric_columns
-from lfd.data.readers.unpickle import load_pickle
 from lfd.envs.spaces import Array
 from lfd.errors import UserError
 
 DI_ENGINE_COLUMNS = ("obs", "action", "reward", "done")
 
 
-def read_di_engine(path: Path, max_episode_steps: int | None) -> Iterator[Episode]:
-    """Episodes of a list of transitions in time order, or of a list of such lists, one an episode.
+def read_di_engine(path: Path, content: Any, max_episode_steps: int | None) -> Iterator[Episode]:
+    """Episodes of a pickle's content: a list of transitions in time order, or a list of such lists, one an episode.
 
     A time limit sets `done` too: `max_episode_steps` separates it from terminations; without it, each is a termination,
     as in DI-engine. `next_obs` give final observations; an episode was cut where they differ from the next row's `obs`.
 
     Raises:
-        UserError: the content is no list of such dicts, or holds more than arrays and plain containers.
+        UserError: the content is no list of such dicts.
     """
-    steps, ends = _join_episodes(load_pickle(path))
+    steps, ends = _join_episodes(content)
     if not steps or not isinstance(steps[0], dict):
         raise UserError(f"data: {path}: expected a list of dicts, one a transition, got other content; write it so")
     missing = [key for key in DI_ENGINE_COLUMNS if key not in steps[0]]

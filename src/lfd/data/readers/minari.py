@@ -15,7 +15,7 @@ import numpy as np
 from lfd.data.episode import Episode, ObservationArrays
 from lfd.data.readers.flat import check_file_memory, check_same_length, parse_flags
 from lfd.data.readers.hdf5 import NUMERIC_KINDS, check_not_external, check_numeric, get_member, numeric_column
-from lfd.envs.spaces import Array, Spaces, flatten_dict, simplify_spaces
+from lfd.envs.spaces import Array, Spaces, flatten_observation, simplify_spaces
 from lfd.errors import UserError, suggest
 
 _MAX_DISCRETE = 1 << 20  # numbers of a Discrete space: each is an input or an output of a network
@@ -123,7 +123,7 @@ def _declared_spaces(path: Path, file: h5py.File) -> tuple[gym.Space[Any], gym.S
 
 
 def _parse_space(description: Mapping[str, Any]) -> gym.Space[Any]:
-    """A space as Minari serializes it; a Tuple becomes a Dict, as it is in the file."""
+    """A space as Minari serializes it; a Tuple becomes a Dict of "0", "1", …."""
     match description["type"]:
         case "Box":
             dtype: Any = np.dtype(description["dtype"])
@@ -136,10 +136,12 @@ def _parse_space(description: Mapping[str, Any]) -> gym.Space[Any]:
         case "Dict":
             return gym.spaces.Dict({key: _parse_space(part) for key, part in description["subspaces"].items()})
         case "Tuple":
-            parts = enumerate(description["subspaces"])
-            return gym.spaces.Dict({f"_index_{index}": _parse_space(part) for index, part in parts})
+            return gym.spaces.Dict({str(i): _parse_space(part) for i, part in enumerate(description["subspaces"])})
         case "MultiDiscrete":
-            return gym.spaces.MultiDiscrete(np.array(description["nvec"]))
+            sizes = np.array(description["nvec"])
+            if (count := int(sizes.sum())) > _MAX_DISCRETE:
+                raise ValueError(f"a MultiDiscrete of {count:,}")
+            return gym.spaces.MultiDiscrete(sizes, start=np.broadcast_to(description.get("start", 0), sizes.shape))
         case "MultiBinary":
             return gym.spaces.MultiBinary(description["n"])
         case "Text":
@@ -166,12 +168,19 @@ def _read_observations(path: Path, episode: h5py.Group, keys: list[str] | None, 
     if not isinstance(item, h5py.Group):
         first = first_values if isinstance(first_values, int) else 0
         return _read_column(path, f"{episode.name}/observations", item, first)
-    stored, firsts = flatten_dict(item), flatten_dict(first_values) if isinstance(first_values, dict) else {}
+    stored = flatten_observation(_named_parts(item))
+    firsts = flatten_observation(first_values) if isinstance(first_values, dict) else {}
     missing = [key for key in keys or () if key not in stored]
     if missing:
         raise UserError(f"data: {path} has no observation {missing[0]!r}; {suggest(missing[0], stored)}")
     names = stored if keys is None else keys
     return {key: _read_column(path, f"observations/{key}", stored[key], firsts.get(key, 0)) for key in names}
+
+
+def _named_parts(group: h5py.Group) -> dict[str, Any]:
+    """The arrays of a group by name; the parts of a Tuple, which Minari stores as `_index_0`, …, are "0", …."""
+    parts = ((name.removeprefix("_index_"), item) for name, item in group.items())
+    return {name: _named_parts(item) if isinstance(item, h5py.Group) else item for name, item in parts}
 
 
 def _read_column(path: Path, name: str, item: h5py.Dataset, first_value: int) -> Array:
@@ -212,7 +221,7 @@ def _read_infos(episode: h5py.Group, steps: int) -> dict[str, Array]:
     if not isinstance(episode.get("infos"), h5py.Group):
         return {}
     infos: dict[str, Array] = {}
-    for name, column in flatten_dict(episode["infos"]).items():
+    for name, column in flatten_observation(episode["infos"]).items():
         # Newer collectors put the info of the reset first: one row more than there are steps.
         if column.dtype.kind in NUMERIC_KINDS and column.shape[:1] in ((steps,), (steps + 1,)):
             infos[name] = column[-steps:]

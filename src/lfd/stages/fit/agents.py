@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from lfd.agents import Agent
+from lfd.agents import REWARD, Agent
 from lfd.batch import tensors
 from lfd.errors import UserError
 from lfd.rng import derive
@@ -37,6 +37,7 @@ def _agent(fit: FitConfig, context: StageContext, index: int, device: torch.devi
         agents = context.products[base].agents(snapshot)
         if len(agents) > 1:
             raise UserError(f"frozen.{role}={product}: expected a single agent, got {len(agents)} members")
+        check_frozen(f"frozen.{role}={product}", role, agents[0])
         agent.frozen[role] = agents[0].to(device)
     return agent.to(device)
 
@@ -47,6 +48,15 @@ def _normalise(agent: Agent, fit: FitConfig, context: StageContext) -> None:
     for product in dict.fromkeys(products):
         for part in statistics(context.products[product]):
             agent.update_normalizers(tensors(part, torch.device("cpu")))
+
+
+def check_frozen(what: str, role: str, agent: Agent) -> None:
+    """Raises UserError, which begins with `what`, if a frozen agent has a memory, unless only its reward is read."""
+    if role != REWARD and agent.recurrent:
+        raise UserError(
+            f"{what}: expected a policy without memory, as losses read it at single transitions, got one with a "
+            "memory; score it by episodes, as in targets=[score]"
+        )
 
 
 def check_start(what: str, agent: Agent, earlier: Agent) -> list[str]:
@@ -60,8 +70,8 @@ def check_start(what: str, agent: Agent, earlier: Agent) -> list[str]:
     common = [module for module in earlier.nets if module in agent.nets]
     if not common:
         raise UserError(
-            f"{what}: expected a module in common with the {type(agent).__name__} of this stage, got "
-            f"{type(earlier).__name__} without one; choose another algo, or leave init_from out"
+            f"{what}: expected a net in common with those of this stage ({', '.join(agent.nets)}), got "
+            f"{', '.join(earlier.nets)}; choose another algo, or leave init_from out"
         )
     for module in common:
         shapes = [_shapes(state.state_dict(), f"nets.{module}.") for state in (agent, earlier)]

@@ -99,12 +99,22 @@ class FitConfig(Stage, ABC):
         return sources | {name: DatasetSource() for name in names if name not in sources}
 
     def read_sources(self) -> dict[str, Source]:
-        """The sources that some loss reads, directly or through a mix."""
+        """The sources that some loss reads, directly, through a mix, or through a replay of them."""
         sources = self.sources()
         names = [name for loss in self.algo.losses.values() for name, _ in loss.slots.values()]
         for name in names:
-            names += [part for part in sources[name].parts() if part not in names]
+            others = [*sources[name].parts(), *(other for other in sources[name].reads() if other in sources)]
+            names += [other for other in others if other not in names]
         return {name: sources[name] for name in dict.fromkeys(names)}
+
+    def columns_read(self) -> dict[str, frozenset[str]]:
+        """The columns that losses read, by source; a source that only another one follows has none."""
+        columns: dict[str, frozenset[str]] = {}
+        for loss in self.algo.losses.values():
+            for name, needed in loss.slots.values():
+                columns[name] = columns.get(name, frozenset()) | frozenset(needed)
+        followed = [other for source in self.read_sources().values() for other in source.reads()]
+        return columns | {name: frozenset() for name in followed if name in self.algo.sources and name not in columns}
 
     def inputs(self) -> dict[str, Product]:
         products = {
@@ -117,18 +127,46 @@ class FitConfig(Stage, ABC):
             products[split_name(product)[0]] = Product.reward if role == REWARD else Product.policy
         return products
 
+    def _mix_of(self, source: str) -> str | None:
+        """The mix that a source is a part of."""
+        read = self.read_sources()
+        return next((name for name in reversed(read) if source in read[name].parts()), None)
+
+    def round_length(self) -> tuple[int, int]:
+        """The gradient steps in a round of phases that set `steps`, and the epochs of those that set `epochs`."""
+        phases = self.algo.phases.values()
+        return sum(phase.steps for phase in phases), sum(phase.epochs for phase in phases if not phase.steps)
+
+    def batch_of(self, source: str) -> tuple[int, str, float]:
+        """The rows of the batch that a source is a part of, the key that sets them, and its fraction of it."""
+        mix = self._mix_of(source)
+        if mix is not None:
+            batch, key, share = self.batch_of(mix)
+            return batch, key, share * self.sources()[mix].parts()[source]
+        own = self.sources()[source].batch_size
+        return (
+            (self.algo.batch_size, "algo.batch_size", 1.0)
+            if own is None
+            else (own, f"algo.sources.{source}.batch_size", 1.0)
+        )
+
     def use_of(self, source: str, name: str, context: PipelineContext, learned_reward: bool = False) -> SourceUse:
         """How the stage, under this name, reads one of its sources."""
-        phases = list(self.algo.phases.values())
-        round_steps = sum(phase.steps for phase in phases)
-        on_policy_steps = sum(phase.steps for phase in phases if phase.on_policy_only)
-        mixes = [read_source.parts() for read_source in self.read_sources().values()]
+        round_steps, round_epochs = self.round_length()
+        on_policy_steps = sum(phase.steps for phase in self.algo.phases.values() if phase.on_policy_only)
+        batch, key, share = self.batch_of(source)
+        sources = self.sources()
         return SourceUse(
-            stage=name, name=source, batch=self.algo.batch_size, sequence=self.algo.sequence_length,
-            members=self.members,
-            share=next((fractions[source] for fractions in reversed(mixes) if source in fractions), 1.0),
+            stage=name, name=source, sources=sources,
+            reads={
+                other: self.use_of(other, name, context, learned_reward)
+                for other in sources[source].reads() if other in sources and sources[other].is_recordable
+            },
+            columns=self.columns_read().get(source, frozenset()),
+            batch=batch, batch_key=f"{name}: {key}", mix=self._mix_of(source), share=share,
+            sequence=self.algo.sequence_length, members=self.members,
             learned_reward=learned_reward, steps=self.steps, reset_every=self.reset_every, rounds=self.stop.rounds,
-            round_steps=round_steps, round_epochs=sum(phase.epochs for phase in phases if not phase.steps),
+            round_steps=round_steps, round_epochs=round_epochs,
             collecting=(round_steps - on_policy_steps) / round_steps if round_steps > on_policy_steps else 1.0,
             row_bytes=least_row_bytes(context.spaces, context.stack), store=context.store,
         )  # fmt: skip
@@ -139,6 +177,11 @@ class FitConfig(Stage, ABC):
         if any(REWARD in loss.trains for loss in self.algo.losses.values()):
             provided.add(Product.reward)
         return frozenset(provided)
+
+    @property
+    def fixed_shapes(self) -> bool:
+        """True if all batches of a source have the same shapes, so that gradient steps may be recorded."""
+        return all(source.fixed_shapes for source in self.read_sources().values())
 
     def interacts(self) -> bool:
         return any(source.interacts for source in self.read_sources().values())
@@ -155,9 +198,7 @@ class FitConfig(Stage, ABC):
 
     def untrained_agent(self, spaces: Spaces) -> Agent:
         """The agent with all its modules, before normalization statistics and earlier weights."""
-        agent = self.algo.agent.build(spaces)
-        for loss in self.algo.losses.values():
-            agent.add(loss.modules(agent))
+        agent = self.algo.agent_config(spaces).build(spaces)
         if self.algo.normalize_obs:
             agent.normalize_observations()
         return agent

@@ -13,7 +13,7 @@ from lfd.log.progress import TimeEstimate
 from lfd.nets import has_frames
 from lfd.rng import GeneratorRng
 from lfd.sources.columns import MAX_DEVICE_BYTES
-from lfd.sources.dataset import VALIDATION_BATCH
+from lfd.sources.dataset_streams import VALIDATION_BATCH
 from lfd.stages import Estimate, EstimateContext
 from lfd.stages.fit.config import FitConfig
 from lfd.stages.policies import split_name
@@ -27,7 +27,7 @@ class FitCosts:
     def __init__(self, name: str, fit: FitConfig, context: EstimateContext) -> None:
         self._name, self._fit, self._context, self._device = name, fit, context, context.hardware.torch_device()
         agents = [self._agent() for _ in range(fit.members)]
-        self._learner = Learner(agents, fit.algo, fit.seed, self._device, context.hardware.record)
+        self._learner = Learner(agents, fit.algo, fit.seed, self._device, context.hardware.record and fit.fixed_shapes)
         self._members = (fit.members,) if fit.members > 1 else ()
         self._sources = {key: (source, fit.use_of(key, name, context)) for key, source in fit.read_sources().items()}
         self._columns: dict[str, set[str]] = {}  # by source
@@ -68,7 +68,7 @@ class FitCosts:
 
     def _step_seconds(self) -> TimeEstimate:
         """Seconds of one gradient step. It validates once too if rows are held out, so that memory is not missed."""
-        batches = {source: self._random_batch(source, self._fit.algo.batch_size) for source in self._columns}
+        batches = {source: self._random_batch(source, self._sources[source][1].batch) for source in self._columns}
         self._validate()
 
         def step() -> None:
@@ -88,8 +88,14 @@ class FitCosts:
                     self._learner.evaluate([row], batches, GeneratorRng(0, self._device, *self._members))
 
     def _random_batch(self, source: str, rows: int) -> Batch:
-        lead = (*self._members, *self._sources[source][0].shape(rows))
-        return random_batch(self._columns[source], self._context.spaces, lead, self._device)
+        columns, shape, length = (
+            self._columns[source],
+            self._sources[source][0].shape(rows),
+            self._fit.algo.sequence_length,
+        )
+        if length > 1:
+            columns, shape = columns | {"first"}, (rows // length, length)
+        return random_batch(columns, self._context.spaces, (*self._members, *shape), self._device)
 
     def _held_data(self) -> int:
         """Bytes of the datasets: their files, whose pages count as memory, and copies of their columns in memory.

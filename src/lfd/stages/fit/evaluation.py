@@ -15,6 +15,7 @@ from lfd.sources import Stream
 from lfd.stages import StageContext
 from lfd.stages.fit.config import FitConfig
 from lfd.stages.fit.metrics import RunningMeans
+from lfd.stages.fit.streams import demo_steps
 from lfd.stages.trained import save_agent
 
 
@@ -49,7 +50,8 @@ class Evaluator:
             self.history.append({**head, **played})
         validated = self._validate()
         if played or validated:
-            self.context.record(seconds=round(seconds, 2), **head, **played, **validated)
+            drawn = demo_steps(self.streams)
+            self.context.record(seconds=round(seconds, 2), demo_steps=drawn, **head, **played, **validated)
         if self.fit.snapshots:
             file = f"snapshot-{self.learner.step_count}.safetensors"
             save_agent(self.context.folder, self.learner, file)

@@ -2,7 +2,8 @@
 
 from functools import partial
 
-from lfd.agents import Agent, build_on_meta
+from lfd.agents import Agent
+from lfd.agents.config import build_on_meta
 from lfd.hardware import check_memory
 from lfd.stages import CheckContext
 from lfd.stages.fit.agents import check_start
@@ -29,7 +30,9 @@ def _check_size(fit: FitConfig, agent: Agent, context: CheckContext) -> None:
     what = f"{name}: algo.agent of {weights:,} bytes of weights" + (f", members={fit.members}" * (fit.members > 1))
     check_memory(what, fit.members * (4 * weights + AGENT_OVERHEAD))
     row = 2 * least_row_bytes(context.spaces) + 4 * _widest(agent)
-    check_memory(f"{name}: algo.batch_size={fit.algo.batch_size}", fit.members * fit.algo.batch_size * row)
+    uses = [fit.use_of(source, name, context) for source in fit.read_sources()]
+    for use in uses:
+        check_memory(f"{use.batch_key}={use.batch}", fit.members * use.batch * row)
 
 
 def _widest(agent: Agent) -> int:

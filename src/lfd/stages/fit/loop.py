@@ -15,9 +15,7 @@ from lfd.files import Checkpoints
 from lfd.learner.learner import Learner
 from lfd.log.progress import print_message
 from lfd.nets import has_frames
-from lfd.rng import derive
-from lfd.sources import Collector, SourceContext, Stream
-from lfd.sources.members import open_for_members
+from lfd.sources import Collector
 from lfd.stages import StageContext, Summary
 from lfd.stages.fit.agents import new_agents
 from lfd.stages.fit.config import FitConfig
@@ -25,6 +23,7 @@ from lfd.stages.fit.evaluation import Evaluator
 from lfd.stages.fit.metrics import RunningMeans
 from lfd.stages.fit.phases import PhaseSchedule
 from lfd.stages.fit.reward_bias import survival_bias_warnings
+from lfd.stages.fit.streams import demo_steps, open_streams
 from lfd.stages.trained import save_trained
 
 LOG_EVERY = 100  # gradient steps between two records of means
@@ -46,15 +45,17 @@ class TrainLoop:
     def __init__(self, fit: FitConfig, context: StageContext) -> None:
         self.fit, self.context = fit, context
         self.device = context.hardware.torch_device()
-        context.hardware.set_num_threads(has_frames(context.spaces.observation))
+        context.hardware.set_up_torch(has_frames(context.spaces.observation))
         agents = new_agents(fit, context, self.device)
-        self.learner = Learner(agents, fit.algo, fit.seed, self.device, context.hardware.record)
+        self.learner = Learner(agents, fit.algo, fit.seed, self.device, context.hardware.record and fit.fixed_shapes)
         self.checkpoints = Checkpoints(context.folder / "state")
         self._checkpoint = self.checkpoints.load()
         if self._checkpoint is None:
             # These files are from a run that was killed before its first checkpoint, and may be incomplete.
             shutil.rmtree(context.folder / "sources", ignore_errors=True)
-        self.streams = self._open_streams()
+        self.streams = open_streams(fit, context, agents, self.device)
+        read = {name for loss in fit.algo.losses.values() for name, _ in loss.slots.values()}
+        self._followed = [name for name in self.streams if name not in read]
         self.collectors = [collector for stream in self.streams.values() for collector in stream.collectors]
         self.resets = 0  # of the environments, so far
         self.last_reset = 0  # gradient step of the last reset
@@ -72,31 +73,6 @@ class TrainLoop:
         for collector in self.collectors:
             collector.close()
         self.evaluator.close()
-
-    # Building
-
-    def _open_streams(self) -> dict[str, Stream]:
-        algo, sources = self.fit.algo, self.fit.sources()
-        columns: dict[str, set[str]] = {}
-        for loss in algo.losses.values():
-            for name, needed in loss.slots.values():
-                columns.setdefault(name, set()).update(needed)
-        # Environments are reset between two rounds only.
-        reset_every = self.fit.reset_every + sum(phase.steps for phase in algo.phases.values())
-        streams = {}
-        for position, (name, needs) in enumerate(columns.items()):
-            # By position, as a source may have the name of a stage, and names of stages change no bits.
-            seed = derive(self.fit.seed, "source", position)
-            source_context = SourceContext(
-                name=name, agents=self.learner.agents, products=self.context.products, sources=sources,
-                columns=frozenset(needs), batch=algo.batch_size, sequence=algo.sequence_length,
-                gamma=algo.gamma, seed=seed, device=self.device, env=self.context.env,
-                folder=self.context.folder / "sources" / name, product_folder=self.context.folder / name,
-                reset_every=reset_every, stopping=self.context.stopping,
-                set_activity=self.context.progress.set_activity,
-            )  # fmt: skip
-            streams[name] = open_for_members(sources[name], source_context)
-        return streams
 
     # The loop
 
@@ -138,6 +114,9 @@ class TrainLoop:
         active, done = self.phases.next(self.learner.step_count)
         due = [name for name in active if done % self.fit.algo.losses[name].every == 0]
         read = dict.fromkeys(name for row in due for name, _ in self.fit.algo.losses[row].slots.values())
+        for name in self._followed:
+            # a rollout that no loss reads collects for its replay as if one did
+            self.streams[name].next()
         batches = {name: self.streams[name].next() for name in read}
         metrics, feedback = self.learner.step(batches, due, self.phases.targets_due(self.learner, done))
         for name in read:
@@ -186,7 +165,8 @@ class TrainLoop:
         if self.phases.begun:
             values[f"{name}/round"] = self.phases.begun
         seconds = round(self._seconds(), 2)
-        self.context.record(step=self.learner.step_count, env_steps=self._env_steps(), seconds=seconds, **values)
+        steps = {"env_steps": self._env_steps(), "demo_steps": demo_steps(self.streams)}
+        self.context.record(step=self.learner.step_count, **steps, seconds=seconds, **values)
 
     def _finished_episodes(self) -> list[tuple[float, int]]:
         for collector in self.collectors:

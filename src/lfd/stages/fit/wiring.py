@@ -1,14 +1,19 @@
 """Checks that losses, sources, agent, spaces and inputs of a training stage match."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import final
 
-from lfd.agents import REWARD, Agent, build_on_meta
+from lfd.agents import REWARD, Agent
+from lfd.agents.config import build_on_meta, check_role
+from lfd.agents.nets import NetSpec
 from lfd.agents.reward_model import RecurrentReward
 from lfd.algos import Loss
 from lfd.errors import UserError, external_errors, suggest
+from lfd.registry import to_json
 from lfd.sources import Source
 from lfd.stages import CheckContext
+from lfd.stages.fit.agents import check_frozen
 from lfd.stages.fit.config import FitConfig
 from lfd.stages.fit.feasibility import check_feasible
 from lfd.stages.policies import split_name
@@ -24,34 +29,40 @@ class Wiring:
     def check(self) -> None:
         """Raises UserError if something does not match."""
         name, spaces, datasets = self._context.name, self._context.spaces, self._context.datasets()
-        algo, kind = self._algo, type(self._algo.agent).__name__
+        algo = self._algo
         if self._context.env is None and self._fit.uses_evaluations:
             raise UserError(
                 f"{name}: stop rules on scores and snapshots need episodes; choose an env, or leave them out"
             )
         if not algo.losses:
             raise UserError(f"{name}: the algorithm has no losses for {spaces.actions} actions; choose another algo=")
-        if spaces.actions not in algo.agent.actions:
-            acts = ", ".join(algo.agent.actions)
-            raise UserError(
-                f"{name}: {kind} acts in {acts} action spaces, got a {spaces.actions} one; choose another algo or env"
-            )
         if self._fit.uses_evaluations and not algo.agent.acts:
             raise UserError(
-                f"{name}: stop rules on scores and snapshots need an agent that acts, got {kind}; leave them out"
+                f"{name}: stop rules on scores and snapshots need an agent that acts, got nets "
+                f"{', '.join(algo.agent.nets) or 'none'}; leave them out"
             )
         self._check_sources(name)
-        with external_errors(f"{name}: building {kind}", "see algo.agent"):
-            agent = build_on_meta(lambda: algo.agent.build(spaces))
+        self._check_brought(name)
+        try:
+            with external_errors(f"{name}: building the agent", "see algo.agent"):
+                agent = build_on_meta(lambda: algo.agent_config(spaces).build(spaces))
+            to_json(algo.agent_config(spaces))  # refuses parts that no stored agent can name
+        except UserError as refusal:
+            message = str(refusal)
+            raise UserError(message if message.startswith(f"{name}: ") else f"{name}: {message}") from refusal
         for row, loss in algo.losses.items():
-            self._check_modules(f"{name}: losses.{row}", loss, agent)
+            self._check_nets(f"{name}: losses.{row}", loss, agent)
             self._check_slots(f"{name}: losses.{row}", loss, datasets)
+        self._check_trained(name)
+        self._check_trunk(name, agent)
         self._check_names(name, agent)
         self._check_memory(name, agent)
         self._check_reward(name, agent)
         learned_reward = REWARD in agent.nets or REWARD in self._frozen
         for key, source in self._fit.read_sources().items():
-            source.check(self._fit.use_of(key, name, self._context, learned_reward))
+            use = self._fit.use_of(key, name, self._context, learned_reward)
+            use.check_batch_size()
+            source.check(use)
         self._check_frozen(name)
         check_feasible(self._fit, self._context)
 
@@ -79,19 +90,57 @@ class Wiring:
                 f"{name}: algo.normalize_obs needs a dataset or a rollout for its statistics; set it to false"
             )
 
-    def _check_modules(self, what: str, loss: Loss, agent: Agent) -> None:
-        if not isinstance(agent, loss.agents):
-            needed = f"{loss.calls}, which a {loss.agents.__name__} has" if loss.calls else f"a {loss.agents.__name__}"
-            raise UserError(
-                f"{what} ({type(loss).__name__}) needs {needed}; algo.agent builds a {type(agent).__name__}, choose "
-                "another"
-            )
+    def _check_brought(self, name: str) -> None:
+        """Checks that losses that bring a net under one name bring the same."""
+        brought: dict[str, tuple[str, NetSpec]] = {}
+        for row, loss in self._algo.losses.items():
+            for net, spec in loss.brings(self._context.spaces).items():
+                other, same = brought.setdefault(net, (row, spec))
+                if same != spec:
+                    raise UserError(
+                        f"{name}: losses.{other} and losses.{row} bring different nets {net!r}; give both losses the "
+                        f"same values, or set algo.agent.nets.{net}"
+                    )
+
+    def _check_nets(self, what: str, loss: Loss, agent: Agent) -> None:
+        """Checks that the agent has the nets that a loss reads, and the algorithm their target networks."""
+        for net, role in loss.roles().items():
+            check_role(what, loss, net, role, dict(agent.nets))
         for target in loss.targets:
             if target not in self._algo.targets:
                 raise UserError(
                     f"{what} reads a target network of {target!r}; add targets: {{{target}: {{tau: 0.005}}}}"
                 )
-        agent.add(loss.modules(agent))
+
+    def _check_trained(self, name: str) -> None:
+        """Checks that a loss trains each net, of this stage or of one that it starts from or that starts from it."""
+        stages = [stage for stage in self._context.stages.values() if isinstance(stage, FitConfig)]
+        linked = [stage for key, stage in self._context.stages.items() if key == self._fit.init_from]
+        fits = [self._fit, *(s for s in stages if s.init_from == name or s in linked)]
+        trained = {group for fit in fits for loss in fit.algo.losses.values() for group in loss.trains}
+        for net in self._algo.agent.nets:
+            if net not in trained:
+                raise UserError(
+                    f"{name}: no loss trains the net {net!r} of algo.agent; add a loss, or remove the net with "
+                    f"~algo.agent.nets.{net}"
+                )
+
+    def _check_trunk(self, name: str, agent: Agent) -> None:
+        """Checks that target networks of nets that share a trunk are updated alike, and the trunk's with them."""
+        for part in agent.trunk:
+            if part in self._algo.targets:
+                raise UserError(
+                    f"{name}: targets.{part}: expected none, as it has a target network wherever a net that reads it "
+                    f"has one, got a value; remove it with ~algo.targets.{part}"
+                )
+        targets = {net: target for net, target in self._algo.targets.items() if net in agent.on_trunk}
+        for net, target in targets.items():
+            first = next(iter(targets))
+            if target != targets[first]:
+                raise UserError(
+                    f"{name}: targets.{net}: expected the values of targets.{first}, as both nets share the encoder "
+                    "and its target network, got others; set equal values, or algo.agent.trunk=separate"
+                )
 
     def _check_names(self, name: str, agent: Agent) -> None:
         """Checks names of modules in `targets` and `optim`, and of losses in `phases`."""
@@ -99,7 +148,7 @@ class Wiring:
             for module in table:
                 if module not in agent.nets:
                     near = suggest(module, agent.nets)
-                    raise UserError(f"{name}: {key}.{module} names no module of {type(agent).__name__}; {near}")
+                    raise UserError(f"{name}: {key}.{module} names no net; {near}")
         for phase, content in self._algo.phases.items():
             if not content.losses:
                 raise UserError(f"{name}: phases.{phase} has no losses; {suggest('', self._algo.losses)}")
@@ -112,19 +161,20 @@ class Wiring:
                 raise UserError(f"{name}: losses.{row} is in no phase and would never run; add it to one of phases")
 
     def _check_memory(self, name: str, agent: Agent) -> None:
-        length, kind = self._algo.sequence_length, type(agent).__name__
+        length = self._algo.sequence_length
+        if self._algo.agent.memory is not None and not agent.recurrent:
+            raise UserError(
+                f"{name}: algo.agent.memory: expected null, as none of the nets {', '.join(agent.nets)} reads the "
+                f"encoder, got {type(self._algo.agent.memory).__name__}; leave it out"
+            )
         if agent.recurrent and length == 1:
             raise UserError(
-                f"{name}: algo.sequence_length: {kind} is recurrent and needs more than 1, got 1; set it to 16"
+                f"{name}: algo.sequence_length: expected more than 1 for an agent with a memory, got 1; set it to 16"
             )
         if length > 1 and not agent.recurrent:
             raise UserError(
-                f"{name}: algo.sequence_length: {kind} is not recurrent and needs 1, got {length}; set it to 1"
-            )
-        if self._algo.batch_size % length:
-            raise UserError(
-                f"{name}: algo.batch_size: expected a multiple of algo.sequence_length={length}, got "
-                f"{self._algo.batch_size}"
+                f"{name}: algo.sequence_length: expected 1 for an agent without memory, got {length}; set it to "
+                "1, or add +memory@algo.agent.memory=gru"
             )
 
     def _check_reward(self, name: str, agent: Agent) -> None:
@@ -162,7 +212,7 @@ class Wiring:
             )
 
     def _check_frozen(self, name: str) -> None:
-        """Checks snapshots and numbers of agents of the products in `frozen`."""
+        """Checks snapshots, numbers of agents and memories of the products in `frozen`."""
         for role, product in self._frozen.items():
             base, snapshot = split_name(product)
             what, stage = f"{name}: frozen.{role}={product}", self._context.stages[base]
@@ -170,6 +220,9 @@ class Wiring:
                 stage.check_snapshot(what, snapshot)
             if (members := stage.policy_count()) > 1:
                 raise UserError(f"{what}: expected a single agent, got {members} members; set members=1 there")
+            earlier = build_on_meta(partial(stage.untrained_agent, self._context.spaces))
+            if earlier is not None:
+                check_frozen(what, role, earlier)
 
     def check_single_steps(self, what: str, name: str) -> None:
         """Raises UserError if transitions of the source `name` span several environment steps."""
@@ -214,4 +267,6 @@ def _source_with(columns: list[str]) -> str:
     on_policy = {"log_prob", "value", "advantage", "value_target"}
     if set(columns) & {"preferred", "valid"}:
         return "read a preference_pairs source"
+    if columns == ["expert_action"]:
+        return "read a rollout source and set its expert"
     return "read a rollout source" if set(columns) <= on_policy else "read a dataset source"
