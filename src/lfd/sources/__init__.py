@@ -172,12 +172,12 @@ class Collector(Stream):
 
     @property
     def num_envs(self) -> int:
-        """Number of its environments."""
+        """Number of its environments; only a collector that can be recorded needs it."""
         raise NotImplementedError
 
     @property
     def checkpoint_transitions(self) -> int:
-        """Maximum number of transitions that it takes between two checkpoints."""
+        """Maximum number of transitions between two checkpoints; only a collector that can be recorded needs it."""
         raise NotImplementedError
 
     def round_policies(self) -> list[Path]:
